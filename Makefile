@@ -1,0 +1,57 @@
+# One command a need. `make` with no target lists them.
+PYTHON  ?= python3.11
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+DATA    ?= kaggle
+WEIGHTS ?= imagenet
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo study test check lint types docs lock figures clean
+
+help:           ## Lists the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## Makes .venv with everything that study, tests and checks need
+
+# --no-deps: the lock names every package, so pip has nothing to resolve. The build of the
+# project itself takes its tools from the lock too (--no-build-isolation).
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here. Install Python 3.11 to 3.13, or name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+demo: $(STAMP)  ## Runs the whole study on generated slices and names the report
+	$(BIN)/tumorlens study --data phantom --random-weights-if-unavailable --max-epochs 8 --out runs/demo $(ARGS)
+
+study: $(STAMP) ## The study on real data: make study DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth
+	$(BIN)/tumorlens study --data "$(DATA)" --weights "$(WEIGHTS)" $(ARGS)
+
+test: $(STAMP)  ## Runs the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types docs ## Lint, types and documents
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+docs: $(STAMP)  ## Checks that generated documents are what their commands write
+	$(BIN)/python docs/build.py --check
+
+figures: $(STAMP) ## Writes docs/figures.json, docs/results.md and docs/cli.md anew
+	$(BIN)/python docs/build.py
+
+# Needs uv on the PATH; --universal covers Linux and macOS, x86-64 and Arm, Python 3.11 to 3.13.
+lock:           ## Writes requirements.lock anew
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra study --extra tensorboard --extra dev pyproject.toml -o requirements.lock
+
+clean:          ## Removes .venv and what tests and builds left
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

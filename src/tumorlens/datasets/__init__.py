@@ -1,0 +1,1 @@
+"""Where images come from: datasheets, fetching, generated slices, the index and its splits."""

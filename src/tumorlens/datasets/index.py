@@ -1,0 +1,248 @@
+"""Image folder → index: every file hashed, decoded once, and listed with its label.
+
+A file that cannot be used is listed with its reason and left out; it never stops a study.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from tumorlens.datasets.fetch import ImageFolder
+from tumorlens.errors import DataError, ImageError, RunError, TumorlensError
+from tumorlens.images import SUFFIXES, Pixels, read_image
+from tumorlens.progress import Bar
+from tumorlens.runs import write_json, writing
+
+TRAINING, TESTING = "Training", "Testing"
+T = TypeVar("T")
+_COLOUR_STEP = 20  # grey levels between channels; JPEG's chroma noise stays below
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable image."""
+
+    path: str
+    """Relative to the data set's root, with forward slashes."""
+    sha256: str
+    """Of the file's bytes, hex."""
+    bytes: int
+    width: int
+    """Pixels, as stored."""
+    height: int
+    """Pixels, as stored."""
+    mode: str
+    """Pillow's mode as stored: L, RGB, RGBA, P, ..."""
+    colour: float
+    """Share of pixels, 0 to 1, that are visibly not grey (channels differ by over 20 levels)."""
+    label: str
+    part: str
+    """`Training` or `Testing`: the folder it lies in."""
+    split: str = ""
+    """`train`, `validation` or `test`."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """One file that was left out."""
+
+    path: str
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """All images of a data set, sorted by path."""
+
+    root: Path
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    unreadable: tuple[Unreadable, ...]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Usable images per part and class."""
+        found = Counter((row.part, row.label) for row in self.rows)
+        parts = [part for part in (TRAINING, TESTING) if any(row.part == part for row in self.rows)]
+        return {part: {label: found[part, label] for label in self.classes} for part in parts}
+
+    def same_content(self) -> list[list[str]]:
+        """Groups of files that differ only in name."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for row in self.rows:
+            groups[row.sha256].append(row.path)
+        return [paths for paths in groups.values() if len(paths) > 1]
+
+    def of(self, split: str) -> list[Row]:
+        """Rows of one split, in index order."""
+        return [row for row in self.rows if row.split == split]
+
+
+def list_files(folder: ImageFolder) -> list[tuple[Path, str, str]]:
+    """Files of all classes as (path, label, part), sorted; hidden files are left out."""
+    found = []
+    for part, top in ((TRAINING, folder.training), (TESTING, folder.testing)):
+        if top is None:
+            continue
+        for label in folder.classes:
+            for here, subfolders, names in os.walk(top / label):
+                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+                found += [(Path(here) / name, label, part) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None) -> Index:
+    """Hash and decode every file of a data set.
+
+    Facts of a data set that was indexed before come from the cache: the key is a hash over
+    every path and file hash, so a changed byte means a new look.
+
+    Parameters
+    ----------
+    folder
+        From `fetch`.
+    cache
+        Folder for the facts; written only when whole.
+    workers
+        Threads for decoding; the number of cores where None.
+
+    Raises
+    ------
+    DataError
+        No usable image, or a class without one.
+    """
+    files = list_files(folder)
+    workers = workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        hashes = [h for h, _ in _tracked(pool, [f[0] for f in files], _hash, "Hashing files", len(files))]
+        known = cache / "facts" / f"{_key(folder, files, hashes)}.json"
+        index = _from_cache(known, folder)
+        if index is None:
+            rows: list[Row] = []
+            unreadable: list[Unreadable] = []
+            facts = _tracked(pool, [f[0] for f in files], _facts, "Checking images", len(files))
+            for (path, label, part), sha256, (fact, reason) in zip(files, hashes, facts, strict=True):
+                relative = path.relative_to(folder.root).as_posix()
+                if fact is None or not sha256:
+                    unreadable.append(Unreadable(relative, label, reason or "cannot be read"))
+                else:
+                    rows.append(Row(relative, sha256, *fact, label=label, part=part))
+            index = Index(folder.root, folder.classes, tuple(rows), tuple(unreadable))
+            write_json(known, {"rows": [dataclasses.astuple(r) for r in rows],
+                               "unreadable": [dataclasses.astuple(u) for u in unreadable]})  # fmt: skip
+    _check_classes(index)
+    return index
+
+
+def _tracked(
+    pool: ThreadPoolExecutor, paths: Sequence[Path], work: Callable[[Path], T], title: str, total: int
+) -> Iterator[T]:
+    with Bar(title, total, "files") as bar:
+        try:
+            for result in pool.map(work, paths):
+                bar.advance()
+                yield result
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _hash(path: Path) -> tuple[str, None]:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest(), None
+    except OSError:
+        return "", None  # the look at its content says why
+
+
+def _facts(path: Path) -> tuple[tuple[int, int, int, str, float] | None, str]:
+    """(bytes, width, height, mode, colour) or a reason."""
+    try:
+        pixels, facts = read_image(path)
+        if path.suffix.lower() not in SUFFIXES:
+            return None, f"its suffix {path.suffix!r} is no image's"
+        return (path.stat().st_size, facts.width, facts.height, facts.mode, colour_share(pixels)), ""
+    except ImageError as error:
+        return None, error.what
+
+
+def colour_share(pixels: Pixels) -> float:
+    """Share of pixels (0 to 1) of a uint8 [h, w, 3] image that are visibly not grey."""
+    spread = pixels.max(axis=2) - pixels.min(axis=2)
+    return float(np.mean(spread > _COLOUR_STEP))
+
+
+def _key(folder: ImageFolder, files: Iterable[tuple[Path, str, str]], hashes: Iterable[str]) -> str:
+    digest = hashlib.sha256(b"index 1\n")
+    for (path, label, part), sha256 in zip(files, hashes, strict=True):
+        digest.update(f"{path.relative_to(folder.root).as_posix()}\t{label}\t{part}\t{sha256}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _from_cache(path: Path, folder: ImageFolder) -> Index | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(Row(*values) for values in content["rows"])
+        return Index(folder.root, folder.classes, rows, tuple(Unreadable(*v) for v in content["unreadable"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent or of another version: the files are looked at again
+
+
+def _check_classes(index: Index) -> None:
+    counts = index.counts().get(TRAINING, {})
+    for label in index.classes:
+        if not counts.get(label):
+            reasons = [u.reason for u in index.unreadable if u.label == label][:1]
+            seen = f"; the first file: {reasons[0]}" if reasons else ""
+            raise DataError(
+                f"Class {label!r} has no usable training image in {index.root}{seen}.",
+                cure="Add images, or remove that class folder.",
+            )
+
+
+def write_index(path: Path, rows: Sequence[Row]) -> None:
+    """Write index.csv, one row an image."""
+    text = io.StringIO()
+    names = [field.name for field in dataclasses.fields(Row)]
+    # QUOTE_NONNUMERIC: a lone carriage return in a name would otherwise break the line
+    table = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    table.writerow(names)
+    table.writerows([getattr(row, name) for name in names] for row in rows)
+    with writing(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def read_index(path: Path) -> tuple[Row, ...]:
+    """Read index.csv back.
+
+    Raises
+    ------
+    RunError
+        It is missing or damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return tuple(
+                Row(
+                    r["path"], r["sha256"], int(r["bytes"]), int(r["width"]), int(r["height"]), r["mode"],
+                    float(r["colour"]), r["label"], r["part"], r["split"],
+                )
+                for r in csv.DictReader(file)
+            )  # fmt: skip
+    except FileNotFoundError:
+        error: TumorlensError = RunError(f"{path} is missing.", cure="Run `tumorlens study` first.")
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as problem:
+        error = RunError(f"{path} is damaged ({problem}).", cure="Delete it and run the same command again.")
+    raise error

@@ -1,0 +1,253 @@
+"""One datasheet a data set, in code, and which data set a folder of images is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+_TRAINING, _TESTING = "Training", "Testing"
+_TUMOURS = ("glioma", "meningioma", "notumor", "pituitary")
+_PAGE = "https://www.kaggle.com/datasets/masoudnickparvar/brain-tumor-mri-dataset"
+
+Counts = Mapping[str, Mapping[str, int]]  # part → class → images
+
+
+@dataclass(frozen=True)
+class Source:
+    """One collection that a data set was put together from."""
+
+    name: str
+    citation: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Datasheet:
+    """What is known of one data set."""
+
+    key: str
+    """Short name in files: `v1`, `v2`, `phantom`."""
+    title: str
+    version: str
+    url: str
+    """Where a person reads about it and gets it; empty where it is generated."""
+    licence: str
+    sources: tuple[Source, ...]
+    classes: tuple[str, ...]
+    counts: Counts
+    """Images per part and class; empty where it varies."""
+    fingerprint: str | None
+    """See `fingerprint()`; None where it is not known or varies."""
+    notes: tuple[str, ...] = ()
+    """What a reader of results should know, one sentence each."""
+    published: Mapping[str, float] | None = None
+    """Published test accuracy (0 to 1) per configuration, only where it was measured on these images."""
+    kaggle_handle: str = ""
+    """What kagglehub downloads, version pinned; empty where it cannot."""
+
+    @property
+    def n_images(self) -> int:
+        return sum(n for part in self.counts.values() for n in part.values())
+
+
+_SOURCES = (
+    Source(
+        "figshare brain tumor dataset",
+        "Cheng, J. et al. (2015): Enhanced performance of brain tumor classification via tumor region "
+        "augmentation and partition. PLoS ONE 10(10), e0140381. 3,064 T1 contrast-enhanced slices of 233 patients.",
+        "CC BY 4.0",
+    ),
+    Source("SARTAJ", "Bhuvaji, S. et al. (2020): Brain Tumor Classification (MRI). Kaggle.", "as stated on Kaggle"),
+    Source("Br35H", "Hamada, A. (2020): Br35H :: Brain Tumor Detection 2020. Kaggle.", "as stated on Kaggle"),
+)
+
+V1 = Datasheet(
+    key="v1",
+    title="brain-tumor-mri-dataset, version 1",
+    version="1",
+    url=f"{_PAGE}/versions/1",
+    licence="CC0 as stated on Kaggle; parts CC BY 4.0",
+    sources=_SOURCES,
+    classes=_TUMOURS,
+    counts={
+        _TRAINING: {"glioma": 1321, "meningioma": 1339, "notumor": 1595, "pituitary": 1457},
+        _TESTING: {"glioma": 300, "meningioma": 306, "notumor": 405, "pituitary": 300},
+    },
+    fingerprint="22f952c107af2a93d8bed3bac8c0b75f0dfceeebaf28d814b1c7ee388df38a4d",
+    notes=(
+        "Many Testing images have a near-copy in Training, often mirrored: the official test accuracy "
+        "overstates what new patients would see.",
+        "There are no patient identifiers, and slices of one patient lie in both parts.",
+    ),
+    published={"initial": 0.9268, "finetuned": 0.9870},
+    kaggle_handle="masoudnickparvar/brain-tumor-mri-dataset/versions/1",
+)
+
+V2 = Datasheet(
+    key="v2",
+    title="brain-tumor-mri-dataset, version 2",
+    version="2",
+    url=_PAGE,
+    licence="CC0 as stated on Kaggle; parts CC BY 4.0",
+    sources=_SOURCES,
+    classes=_TUMOURS,
+    counts={_TRAINING: dict.fromkeys(_TUMOURS, 1400), _TESTING: dict.fromkeys(_TUMOURS, 400)},
+    fingerprint=None,
+    notes=("Other images than version 1, of February 2026: results on the two do not compare.",),
+)
+
+PHANTOM = Datasheet(
+    key="phantom",
+    title="generated brain slices (phantom)",
+    version="generated",
+    url="",
+    licence="no images of patients; free to use",
+    sources=(),
+    classes=_TUMOURS,
+    counts={},
+    fingerprint=None,
+    notes=("Generated slices show that the software works; they say nothing about patients.",),
+)
+
+SHEETS = {sheet.key: sheet for sheet in (V1, V2, PHANTOM)}
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Which data set a folder holds."""
+
+    sheet: Datasheet | None
+    """None: a data set of the user's own."""
+    exact: bool
+    """Every file is the known one, bit for bit."""
+    comparable: bool
+    """Whether published results were measured on exactly these images."""
+    notes: tuple[str, ...]
+    """Sentences for the reader."""
+    missing: tuple[str, ...] = ()
+    """`part/class/file` of a known data set that are not there; only where names were given."""
+    extra: tuple[str, ...] = ()
+    """`part/class/file` that the known data set does not have; only where names were given."""
+
+
+def published(key: str | None) -> Mapping[str, float] | None:
+    """Published test accuracy per configuration for a datasheet's key, or None."""
+    sheet = SHEETS.get(key or "")
+    return sheet.published if sheet else None
+
+
+def fingerprint(hashes: Iterable[str]) -> str:
+    """One hash over all files of a data set, whatever their names and order.
+
+    Parameters
+    ----------
+    hashes
+        SHA-256 of each file's bytes, as 64 lower-case hex digits; a file that is there twice counts twice.
+
+    Returns
+    -------
+    str
+        SHA-256, in hex, of the sorted hashes, each followed by a line feed.
+    """
+    return hashlib.sha256("".join(f"{h}\n" for h in sorted(hashes)).encode("ascii")).hexdigest()
+
+
+def file_names(sheet: Datasheet) -> frozenset[str]:
+    """All files of version 1 as `part/class/file`; empty for other data sets, whose names are not known.
+
+    In each class folder the files are numbered from 0 without a gap; the first ten carry `Tr` after the
+    class: `Training/glioma/Tr-glTr_0000.jpg` … `Tr-glTr_0009.jpg`, `Tr-gl_0010.jpg` … `Tr-gl_1320.jpg`.
+    """
+    if sheet.key != "v1":
+        return frozenset()
+    return frozenset(
+        f"{part}/{label}/{part[:2]}-{label[:2]}{'Tr' if i < 10 else ''}_{i:04d}.jpg"
+        for part, counts in sheet.counts.items()
+        for label, n in counts.items()
+        for i in range(n)
+    )
+
+
+def identify(
+    counts: Counts, hashes: Iterable[str], *, names: Iterable[str] = (), generated: bool = False
+) -> Identification:
+    """Tell which data set this is.
+
+    Parameters
+    ----------
+    counts
+        Images per part (`Training`, `Testing`) and class.
+    hashes
+        SHA-256 of each file, in hex.
+    names
+        Each file as `part/class/file`. With them a partial copy is recognised by its names, and missing and
+        extra files are named; without, by counts alone.
+    generated
+        The folder was made by this package's generator.
+
+    Returns
+    -------
+    Identification
+        `comparable` is true only for version 1, bit for bit.
+    """
+    counts = {part: {label: n for label, n in by.items() if n} for part, by in counts.items() if any(by.values())}
+    same_files = fingerprint(hashes) == V1.fingerprint
+    if same_files and counts == V1.counts:
+        return Identification(V1, True, True, (f"This is {V1.title}, bit for bit: {V1.n_images:,} images.", *V1.notes))
+    if generated:
+        return Identification(PHANTOM, False, False, PHANTOM.notes)
+    if counts == V2.counts:
+        seen = f"This is {V2.title}, by its counts ({V2.n_images:,} images; its fingerprint is not on record)."
+        return Identification(V2, False, False, (seen, "The published result does not compare: it is on version 1."))
+    present, known = frozenset(names), file_names(V1)
+    missing = tuple(sorted(known - present)) if present else ()
+    extra = tuple(sorted(present - known))
+    if counts == V1.counts and not (present and missing):
+        seen = (
+            f"This has the counts of {V1.title}, but other files: at least one was altered, exchanged or encoded "
+            "again. The published result does not compare."
+        )
+        return Identification(V1, False, False, (seen,))
+    if same_files:
+        notes = (
+            f"These are the files of {V1.title}, in other folders or under other names. "
+            "The published result does not compare.",
+            *_differences(counts),
+        )
+        return Identification(V1, False, False, notes, missing, extra)
+    if _is_partial(counts, present & known, present):
+        notes = (
+            f"This is a partial or altered copy of {V1.title}. The published result does not compare.",
+            *_differences(counts),
+            *_named("missing", missing),
+            *_named("that version 1 does not have", extra),
+        )
+        return Identification(V1, False, False, notes, missing, extra)
+    return Identification(None, False, False, ("This is no data set on record: published results do not compare.",))
+
+
+def _is_partial(counts: Counts, shared: frozenset[str], present: frozenset[str]) -> bool:
+    """Most names are version 1's; without names, most of version 1's images by number and none too many."""
+    if present:
+        return 2 * len(shared) > len(present)
+    of_v1 = all(n <= V1.counts.get(part, {}).get(label, 0) for part, by in counts.items() for label, n in by.items())
+    return of_v1 and 2 * sum(n for by in counts.values() for n in by.values()) > V1.n_images
+
+
+def _differences(counts: Counts) -> list[str]:
+    """`Training/glioma: 1,300 of 1,321` for every folder whose count is not version 1's."""
+    folders = {(part, label): n for part, by in V1.counts.items() for label, n in by.items()}
+    here = {(part, label): n for part, by in counts.items() for label, n in by.items()}
+    return [
+        f"{part}/{label}: {here.get((part, label), 0):,} of {folders.get((part, label), 0):,}"
+        for part, label in (*folders, *(k for k in here if k not in folders))
+        if here.get((part, label), 0) != folders.get((part, label), 0)
+    ]
+
+
+def _named(what: str, files: tuple[str, ...]) -> list[str]:
+    if not files:
+        return []
+    shown = ", ".join(files[:5]) + (f" and {len(files) - 5:,} more" if len(files) > 5 else "")
+    return [f"Files {what} ({len(files):,}): {shown}."]

@@ -1,0 +1,116 @@
+"""Which image trains, validates or tests. `Testing/` is never split and never chosen from."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tumorlens.datasets.index import TESTING, TRAINING, Index, Row
+from tumorlens.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+VALIDATION_SHARE = 0.15  # of Training, as published
+TEST_SHARE = 0.15  # of everything, only where there is no Testing folder
+
+
+@dataclass(frozen=True)
+class Split:
+    """An index whose rows all have a split, and how it came to be."""
+
+    rows: tuple[Row, ...]
+    source: str
+    """One phrase for the report."""
+    test_source: str
+    """`folder`, `split off` or `file`."""
+
+    def count(self, split: str) -> int:
+        """Number of images in one split."""
+        return sum(row.split == split for row in self.rows)
+
+
+def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
+    """Give every row a split: 85 % / 15 % of Training, stratified by class, and all of Testing.
+
+    Without a Testing folder 15 % of each class are set apart first. Images of a class are put in
+    an order that depends on `seed` and their paths alone.
+
+    Raises
+    ------
+    DataError
+        A class has too few images, or `file` does not fit the index.
+    """
+    if file is not None:
+        return _from_file(index, file)
+    random = np.random.default_rng(seed)
+    has_testing = any(row.part == TESTING for row in index.rows)
+    training = [row for row in index.rows if row.part == TRAINING]
+    place: dict[str, str] = {row.path: "test" for row in index.rows if row.part == TESTING}
+    if not has_testing:
+        chosen = _draw(training, TEST_SHARE, random)
+        place |= dict.fromkeys(chosen, "test")
+        training = [row for row in training if row.path not in place]
+    place |= dict.fromkeys(_draw(training, VALIDATION_SHARE, random), "validation")
+    rows = tuple(replace(row, split=place.get(row.path, "train")) for row in index.rows)
+    return Split(rows, "85/15 stratified by seed", "folder" if has_testing else "split off")
+
+
+def _draw(rows: Sequence[Row], share: float, random: np.random.Generator) -> list[str]:
+    """Paths of about `share` of the rows: the total is rounded, classes get their largest remainders."""
+    by_class: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: row.path):
+        by_class.setdefault(row.label, []).append(row.path)
+    labels = sorted(by_class)
+    exact = np.array([len(by_class[label]) * share for label in labels])
+    take = np.floor(exact).astype(int)
+    by_remainder = np.argsort(take - exact, kind="stable")
+    take[by_remainder[: round(exact.sum()) - int(take.sum())]] += 1
+    take = np.maximum(take, 1)  # a class that a part lacks could not be measured there
+    chosen: list[str] = []
+    for label, n in zip(labels, take, strict=True):
+        if len(by_class[label]) <= n:
+            raise DataError(
+                f"Class {label!r} has only {len(by_class[label])} image(s): too few to split.",
+                cure="Give every class at least 3 images, or leave it out.",
+            )
+        chosen += [by_class[label][i] for i in random.permutation(len(by_class[label]))[:n]]
+    return chosen
+
+
+def _from_file(index: Index, file: Path) -> Split:
+    """Take path → split from a CSV with these two columns, such as an earlier run's index.csv."""
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            reader = csv.DictReader(opened)
+            if not {"path", "split"} <= set(reader.fieldnames or ()):
+                raise DataError(
+                    f"--split {file} lacks the columns 'path' and 'split' (it has {reader.fieldnames}).",
+                    cure="Name a CSV with both, such as an earlier run's index.csv.",
+                )
+            place: dict[str, str] = {}
+            for line, record in enumerate(reader, start=2):
+                if record["split"] not in SPLITS:
+                    raise DataError(
+                        f"--split {file}, line {line}: split is {record['split']!r}.",
+                        cure=f"Write one of {', '.join(SPLITS)}.",
+                    )
+                place[record["path"]] = record["split"]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"--split {file} cannot be read ({error}).", cure="Check the path and the file.") from None
+    missing = [row.path for row in index.rows if row.path not in place]
+    extra = sorted(set(place) - {row.path for row in index.rows} - {u.path for u in index.unreadable})
+    if missing or extra:
+        what = f"{len(missing)} image(s) have no line" if missing else f"{len(extra)} line(s) name no image"
+        raise DataError(
+            f"--split {file} does not fit {index.root}: {what}, first {(missing or extra)[0]!r}.",
+            cure="Use the split of the same data set; paths are relative to its root.",
+        )
+    rows = tuple(replace(row, split=place[row.path]) for row in index.rows)
+    for split in SPLITS:
+        held = {row.label for row in rows if row.split == split}
+        if lacking := sorted(set(index.classes) - held):
+            raise DataError(f"--split {file} puts no {lacking[0]!r} into {split!r}.", cure="Give it some.")
+    return Split(rows, f"file {file.name}", "file")

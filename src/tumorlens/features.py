@@ -1,0 +1,359 @@
+"""Activations of the frozen layers, computed once per image and kept on disk.
+
+The published pipeline has no augmentation, so what frozen layers give for an image never
+changes. A cache is a `.npy` file and a JSON file beside it with its key: the hash of every
+image, of the layers' weights, of the preprocessing, the boundary and the precision. Rows are
+read with positioned reads, not through a memory map: mapped pages count as the process's
+memory, and this keeps it constant however many images there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.models import ResNet
+
+from tumorlens.datasets.index import Row
+from tumorlens.errors import DataError, ImageError, RunError
+from tumorlens.images import PREPROCESSING, SIZE, Pixels, read_image
+from tumorlens.model import forward, state_hash
+from tumorlens.progress import Bar, say
+from tumorlens.runs import disk_error, write_json
+
+#: Shape of one image's row at each boundary, channels last.
+SHAPES: dict[str, tuple[int, ...]] = {
+    "image": (SIZE, SIZE, 3),
+    "stem": (56, 56, 64),
+    "layer1": (56, 56, 64),
+    "layer2": (28, 28, 128),
+    "layer3": (14, 14, 256),
+    "avgpool": (512,),
+}
+_SAVE_EVERY = 16  # batches between notes of how far the pass has come
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Rows of a finished cache.
+
+    `boundary` names where in the network they stand; `row_of` maps an image's SHA-256 to its row;
+    `seconds` is what the pass took that computed them, decoding included.
+    """
+
+    boundary: str
+    path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    row_of: dict[str, int]
+    seconds: float
+
+    def rows(self, hashes: Sequence[str]) -> Tensor:
+        """Read the rows of some images.
+
+        Returns
+        -------
+        Tensor
+            [n, 512] at `avgpool`, else [n, c, h, w] with channels-last strides; uint8 at
+            `image`, else float32 or bfloat16 as stored.
+        """
+        shape = SHAPES[self.boundary]
+        out = np.empty((len(hashes), *shape), self.dtype)
+        size = out[0].nbytes if len(hashes) else 0
+        with self.path.open("rb", buffering=0) as file:
+            for i, sha256 in enumerate(hashes):
+                got = os.preadv(file.fileno(), [out[i]], self.offset + self.row_of[sha256] * size)
+                if got != size:
+                    raise RunError(
+                        f"The cache {self.path} is truncated.", cure="Delete it and run the same command again."
+                    )
+        tensor = torch.from_numpy(out)
+        if self.dtype == np.int16:
+            tensor = tensor.view(torch.bfloat16)
+        return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+
+
+def activations(
+    model: ResNet,
+    boundaries: Sequence[str],
+    rows: Sequence[Row],
+    root: Path,
+    *,
+    cache: Path,
+    device: torch.device,
+    precision: torch.dtype,
+    batch_size: int = 64,
+) -> tuple[dict[str, Activations], int]:
+    """Activations of `model`'s frozen stages for every image, from the cache or from one pass.
+
+    Parameters
+    ----------
+    model
+        In eval mode; stages before the furthest boundary must be the frozen ones.
+    boundaries
+        Where to keep activations, of SHAPES. All that are missing come from a single pass.
+    rows
+        Images; each content (SHA-256) is computed once.
+    root
+        Folder of the rows' paths.
+    cache
+        Folder for caches.
+    device, precision
+        Where and how to compute: float32, or bfloat16 by autocast. Stored in the same precision.
+    batch_size
+        Images a step; halved while memory does not suffice.
+
+    Returns
+    -------
+    caches
+        One per boundary.
+    computed
+        Number of images that went through the network; 0 where the cache had all.
+
+    Raises
+    ------
+    RunError
+        The cache cannot be written.
+    DataError
+        An image changed or vanished since it was indexed.
+    """
+    unique = {row.sha256: row.path for row in sorted(rows, key=lambda row: (row.sha256, row.path))}
+    row_of = {sha256: i for i, sha256 in enumerate(unique)}
+    files = {b: _CacheFile.of(model, b, unique, cache, device, precision) for b in boundaries}
+    missing = {b: file for b, file in files.items() if not file.complete}
+    computed = 0
+    if missing:
+        computed = _compute(model, missing, list(unique.items()), root, device, precision, batch_size)
+    return {
+        b: Activations(b, f.path, f.offset, f.dtype, row_of, round(f.seconds, 2)) for b, f in files.items()
+    }, computed
+
+
+@dataclass
+class _CacheFile:
+    boundary: str
+    path: Path
+    key: dict[str, Any]
+    n: int
+    dtype: np.dtype[Any]
+    done: int
+    offset: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        model: ResNet,
+        boundary: str,
+        unique: dict[str, str],
+        cache: Path,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> _CacheFile:
+        key = {
+            "version": _VERSION,
+            "boundary": boundary,
+            "images": hashlib.sha256("\n".join(unique).encode()).hexdigest(),
+            "n": len(unique),
+            "weights": state_hash(model, boundary),
+            "preprocessing": PREPROCESSING,
+            "precision": "uint8" if boundary == "image" else str(precision).removeprefix("torch."),
+            "device": "any" if boundary == "image" else device.type,
+        }
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+        dtype = np.dtype(np.uint8 if boundary == "image" else np.int16 if precision == torch.bfloat16 else np.float32)
+        found = cls(boundary, cache / "features" / f"{boundary}-{name}.npy", key, len(unique), dtype, 0)
+        found.done = found._already()
+        return found
+
+    @property
+    def complete(self) -> bool:
+        return self.done == self.n
+
+    @property
+    def note(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    def _already(self) -> int:
+        """Rows that a finished or interrupted pass left; 0 for anything in doubt."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            with self.path.open("rb") as file:
+                version = np.lib.format.read_magic(file)
+                if version != (1, 0):
+                    return 0
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                self.offset = file.tell()
+                size = os.fstat(file.fileno()).st_size
+        except (OSError, ValueError):
+            return 0
+        if note.get("key") != self.key or shape != (self.n, *SHAPES[self.boundary]) or dtype != self.dtype:
+            return 0
+        done, self.seconds = int(note.get("done", 0)), float(note.get("seconds", 0.0))
+        return done if size >= self.offset + done * self._row_bytes() else 0
+
+    def _row_bytes(self) -> int:
+        return int(np.prod(SHAPES[self.boundary])) * self.dtype.itemsize
+
+    def start(self) -> None:
+        """Begin the file anew unless an interrupted pass can go on."""
+        if self.done:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.note.unlink(missing_ok=True)
+            free = shutil.disk_usage(self.path.parent).free
+            if free < self.n * self._row_bytes():
+                raise RunError(
+                    f"The cache needs {self.n * self._row_bytes() / 1e9:.1f} GB, but {self.path.parent} has "
+                    f"{free / 1e9:.1f} GB free.",
+                    cure="Free some space, or name another place with --cache DIR.",
+                )
+            with self.path.open("wb") as file:
+                header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False,
+                          "shape": (self.n, *SHAPES[self.boundary])}  # fmt: skip
+                np.lib.format.write_array_header_1_0(file, header)
+                self.offset = file.tell()
+        except OSError as error:
+            raise disk_error(error, self.path) from None
+
+    def append(self, first: int, values: npt.NDArray[Any]) -> None:
+        """Write rows from `first` on."""
+        try:
+            with self.path.open("r+b", buffering=0) as file:
+                file.seek(self.offset + first * self._row_bytes())
+                file.write(np.ascontiguousarray(values).data)
+        except OSError as error:
+            raise disk_error(error, self.path) from None
+
+    def note_done(self, done: int, seconds: float) -> None:
+        """Say that rows before `done` are on the disk, and that `seconds` more were spent."""
+        try:
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise disk_error(error, self.path) from None
+        self.seconds += seconds
+        write_json(self.note, {"key": self.key, "done": done, "seconds": self.seconds})
+        self.done = done
+
+
+def _compute(
+    model: ResNet,
+    files: dict[str, _CacheFile],
+    images: Sequence[tuple[str, str]],
+    root: Path,
+    device: torch.device,
+    precision: torch.dtype,
+    batch_size: int,
+) -> int:
+    """One pass over the images that any of the files lacks; returns how many."""
+    for file in files.values():
+        file.start()
+    first = min(file.done for file in files.values())
+    model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    title = "Decoding images" if list(files) == ["image"] else "Frozen layers, once per image"
+    with Bar(title, len(images) - first) as bar, torch.inference_mode():
+        since, began = 0, time.perf_counter()
+        for at, pixels in _decoded_batches(images, first, root, batch_size):
+            done = 0
+            while done < len(pixels):
+                part = pixels[done : done + batch_size]
+                try:
+                    found = _forward_all(model, part, sorted(files, key=list(SHAPES).index), device, precision)
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                    batch_size = _smaller(batch_size, error)
+                    continue
+                for boundary, values in found.items():
+                    files[boundary].append(at + done, values)
+                done += len(part)
+            bar.advance(len(pixels))
+            since += 1
+            if since == _SAVE_EVERY:
+                for file in files.values():
+                    file.note_done(at + len(pixels), time.perf_counter() - began)
+                since, began = 0, time.perf_counter()
+    for file in files.values():
+        file.note_done(len(images), time.perf_counter() - began)
+    return len(images) - first
+
+
+def _smaller(batch_size: int, error: BaseException) -> int:
+    """Half the batch after an out-of-memory error; any other error goes on up."""
+    text = str(error).lower()
+    is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in text
+    if not is_memory:
+        raise error
+    if batch_size == 1:
+        raise RunError("Memory does not suffice for a single image.", cure="Close other programs, or use --device cpu.")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    say(f"Out of memory with {batch_size} images at once: going on with {batch_size // 2}.")
+    return batch_size // 2
+
+
+def _forward_all(
+    model: ResNet, pixels: Pixels, boundaries: Sequence[str], device: torch.device, precision: torch.dtype
+) -> dict[str, npt.NDArray[Any]]:
+    """Activations of one batch at each boundary as arrays [n, *SHAPES[boundary]]."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)  # (B, 3, 224, 224) uint8, channels last
+    at = "image"
+    for boundary in boundaries:
+        if boundary == "image":
+            found["image"] = pixels
+            continue
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+            x = forward(model, x, at, boundary)
+        at = boundary
+        kept = x.to(precision).cpu()
+        kept = kept.permute(0, 2, 3, 1).contiguous() if kept.ndim == 4 else kept.contiguous()
+        found[boundary] = kept.view(torch.int16).numpy() if precision == torch.bfloat16 else kept.numpy()
+    return found
+
+
+def _decoded_batches(
+    images: Sequence[tuple[str, str]], first: int, root: Path, batch_size: int
+) -> Iterator[tuple[int, Pixels]]:
+    """(index of the first, uint8 [n, 224, 224, 3]) in order, decoded ahead of their use."""
+
+    def decode(start: int) -> Pixels:
+        stop = min(start + batch_size, len(images))
+        return np.stack([_pixels(root / path) for _, path in images[start:stop]])
+
+    with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+        ahead: list[tuple[int, Future[Pixels]]] = []
+        starts = iter(range(first, len(images), batch_size))
+        try:
+            for start in starts:
+                ahead.append((start, pool.submit(decode, start)))
+                if len(ahead) > 3:
+                    at, future = ahead.pop(0)
+                    yield at, future.result()
+            for at, future in ahead:
+                yield at, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pixels(path: Path) -> Pixels:
+    try:
+        return read_image(path)[0]
+    except ImageError as error:
+        raise DataError(
+            f"{path} was readable when it was indexed and is no more: {error.what}.",
+            cure="Restore it and run the same command again.",
+        ) from None

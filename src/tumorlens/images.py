@@ -1,0 +1,124 @@
+"""A file → uint8 [224, 224, 3], and the preprocessing that every model of ours shares.
+
+Preprocessing is the published one: RGB, Resize((224, 224)) with Pillow's antialiased bilinear
+filter (what torchvision does to a PIL image), scale to [0, 1], Normalize(mean 0.5, std 0.5).
+The aspect ratio is not kept, as in the study that we reproduce.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from tumorlens.errors import ImageError
+
+SIZE = 224  # pixels a side
+MEAN = 0.5
+STD = 0.5
+MAX_PIXELS = 64_000_000  # 8,000 x 8,000; far above any slice, far below what exhausts memory
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+#: The preprocessing as recorded beside every weights file and in every cache's key.
+PREPROCESSING = {
+    "input": "RGB",
+    "size": [SIZE, SIZE],
+    "resize": "bilinear, antialiased, aspect not kept",
+    "scale": "1/255",
+    "mean": [MEAN] * 3,
+    "std": [STD] * 3,
+}
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a file says of itself: `width` and `height` in pixels, Pillow `mode`, `format`."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+
+
+def read_image(path: Path, size: int = SIZE) -> tuple[Pixels, ImageFacts]:
+    """Decode one image file completely and resize it.
+
+    Parameters
+    ----------
+    path
+        JPEG, PNG, BMP, TIFF or WebP file. The content decides, not the suffix.
+    size
+        Side of the result in pixels.
+
+    Returns
+    -------
+    pixels
+        uint8 [size, size, 3], RGB, 0 to 255.
+    facts
+        Size, mode and format as stored.
+
+    Raises
+    ------
+    ImageError
+        The file is missing, empty, truncated, no image, or of zero or absurd size. The message
+        is a reason that reads well after the file's name.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError("empty file (0 bytes)", cure="Download or copy it again.")
+        with warnings.catch_warnings():
+            # Pillow warns of a bomb from 89 million pixels on; our own limit below is stricter.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Corrupt EXIF and palette transparency do not touch the pixels we use.
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+            with Image.open(path) as image:
+                facts = ImageFacts(image.width, image.height, image.mode, image.format or "?")
+                if image.width < 8 or image.height < 8:
+                    raise ImageError(f"only {image.width}x{image.height} pixels", cure="Leave it out.")
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(
+                        f"{image.width}x{image.height} pixels, over the limit of {MAX_PIXELS:,}",
+                        cure="Scale it down.",
+                    )
+                # Not image.draft(): it would change the pixels that the published pipeline sees.
+                pixels = to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
+                return np.array(pixels), facts  # a copy: torch refuses read-only memory
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("not an image", cure="Remove it or convert it to JPEG or PNG.") from None
+    except FileNotFoundError:
+        raise ImageError("no such file", cure="Check the path.") from None
+    except PermissionError:
+        raise ImageError("may not be read", cure="Change the file's permissions.") from None
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))  # Pillow tells the product alone
+        many = f"{int(count.group()):,} pixels" if count else "absurd size"
+        raise ImageError(f"{many}, over the limit of {MAX_PIXELS:,}", cure="Scale it down.") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, MemoryError) as error:
+        # Pillow's decoders raise all of these on damaged content.
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"cannot be decoded ({reason})", cure="Download or copy it again.") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert as torchvision's ImageFolder does, but keep the range of 16-bit greyscale.
+
+    Pillow's own conversion clips 16-bit values at 255, which turns such a slice white.
+    """
+    if image.mode in ("I;16", "I;16L", "I;16B", "I", "F"):
+        values = np.asarray(image, dtype=np.float32)
+        low, high = float(values.min()), float(values.max())
+        scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
+        image = Image.fromarray(scaled.round().astype(np.uint8))
+    return image.convert("RGB")
+
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # a half image is an error, whatever other libraries set

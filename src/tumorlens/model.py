@@ -1,0 +1,324 @@
+"""ResNet18: its weights, which stages learn, and the checkpoints that plain torchvision loads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import socket
+import urllib.error
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet, ResNet18_Weights, resnet18
+
+from tumorlens.configurations import STAGES, Configuration
+from tumorlens.errors import ConfigError, FetchError, WeightsError
+from tumorlens.images import PREPROCESSING
+from tumorlens.runs import writing
+
+OFFICIAL_SHA256 = "f37072fd"  # first 8 hex digits, as in the official file's name
+_PATIENCE_SECONDS = 30.0  # for a server that accepts a connection and stays silent
+
+#: Boundaries between stages at which activations can be kept, and the stage that comes next.
+BOUNDARIES = {"image": 0, "stem": 1, "layer1": 2, "layer2": 3, "layer3": 4, "avgpool": 5}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a network starts from."""
+
+    name: str
+    sha256: str
+    """Of the file; of nothing (empty) for random weights."""
+    official: bool
+    """True for torchvision's IMAGENET1K_V1."""
+    kind: Literal["imagenet", "file", "none"]
+    note: str
+    """One sentence for the reader; empty for the official weights."""
+    path: Path | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As written to study.json."""
+        return {k: v for k, v in asdict(self).items() if k != "path"}
+
+
+def find_weights(spec: str) -> Weights:
+    """Resolve `--weights`: `imagenet` (downloaded by torchvision, hash-checked), `none` or a file.
+
+    Raises
+    ------
+    FetchError
+        The official weights cannot be downloaded.
+    WeightsError
+        The file is missing or its content is not ResNet18's.
+    """
+    if spec == "none":
+        return Weights("random weights", "", False, "none", "The network started from RANDOM weights, not ImageNet's.")
+    if spec == "imagenet":
+        path = _download()
+        return Weights("torchvision ResNet18_Weights.IMAGENET1K_V1", _sha256(path), True, "imagenet", "", path)
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"--weights {spec} is no file.",
+            cure="Name a ResNet18 state dict (.pth, .pt), or say imagenet or none.",
+        )
+    read_state(path)
+    sha256 = _sha256(path)
+    if sha256.startswith(OFFICIAL_SHA256):
+        return Weights("torchvision ResNet18_Weights.IMAGENET1K_V1", sha256, True, "imagenet", "", path)
+    note = f"The network started from the file {path.name}, not from torchvision's official ImageNet weights."
+    return Weights(path.name, sha256, False, "file", note, path)
+
+
+def _download() -> Path:
+    official = ResNet18_Weights.IMAGENET1K_V1
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(official.url).name
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE_SECONDS)
+    try:
+        official.get_state_dict(progress=False, check_hash=True)
+    except (urllib.error.URLError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = getattr(error, "reason", None) or error
+        path.unlink(missing_ok=True) if isinstance(error, RuntimeError | EOFError | pickle.UnpicklingError) else None
+        raise FetchError(
+            f"The ImageNet weights could not be downloaded from {official.url} ({reason}).",
+            cure="Download that file elsewhere and name it with --weights FILE. "
+            "--weights none starts from random weights, which gives far lower accuracy.",
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state(path: Path, classes: int = 1000) -> dict[str, Tensor]:
+    """Read a ResNet18 state dict without running any code from it.
+
+    Parameters
+    ----------
+    path
+        A `.pth`/`.pt` state dict with torchvision's names; floating-point tensors of any precision.
+    classes
+        Rows that `fc.weight` must have.
+
+    Returns
+    -------
+    dict
+        float32 tensors (int64 for BatchNorm's counters), on the CPU.
+
+    Raises
+    ------
+    WeightsError
+        The file holds something else: code, other keys, other shapes, NaN.
+    """
+    cure = "Name a state dict of torchvision's resnet18: torch.save(model.state_dict(), path)."
+    try:
+        with warnings.catch_warnings():
+            # Of other pickle protocols: what cannot be read is an error below anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            f"{path} is not a plain state dict: it holds Python objects, which could run code. It was not loaded.",
+            cure=cure,
+        ) from None
+    except Exception as error:  # torch.load raises many kinds on damaged files
+        raise WeightsError(f"{path} cannot be read as weights ({type(error).__name__}: {error}).", cure=cure) from None
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict.", cure=cure)
+    with torch.device("meta"):
+        wanted = resnet18(num_classes=classes).state_dict()
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # absent from old files
+    if missing := [key for key in wanted if key not in state and key not in counters]:
+        raise WeightsError(f"{path} lacks {len(missing)} of ResNet18's tensors, first {missing[0]!r}.", cure=cure)
+    if extra := [str(key) for key in state if key not in wanted]:
+        raise WeightsError(f"{path} has {len(extra)} tensors that ResNet18 lacks, first {extra[0]!r}.", cure=cure)
+    found: dict[str, Tensor] = {}
+    for key, like in wanted.items():
+        value = state.get(key, torch.zeros((), dtype=torch.int64))
+        if not isinstance(value, Tensor) or value.shape != like.shape:
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise WeightsError(f"{path}: {key} has shape {shape}, not {list(like.shape)}.", cure=cure)
+        found[key] = value.to(like.dtype)
+        if not bool(torch.isfinite(found[key]).all()):
+            raise WeightsError(f"{path}: {key} holds NaN or infinity.", cure="Use an undamaged file.")
+    return found
+
+
+def build(weights: Weights, n_classes: int, seed: int) -> ResNet:
+    """The network at its start: `weights` up to the pooling, a fresh head of `n_classes`.
+
+    The head (and everything, without weights) is torchvision's own initialisation, drawn from `seed`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: ResNet = resnet18(num_classes=n_classes)
+    if weights.path is not None:
+        state = {k: v for k, v in read_state(weights.path).items() if not k.startswith("fc.")}
+        model.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+def stage_modules(model: ResNet, stage: str) -> list[nn.Module]:
+    """Modules with parameters of one of STAGES."""
+    return [model.conv1, model.bn1] if stage == "stem" else [getattr(model, stage)]
+
+
+def set_learning(model: ResNet, learns: Iterable[str], *, training: bool) -> None:
+    """Freeze what does not learn: no gradient, and BatchNorm in eval so that its statistics stay.
+
+    Parameters
+    ----------
+    learns
+        Stages of STAGES.
+    training
+        Whether learning stages are in train mode (batch statistics) or eval mode.
+    """
+    learns = set(learns)
+    model.eval()
+    for stage in STAGES:
+        for module in stage_modules(model, stage):
+            module.requires_grad_(stage in learns)
+            module.train(training and stage in learns)
+
+
+def forward(model: ResNet, x: Tensor, start: str = "image", stop: str = "logits") -> Tensor:
+    """Run the network from one boundary to another.
+
+    Parameters
+    ----------
+    x
+        At `image` uint8 [n, 3, 224, 224], 0 to 255, or float already normalised; at `avgpool` float [n, 512];
+        else the activations of the stage named, float [n, c, h, w].
+    start, stop
+        Of BOUNDARIES; `stop` may also be `logits`.
+
+    Returns
+    -------
+    Tensor
+        Activations at `stop`; logits float [n, classes].
+    """
+    last = BOUNDARIES.get(stop, 6)
+    for i in range(BOUNDARIES[start], last):
+        if i == 0:
+            x = model.maxpool(model.relu(model.bn1(model.conv1(normalise(x)))))
+        elif i < 4:
+            x = getattr(model, STAGES[i])(x)
+        elif i == 4:
+            x = torch.flatten(model.avgpool(model.layer4(x)), 1)  # (B, 512)
+        else:
+            x = model.fc(x)
+    return x
+
+
+def normalise(x: Tensor) -> Tensor:
+    """uint8 [n, 3, h, w] of 0 to 255 → float32 of -1 to 1: Normalize(mean 0.5, std 0.5) after scaling by 1/255."""
+    return x if x.is_floating_point() else (x.float() / 255 - 0.5) / 0.5
+
+
+def state_hash(model: ResNet, stop: str) -> str:
+    """Hash of all parameters and buffers up to a boundary, hex: the key of what they compute."""
+    digest = hashlib.sha256()
+    for stage in STAGES[: BOUNDARIES[stop]]:
+        for module in stage_modules(model, stage):
+            for key, value in module.state_dict().items():
+                if key.endswith("num_batches_tracked"):
+                    continue
+                digest.update(f"{stage}.{key}".encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def plain_state(model: ResNet) -> dict[str, Tensor]:
+    """State dict on the CPU in float32 and default memory layout, as torchvision saves it."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
+
+
+def save_checkpoint(model: ResNet, path: Path) -> str:
+    """Write a plain state dict atomically; returns its SHA-256.
+
+    `torchvision.models.resnet18(num_classes=n).load_state_dict(torch.load(path, weights_only=True))` reads it.
+    """
+    with writing(path) as file:
+        torch.save(plain_state(model), file)
+    return _sha256(path)
+
+
+def checkpoint_card(
+    configuration: Configuration, classes: tuple[str, ...], sha256: str, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """What stands as JSON beside a checkpoint: classes, preprocessing, provenance."""
+    return {
+        "architecture": "torchvision resnet18",
+        "file": configuration.checkpoint,
+        "sha256": sha256,
+        "classes": list(classes),
+        "preprocessing": PREPROCESSING,
+        "configuration": asdict(configuration),
+        **provenance,
+    }
+
+
+def learned_parameters(model: ResNet, configuration: Configuration) -> tuple[int, int]:
+    """(parameters that learn, all parameters)."""
+    learned = sum(
+        p.numel() for s in configuration.learns for m in stage_modules(model, s) for p in m.parameters()
+    )  # fmt: skip
+    return learned, sum(p.numel() for p in model.parameters())
+
+
+def choose_device(wanted: str) -> tuple[torch.device, str]:
+    """The device and why, from `auto`, `cpu` or `cuda`.
+
+    Raises
+    ------
+    ConfigError
+        `cuda` is wanted and there is none.
+    """
+    if wanted == "cpu":
+        return torch.device("cpu"), "asked for with --device cpu"
+    if torch.cuda.is_available():
+        why = "asked for with --device cuda" if wanted == "cuda" else "a CUDA device is there"
+        return torch.device("cuda"), f"{why}: {torch.cuda.get_device_name()}"
+    if wanted == "cuda":
+        raise ConfigError("--device cuda: PyTorch sees no CUDA device.", cure="Say --device cpu, or check the driver.")
+    return torch.device("cpu"), "no CUDA device is there"
+
+
+def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """The precision of convolutions and why, from `auto`, `fp32` or `bf16`."""
+    if wanted == "fp32":
+        return torch.float32, "asked for with --precision fp32"
+    if wanted == "bf16":
+        return torch.bfloat16, "asked for with --precision bf16"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16, "the CUDA device computes it natively"
+    return torch.float32, "the default: exact and repeatable"
+
+
+def device_name(device: torch.device) -> str:
+    """A name for people: the GPU's, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    return f"CPU, {os.cpu_count()} cores"
+
+
+def threads() -> int:
+    """Threads that PyTorch computes with."""
+    return torch.get_num_threads()

@@ -1,0 +1,93 @@
+"""What a study is made of, as one frozen dataclass; the command line's options are its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tumorlens.configurations import BUILT_IN, Configuration, read_configurations
+from tumorlens.errors import ConfigError
+from tumorlens.runs import Run
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study is made of. Every field is an option of `tumorlens study`."""
+
+    data: str = "kaggle"
+    """`kaggle` (version 1, pinned), `phantom` (generated slices), a zip as Kaggle ships it, or a folder."""
+    weights: str = "imagenet"
+    """`imagenet` (torchvision's official ones), `none` (random), or a ResNet18 state-dict file."""
+    out: Path | None = None
+    """Folder of the run; runs/<data>-seed<seed> where absent."""
+    seed: int = 0
+    """Seed of split, head and batch order."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of convolutions; auto is bf16 on CUDA and fp32 on the CPU."""
+    configurations: tuple[str, ...] = ("initial", "finetuned")
+    """Which to run, in order: initial, finetuned, initial_lbfgs, or names from --config."""
+    config: Path | None = None
+    """TOML file with [[configuration]] tables: more configurations, or other values for the known ones."""
+    finetuned_start: Literal["initial", "imagenet"] = "initial"
+    """Whether finetuned starts from initial's best head or from a fresh one."""
+    head_solver: Literal["gradient", "lbfgs"] = "gradient"
+    """How initial's head is fitted: Adam as published, or L-BFGS to convergence."""
+    max_epochs: int | None = None
+    """Epochs at most, for all configurations; 60 where absent, as published."""
+    split: Path | None = None
+    """CSV with columns path and split, such as an earlier run's index.csv."""
+    cache: Path | None = None
+    """Folder for decoded data and activations; $TUMORLENS_CACHE or the user's cache folder where absent."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into each configuration's folder."""
+    random_weights_if_unavailable: bool = False
+    """Go on from random weights where the official ones cannot be had, and say so loudly."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"--seed {self.seed} is out of range.", cure="Say 0 to 2147483647.")
+        if self.max_epochs is not None and self.max_epochs < 1:
+            raise ConfigError(f"--max-epochs {self.max_epochs} is below 1.", cure="Say 1 or more.")
+
+    @property
+    def run(self) -> Run:
+        """The run's folder."""
+        if self.out is not None:
+            return Run(self.out)
+        known = self.data in ("kaggle", "phantom")
+        return Run(Path("runs") / f"{self.data if known else Path(self.data).resolve().stem}-seed{self.seed}")
+
+    def chosen(self) -> tuple[Configuration, ...]:
+        """The configurations to run, with the study's overrides.
+
+        Raises
+        ------
+        ConfigError
+            An unknown name, or a start that is not trained before.
+        """
+        named = dict(BUILT_IN)
+        listed = read_configurations(self.config) if self.config else ()
+        named |= {c.name: c for c in listed}
+        wanted = list(dict.fromkeys((*self.configurations, *(c.name for c in listed))))
+        if unknown := [name for name in wanted if name not in named]:
+            raise ConfigError(
+                f"Configuration {unknown[0]!r} is unknown.",
+                cure=f"Choose from {', '.join(named)}, or describe it in a TOML file with --config.",
+            )
+        if not wanted:
+            raise ConfigError("No configuration is named.", cure="Say --configurations initial finetuned.")
+        chosen = []
+        for configuration in (named[name] for name in wanted):
+            changes: dict[str, Any] = {}
+            if configuration.name == "finetuned" and not any(c.name == "finetuned" for c in listed):
+                changes["start"] = self.finetuned_start
+            if configuration.name == "initial" and self.head_solver != "gradient":
+                changes["head_solver"] = self.head_solver
+            if self.max_epochs is not None:
+                changes["max_epochs"] = self.max_epochs
+            chosen.append(dataclasses.replace(configuration, **changes))
+        return tuple(chosen)

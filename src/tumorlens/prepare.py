@@ -1,0 +1,190 @@
+"""From options to a workbench: data fetched, checked, indexed and split, weights and device found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tumorlens import __version__
+from tumorlens.configurations import check_order
+from tumorlens.errors import FetchError, MissingExtraError, RunError
+from tumorlens.options import Study
+from tumorlens.progress import Clock, say
+from tumorlens.runs import Json, Run, cache_dir, environment, git_state, read_json, write_json
+
+if TYPE_CHECKING:
+    from tumorlens.workbench import Workbench
+
+
+def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> Workbench:
+    """Fetch, check, index and split the data, find the weights, and write study.json, index.csv, audit.json.
+
+    Raises
+    ------
+    RunError
+        The folder holds another study, or cannot be written.
+    """
+    try:
+        from tumorlens import model
+        from tumorlens.workbench import Workbench
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "study") from None
+    from tumorlens.datasets.fetch import fetch
+    from tumorlens.datasets.index import build_index, write_index
+    from tumorlens.datasets.splits import split_index
+
+    clock = clock or Clock()
+    run, configurations = study.run, study.chosen()
+    check_order(configurations)
+    # Choices that can fail at once come before work that takes minutes.
+    device, device_why = model.choose_device(study.device)
+    precision, precision_why = model.choose_precision(study.precision, device)
+    precision_name = {"float32": "fp32", "bfloat16": "bf16"}[str(precision).removeprefix("torch.")]
+    probe_writable(run.root)
+    weights = _weights(study, model)
+    say(
+        f"Device: {device.type} ({device_why}). Precision: {precision_name} ({precision_why}). Weights: {weights.name}."
+    )
+    if weights.kind == "none":
+        say("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
+    cache = study.cache or cache_dir()
+    with clock.step("fetch_s"):
+        folder = fetch(study.data, cache=cache, seed=study.seed)
+    with clock.step("index_s"):
+        index = build_index(folder, cache)
+        identity = identity_of(folder, index)
+        split = split_index(index, seed=study.seed, file=study.split)
+    for line in identity.notes:
+        say(line)
+    sizes = {part: split.count(part) for part in ("train", "validation", "test")}
+    say(f"{len(split.rows):,} images: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()) + ".")
+    if index.unreadable:
+        say(f"{len(index.unreadable)} file(s) left out; each with its reason in {run.audit}.")
+    record: Json = {
+        "tumorlens": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command or f"run_study({study!r})",
+        "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(study).items()},
+        "configurations": [asdict(c) for c in configurations],
+        "classes": list(index.classes),
+        "dataset": dataset_record(folder, index, identity),
+        "split": {**sizes, "seed": study.seed, "source": split.source, "test_source": split.test_source},
+        "weights": weights.record(),
+        "device": {"device": device.type, "why": device_why, "precision": precision_name,
+                   "precision_why": precision_why, "name": model.device_name(device),
+                   "threads": model.threads()},
+        "environment": environment(),
+        "git": git_state(),
+        "timing": {},
+        "peak_memory_gb": None,
+    }  # fmt: skip
+    record = _merge(run, record)
+    write_json(run.study, record)
+    write_index(run.index, split.rows)
+    write_json(run.audit, audit_record(index, identity))
+    return Workbench(run, study, configurations, folder, index.classes, split.rows, weights, device, precision, cache)
+
+
+def _weights(study: Study, model: Any) -> Any:
+    try:
+        return model.find_weights(study.weights)
+    except FetchError as error:
+        if not study.random_weights_if_unavailable:
+            raise
+        say(f"WARNING: {error.what}")
+        return model.find_weights("none")
+
+
+def identity_of(folder: Any, index: Any) -> Any:
+    """Which known data set an index is, as far as counts, names and hashes tell."""
+    from tumorlens.datasets.sheets import identify
+
+    return identify(
+        index.counts(),
+        (row.sha256 for row in index.rows),
+        names=(f"{row.part}/{row.label}/{Path(row.path).name}" for row in index.rows),
+        generated=folder.generated,
+    )
+
+
+def dataset_record(folder: Any, index: Any, identity: Any) -> Json:
+    """The part of study.json that tells which data set it is."""
+    from tumorlens.datasets.sheets import fingerprint
+
+    sheet = identity.sheet
+    return {
+        "name": sheet.title if sheet else folder.root.name,
+        "sheet": sheet.key if sheet else None,
+        "root": str(folder.root.resolve()),
+        "source": folder.source,
+        "licence": sheet.licence if sheet else "",
+        "fingerprint": fingerprint(row.sha256 for row in index.rows),
+        "n_images": len(index.rows),
+        "counts": index.counts(),
+        "comparable_to_published": identity.comparable,
+        "notes": list(identity.notes),
+        "excluded": len(index.unreadable),
+    }
+
+
+def audit_record(index: Any, identity: Any) -> Json:
+    """audit.json: what was left out and why, and files that differ only in name."""
+    return {
+        "unreadable": [asdict(u) for u in index.unreadable],
+        "same_content": index.same_content(),
+        "colour_images": sum(row.colour > 0.001 for row in index.rows),
+        "datasheet": {
+            "sheet": identity.sheet.key if identity.sheet else None,
+            "exact": identity.exact,
+            "comparable": identity.comparable,
+            "notes": list(identity.notes),
+            "missing": list(identity.missing),
+            "extra": list(identity.extra),
+        },
+    }
+
+
+#: What must agree for a run's folder to be gone on with.
+_SAME = (
+    ("config", "seed"), ("dataset", "fingerprint"), ("weights", "sha256"), ("device", "device"),
+    ("device", "precision"), ("split", "source"), ("classes", None),
+)  # fmt: skip
+
+
+def _merge(run: Run, record: Json) -> Json:
+    """Join with a study.json that is already there; refuse a different study's folder."""
+    if not run.study.exists():
+        return record
+    before = read_json(run.study)
+    for section, key in _SAME:
+        was, now = before.get(section), record[section]
+        if key is not None:
+            was, now = (was or {}).get(key), now[key]
+        if was != now:
+            name = f"{section} {key}" if key else section
+            raise RunError(
+                f"{run.root} holds another study: its {name} is {was}, this one's is {now}.",
+                cure="Name another folder with --out, or delete that one.",
+            )
+    known = {c["name"]: c for c in before["configurations"]}
+    record["configurations"] = list((known | {c["name"]: c for c in record["configurations"]}).values())
+    record["created"] = before["created"]
+    record["timing"], record["peak_memory_gb"] = before["timing"], before["peak_memory_gb"]
+    return record
+
+
+def probe_writable(root: Path) -> None:
+    """Fail now, not after an hour, where a run's folder cannot be written.
+
+    Raises
+    ------
+    RunError
+        It cannot.
+    """
+    if root.exists() and not root.is_dir():
+        raise RunError(f"--out {root} is a file.", cure="Name a folder.")
+    probe = root / ".probe"
+    write_json(probe, {})
+    probe.unlink()

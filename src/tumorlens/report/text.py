@@ -1,0 +1,96 @@
+"""Numbers as a reader wants them, with spaces that do not break before a unit."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+_NBSP = "\N{NO-BREAK SPACE}"
+_BOUND = re.compile(r"(?<=\d) (?=%|s\b|min\b|h\b|GB\b|points\b)|(?<=\bp) (?=[<=])|(?<=\bp [<=]) (?=\d)")
+
+
+def bound(text: object) -> str:
+    """The text, with each number bound to its unit."""
+    return _BOUND.sub(_NBSP, str(text))
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A fraction or loss; a dash where it is not defined."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def percent(fraction: float, digits: int = 2) -> str:
+    """In per cent; never rounded to 0 or 100 unless it is exactly that."""
+    text = f"{100 * fraction:.{digits}f}"
+    while digits < 6 and ((fraction < 1 and float(text) == 100) or (fraction > 0 and float(text) == 0)):
+        digits += 1
+        text = f"{100 * fraction:.{digits}f}"
+    return f"{text}{_NBSP}%"
+
+
+def interval(low: float, high: float, digits: int = 1) -> str:
+    """Two fractions as a range in per cent."""
+    return f"{percent(low, digits).removesuffix(_NBSP + '%')}–{percent(high, digits)}"
+
+
+def points(difference: float, digits: int = 2) -> str:
+    """A difference of fractions in percentage points, with its sign."""
+    text = f"{abs(100 * difference):.{digits}f}"
+    sign = "" if not float(text) else "−" if difference < 0 else "+"
+    return f"{sign}{text}"
+
+
+def p_value(p: float) -> str:
+    """As it stands in prose: `p = 0.34`, `p = 0.012`, `p < 0.001`."""
+    if p < 0.001:
+        return f"p{_NBSP}<{_NBSP}0.001"
+    return f"p{_NBSP}={_NBSP}{p:.2f}" if p >= 0.1 else f"p{_NBSP}={_NBSP}{p:.3f}"
+
+
+def count(n: float) -> str:
+    """A whole number with separators."""
+    return f"{n:,.0f}"
+
+
+def plural(n: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{n:,}{_NBSP}{noun}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`0.84 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 99.5:
+        return f"{seconds:.{2 if seconds < 1 else 1 if seconds < 9.95 else 0}f}{_NBSP}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{_NBSP}min {rest}{_NBSP}s"
+    return f"{minutes // 60}{_NBSP}h {minutes % 60}{_NBSP}min"
+
+
+def moment(iso: str) -> str:
+    """`24 November 2026, 18:21 UTC`; what is no ISO time stays as it is."""
+    try:
+        at = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    zone = f" {at.tzname()}" if at.tzinfo else ""
+    months = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ]  # not strftime: its names follow the locale
+    return f"{at.day} {months[at.month - 1]} {at.year}, {at:%H:%M}{zone}"
+
+
+def listed(words: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,185 @@
+"""A run's folder: where things stand, atomic writes, and what the run ran on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tumorlens.errors import RunError
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The names inside one run's folder."""
+
+    root: Path
+
+    @property
+    def study(self) -> Path:
+        return self.root / "study.json"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index.csv"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit.json"
+
+    @property
+    def comparison(self) -> Path:
+        return self.root / "comparison.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def folder(self, configuration: str) -> Path:
+        """The folder of one configuration."""
+        return self.root / configuration
+
+    def metrics(self, configuration: str) -> Path:
+        return self.folder(configuration) / "metrics.json"
+
+    def predictions(self, configuration: str) -> Path:
+        return self.folder(configuration) / "predictions.csv"
+
+    def history(self, configuration: str) -> Path:
+        return self.folder(configuration) / "history.jsonl"
+
+    def training(self, configuration: str) -> Path:
+        """Summary of a finished training; its presence marks it as finished."""
+        return self.folder(configuration) / "training.json"
+
+    def last(self, configuration: str) -> Path:
+        """State to resume from; removed once the training is finished."""
+        return self.folder(configuration) / "last.pt"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name only when complete (write, fsync, rename).
+
+    Raises
+    ------
+    RunError
+        The folder cannot be written or the disk is full. An older file of that name stays whole.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def disk_error(error: OSError, path: Path) -> RunError:
+    """The message for a failed write to `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(
+            f"The disk is full: {path} could not be written.",
+            cure="Free some space or name another place, then run the same command again: it goes on from here.",
+        )
+    return RunError(
+        f"{path} cannot be written ({error.strerror or error}).",
+        cure="Name a folder that you may write to with --out (or --cache for caches).",
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, with a final newline. NaN is refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with writing(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises
+    ------
+    RunError
+        It is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing.", cure="Run `tumorlens study` first, or name the folder of a finished run."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{path} is not valid JSON ({error}).", cure="Delete it and run the same command again."
+        ) from None
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read ({error.strerror}).", cure="Check the path and its permissions."
+        ) from None
+
+
+def cache_dir() -> Path:
+    """Where decoded images and activations are kept: $TUMORLENS_CACHE, else the user's cache folder."""
+    if named := os.environ.get("TUMORLENS_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tumorlens"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "tumorlens"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tumorlens"
+
+
+def environment() -> Json:
+    """Versions of what computes, as recorded in study.json."""
+    packages = ("tumorlens", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scipy", "statsmodels")
+    found: Json = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_state() -> Json | None:
+    """Commit and cleanliness of the source tree that ran, or None for an installed package."""
+    here = Path(__file__).resolve().parent
+    if not (here.parents[1] / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "clean": not changes}
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory of this process so far, in GB (1e9 bytes), mapped caches included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9

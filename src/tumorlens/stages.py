@@ -1,0 +1,111 @@
+"""Stages of a study that work on a run's folder alone: evaluate, compare, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from tumorlens.errors import RunError
+from tumorlens.options import Study
+from tumorlens.prepare import prepare
+from tumorlens.progress import Clock
+from tumorlens.runs import Json, Run, peak_memory_gb, read_json, write_json
+
+
+def note_timing(run: Run, clock: Clock) -> None:
+    """Write this invocation's seconds and peak memory into study.json."""
+    record = read_json(run.study)
+    record["timing"] = {**clock.steps, "total_s": clock.total}
+    record["peak_memory_gb"] = round(peak_memory_gb(), 3)
+    write_json(run.study, record)
+
+
+def open_study(root: Path) -> Study:
+    """The Study that made a run's folder.
+
+    Raises
+    ------
+    RunError
+        There is no study.json, or it is damaged.
+    """
+    record = read_json(Run(root).study)
+    fields = {f.name for f in dataclasses.fields(Study)}
+    values = {k: v for k, v in record.get("config", {}).items() if k in fields}
+    for name in ("out", "config", "split", "cache"):
+        values[name] = Path(values[name]) if values.get(name) else None
+    values["configurations"] = tuple(values.get("configurations", ()))
+    return dataclasses.replace(Study(**values), out=root)
+
+
+def evaluate_run(root: Path) -> Json:
+    """Predict with every trained configuration of a run and write predictions.csv and metrics.json.
+
+    Returns the metrics per configuration.
+    """
+    bench = prepare(open_study(root), command=read_json(Run(root).study)["command"])
+    trained = [c for c in bench.configurations if bench.run.training(c.name).exists()]
+    if not trained:
+        raise RunError(
+            f"{root} holds no trained configuration.", cure="Run `tumorlens train` with the same --out first."
+        )
+    return {c.name: bench.evaluate(c, again=True) for c in trained}
+
+
+def compare_run(root: Path) -> Json:
+    """Compare the evaluated configurations of a run and write comparison.json, which is returned."""
+    from tumorlens.compare import compare
+    from tumorlens.datasets.sheets import published
+    from tumorlens.evaluate import read_predictions
+
+    run = Run(root)
+    record = read_json(run.study)
+    names = [c["name"] for c in record["configurations"] if run.metrics(c["name"]).exists()]
+    if not names:
+        raise RunError(f"{root} holds no evaluated configuration.", cure=f"Run `tumorlens evaluate {root}` first.")
+    comparison = compare(
+        names,
+        {name: read_json(run.training(name)) for name in names},
+        {name: read_json(run.metrics(name)) for name in names},
+        {name: read_predictions(run.predictions(name)) for name in names},
+        published(record["dataset"]["sheet"]) if record["dataset"]["comparable_to_published"] else None,
+    )
+    write_json(run.comparison, comparison)
+    return comparison
+
+
+def sum_up(roots: Sequence[Path]) -> Json:
+    """Test accuracy of each configuration over several evaluated runs: n, mean, sd, min, max, values.
+
+    Raises
+    ------
+    RunError
+        The runs are on different test images or have no configuration in common.
+    """
+    from tumorlens.evaluate import read_predictions
+    from tumorlens.statistics import summarise_seeds
+
+    tested: dict[str, frozenset[str]] = {}
+    values: dict[str, list[float]] = {}
+    for root in roots:
+        run = Run(root)
+        names = [c["name"] for c in read_json(run.study)["configurations"] if run.metrics(c["name"]).exists()]
+        for name in names:
+            predictions = read_predictions(run.predictions(name))
+            test = frozenset(p for p, s in zip(predictions.paths, predictions.splits, strict=True) if s == "test")
+            if tested.setdefault(name, test) != test:
+                raise RunError(
+                    f"{root} tests {name} on other images than {roots[0]}.", cure="Compare runs of one data set."
+                )
+            values.setdefault(name, []).append(read_json(run.metrics(name))["parts"]["test"]["accuracy"])
+    common = {name: found for name, found in values.items() if len(found) == len(roots)}
+    if not common:
+        raise RunError("The runs have no evaluated configuration in common.", cure="Run `tumorlens evaluate` on each.")
+    return {name: summarise_seeds(found) for name, found in common.items()}
+
+
+def report_run(root: Path, images: Path | None = None) -> Path:
+    """Write report.html of a compared run; returns its path."""
+    from tumorlens.report import write_report
+
+    return write_report(Run(root), images=images)

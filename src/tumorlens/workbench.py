@@ -1,0 +1,272 @@
+"""A prepared study at work: everything resolved, each configuration trained and evaluated in turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torchvision.models import ResNet
+
+from tumorlens import __version__
+from tumorlens.configurations import Configuration
+from tumorlens.datasets.fetch import ImageFolder
+from tumorlens.datasets.index import Row
+from tumorlens.errors import MissingExtraError, RunError
+from tumorlens.evaluate import Predictions, evaluate_predictions, write_predictions
+from tumorlens.features import Activations, activations
+from tumorlens.model import (
+    Weights,
+    build,
+    checkpoint_card,
+    learned_parameters,
+    read_state,
+    save_checkpoint,
+)
+from tumorlens.options import Study
+from tumorlens.progress import Clock, say
+from tumorlens.runs import Json, Run, read_json, write_json, writing
+from tumorlens.train import InMemory, Part, Source, fit, fit_head_lbfgs, predict_logits
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A study with its data, weights and device found."""
+
+    run: Run
+    study: Study
+    configurations: tuple[Configuration, ...]
+    folder: ImageFolder
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    weights: Weights
+    device: torch.device
+    precision: torch.dtype
+    cache: Path
+
+    def seed(self, configuration: Configuration) -> int:
+        """The configuration's own seed, else the study's."""
+        return self.study.seed if configuration.seed is None else configuration.seed
+
+    def part(self, split: str) -> Part:
+        """Hashes and labels of one split."""
+        rows = [row for row in self.rows if row.split == split]
+        labels = torch.tensor([self.classes.index(row.label) for row in rows], dtype=torch.int64)
+        return Part(tuple(row.sha256 for row in rows), labels)
+
+    def compute_features(self, clock: Clock) -> None:
+        """Run the frozen layers once for all configurations that start from the study's weights."""
+        wanted = {c.frozen_prefix for c in self.configurations if not self.finished(c)}
+        wanted -= {"image"} if wanted != {"image"} else set()
+        if not wanted:
+            return
+        model = build(self.weights, len(self.classes), self.study.seed)
+        with clock.step("prefix_s"):
+            _, computed = self._activations(model, sorted(wanted))
+        if not computed:
+            say("Activations of the frozen layers come from the cache.")
+
+    def _activations(self, model: ResNet, boundaries: Sequence[str]) -> tuple[dict[str, Activations], int]:
+        return activations(
+            model, boundaries, self.rows, self.folder.root,
+            cache=self.cache, device=self.device, precision=self.precision,
+        )  # fmt: skip
+
+    def start(self, configuration: Configuration) -> ResNet:
+        """The network as the configuration's training begins.
+
+        Raises
+        ------
+        RunError
+            The configuration that it starts from has no best weights yet.
+        """
+        model = build(self.weights, len(self.classes), self.seed(configuration))
+        if configuration.start != "imagenet":
+            self.load(model, configuration.start)
+        return model
+
+    def load(self, model: ResNet, name: str) -> None:
+        """Load the best weights of a trained configuration of this run into `model`."""
+        if not self.run.training(name).exists():
+            raise RunError(
+                f"{self.run.root} has no finished training of {name!r}.",
+                cure=f"Train it first: tumorlens train --configurations {name} with the same --out.",
+            )
+        path = self.run.folder(name) / read_json(self.run.training(name))["checkpoint"]
+        if not path.exists():
+            raise RunError(
+                f"{path} is missing, though the training is finished.",
+                cure=f"Restore it, or delete {self.run.folder(name)} and run the same command again.",
+            )
+        model.load_state_dict(read_state(path, len(self.classes)))
+
+    def finished(self, configuration: Configuration) -> bool:
+        """Whether this very configuration was trained in this run.
+
+        Raises
+        ------
+        RunError
+            One of that name but with other values was.
+        """
+        path = self.run.training(configuration.name)
+        if not path.exists():
+            return False
+        before = read_json(path)["configuration"]
+        now = json.loads(json.dumps(asdict(configuration)))
+        if before != now:
+            key = next(k for k in now if before.get(k) != now[k])
+            raise RunError(
+                f"{path.parent} holds {configuration.name} with {key} = {before.get(key)}, not {now[key]}.",
+                cure="Name another folder with --out, or give the configuration another name.",
+            )
+        return True
+
+    def train(self, configuration: Configuration) -> None:
+        """Train one configuration, or go on with it; nothing happens where it is finished."""
+        if self.finished(configuration):
+            say(f"{configuration.name}: already trained.")
+            return
+        name, folder = configuration.name, self.run.folder(configuration.name)
+        model = self.start(configuration)
+        learned, total = learned_parameters(model, configuration)
+        train, validation = self.part("train"), self.part("validation")
+        cached = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
+        source = _quick(cached, (train, validation))
+        say(f"{name}: {', '.join(configuration.learns)} learn ({learned:,} of {total:,} parameters).")
+        if configuration.head_solver == "lbfgs":
+            history, stopped = fit_head_lbfgs(model, configuration, source, train, validation)
+            for record in history:
+                say(f"  C {record['c']:<6g} validation loss {record['validation_loss']:.4f}")
+        else:
+            with _events(folder, self.study.tensorboard) as event:
+
+                def on_epoch(record: Json) -> None:
+                    _say_epoch(name, record)
+                    event(record)
+
+                history, stopped = fit(
+                    model, configuration, source, train, validation,
+                    seed=self.seed(configuration), device=self.device, precision=self.precision,
+                    last=self.run.last(name), on_epoch=on_epoch,
+                )  # fmt: skip
+        best = max((r for r in history if r["best"]), key=lambda r: r["epoch"])
+        sha256 = save_checkpoint(model.to("cpu"), folder / configuration.checkpoint)
+        card = checkpoint_card(configuration, self.classes, sha256, self._provenance())
+        write_json((folder / configuration.checkpoint).with_suffix(".json"), card)
+        with writing(self.run.history(name)) as file:
+            file.write("".join(json.dumps(record) + "\n" for record in history).encode())
+        seconds = sum(record["seconds"] for record in history)
+        summary: Json = {
+            "name": name,
+            "configuration": asdict(configuration),
+            "learns": list(configuration.learns),
+            "learned_parameters": learned,
+            "total_parameters": total,
+            "solver": "lbfgs" if configuration.head_solver == "lbfgs" else configuration.optimizer,
+            "learning_rate": configuration.learning_rate,
+            "batch_size": configuration.batch_size,
+            "epochs_run": len(history),
+            "max_epochs": configuration.max_epochs,
+            "best_epoch": best["epoch"],
+            "stopped": stopped,
+            "best_validation_loss": best["validation_loss"],
+            "best_validation_accuracy": best["validation_accuracy"],
+            "train_seconds": round(seconds, 2),
+            "prefix_seconds": cached.seconds,
+            "images_per_s": round(len(train) * len(history) / sum(len(train) / r["images_per_s"] for r in history), 1),
+            "frozen_prefix": configuration.frozen_prefix,
+            "start": configuration.start,
+            "checkpoint": configuration.checkpoint,
+            "checkpoint_sha256": sha256,
+        }
+        write_json(self.run.training(name), summary)
+        self.run.last(name).unlink(missing_ok=True)
+        say(f"{name}: {stopped}; best epoch {best['epoch']} of {len(history)}, {seconds:.0f} s.")
+
+    def evaluate(self, configuration: Configuration, *, again: bool = False) -> Json:
+        """Predict every image with the best weights; writes predictions.csv and metrics.json.
+
+        Metrics of the same checkpoint that are already there are returned as they are, unless `again`.
+        """
+        name = configuration.name
+        sha256 = read_json(self.run.training(name))["checkpoint_sha256"]
+        if not again and self.run.metrics(name).exists() and self.run.predictions(name).exists():
+            before: Json = read_json(self.run.metrics(name))
+            if before.get("checkpoint_sha256") == sha256:
+                return before
+        model = self.start(configuration)
+        self.load(model, name)
+        source = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        logits = predict_logits(
+            model, source, [row.sha256 for row in self.rows],
+            device=self.device, precision=self.precision, title=f"{name}, predicting",
+        )  # fmt: skip
+        predictions = Predictions(
+            paths=tuple(row.path for row in self.rows),
+            labels=torch.tensor([self.classes.index(row.label) for row in self.rows]).numpy(),
+            probabilities=torch.softmax(logits.double(), 1).numpy(),
+            splits=tuple(row.split for row in self.rows),
+            classes=self.classes,
+        )
+        write_predictions(self.run.predictions(name), predictions)
+        metrics = {**evaluate_predictions(predictions, name), "checkpoint_sha256": sha256}
+        write_json(self.run.metrics(name), metrics)
+        test = metrics["parts"]["test"]
+        say(f"{name}: test accuracy {test['accuracy']:.2%} ({test['correct']:,} of {test['n']:,}).")
+        return metrics
+
+    def _provenance(self) -> Json:
+        record = read_json(self.run.study)
+        return {
+            "tumorlens": __version__,
+            "weights": self.weights.record(),
+            "dataset": {k: record["dataset"][k] for k in ("name", "sheet", "fingerprint", "licence", "n_images")},
+            "split": record["split"],
+            "device": record["device"],
+            "environment": record["environment"],
+            "git": record["git"],
+            "intended_use": "Research and teaching. Not for diagnosis.",
+        }
+
+
+def _quick(source: Activations, parts: Sequence[Part]) -> Source:
+    """512 numbers an image fit into memory; everything larger is read batch by batch."""
+    return InMemory.load(source, parts) if source.boundary == "avgpool" else source
+
+
+def _say_epoch(name: str, record: Json) -> None:
+    say(
+        f"  {name} epoch {record['epoch']:>2}: loss {record['train_loss']:.4f}, "
+        f"validation loss {record['validation_loss']:.4f}, validation accuracy {record['validation_accuracy']:.2%}, "
+        f"{record['images_per_s']:,.0f} images/s{'  *' if record['best'] else ''}"
+    )
+
+
+class _events:  # noqa: N801 - used as a function
+    """TensorBoard events of a training, where wanted."""
+
+    def __init__(self, folder: Path, wanted: bool) -> None:
+        self._writer = None
+        if wanted:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ModuleNotFoundError:
+                raise MissingExtraError("tensorboard", "tensorboard") from None
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def __enter__(self) -> Callable[[Json], None]:
+        return self._add
+
+    def _add(self, record: Json) -> None:
+        if self._writer is not None:
+            for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+                self._writer.add_scalar(key.replace("_", "/", 1), record[key], record["epoch"])
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,49 @@
+"""Shared data: a small folder of generated images, and its cache, made once per test run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+
+# No test may look for data in the user's own caches.
+os.environ.pop("TUMORLENS_CACHE", None)
+
+
+def draw(label: int, number: int, size: int = 96) -> Image.Image:
+    """A grey disc on black with a brighter blob whose place depends on the class."""
+    random = np.random.default_rng([label, number])
+    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    head = (x**2 + y**2 < 0.2) * 0.5
+    centre = np.array([[-0.2, -0.2], [0.2, -0.2], [-0.2, 0.2], [0.2, 0.2]])[label] + random.normal(0, 0.02, 2)
+    blob = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / 0.01) * 0.4
+    grey = np.clip(head + blob + random.normal(0, 0.03, head.shape), 0, 1)
+    return Image.fromarray((grey * 255).astype(np.uint8))
+
+
+def write_folder(root: Path, *, train: int, test: int, classes: tuple[str, ...] = CLASSES) -> Path:
+    """Training/ and Testing/ with `train` and `test` images a class."""
+    for part, n, first in (("Training", train, 0), ("Testing", test, 1000)):
+        for label, name in enumerate(classes):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                draw(label, first + i).save(folder / f"{name[:2]}_{i:04d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 training and 3 test images a class."""
+    return write_folder(tmp_path_factory.mktemp("small") / "data", train=8, test=3)
+
+
+@pytest.fixture(scope="session")
+def small_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that tests share, so that the frozen layers run once for them."""
+    return tmp_path_factory.mktemp("cache")

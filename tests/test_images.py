@@ -1,0 +1,99 @@
+"""Reading image files: the published preprocessing, and a reason for every bad file."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+
+from tumorlens.errors import ImageError
+from tumorlens.images import SIZE, read_image
+from tumorlens.model import normalise
+
+
+def noise(mode: str, size: tuple[int, int] = (300, 200)) -> Image.Image:
+    channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
+    return Image.fromarray(values.squeeze())
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_pixels_are_what_the_published_pipeline_feeds(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "x.png"
+    noise(mode).save(path)
+    published = transforms.Compose(
+        [transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    )
+    with Image.open(path) as image:
+        wanted = published(image.convert("RGB"))
+    pixels, facts = read_image(path)
+    assert pixels.shape == (SIZE, SIZE, 3)
+    assert pixels.dtype == np.uint8
+    assert (facts.width, facts.height, facts.mode) == (300, 200, mode)
+    ours = normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0]
+    assert float((ours - wanted).abs().max()) < 1e-6
+
+
+def test_16_bit_greyscale_keeps_its_range(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 4000, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    pixels, _ = read_image(tmp_path / "x.png")
+    assert pixels.min() < 5
+    assert pixels.max() > 250
+    assert len(np.unique(pixels)) > 200  # clipping at 255 would leave a white image
+
+
+def png_of(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" * 100)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def jpeg_bytes(tmp_path: Path) -> bytes:
+    noise("RGB").save(tmp_path / "whole.jpg")
+    return (tmp_path / "whole.jpg").read_bytes()
+
+
+def test_each_bad_file_has_its_reason(tmp_path: Path) -> None:
+    whole = jpeg_bytes(tmp_path)
+    cases = {
+        "empty.jpg": (b"", "empty"),
+        "cut.jpg": (whole[: len(whole) // 2], "truncated"),
+        "text.jpg": (b"This is a text file.\n" * 50, "not an image"),
+        "huge.png": (png_of(30_000, 30_000), "900,000,000 pixels"),
+        "bomb.png": (png_of(7_999, 7_999), "cannot be decoded"),
+        "tiny.png": (png_of(2, 2), "2x2"),
+    }
+    for name, (content, reason) in cases.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=reason) as caught:
+            read_image(path)
+        assert caught.value.cure
+    with pytest.raises(ImageError, match="no such file"):
+        read_image(tmp_path / "absent.png")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_an_image_or_a_reason(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    content = bytearray(jpeg_bytes(folder))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = folder / "x.jpg"
+    path.write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
+    with contextlib.suppress(ImageError):  # any other error fails the test
+        assert read_image(path)[0].shape == (SIZE, SIZE, 3)

@@ -1,0 +1,137 @@
+"""The index lists what cannot be used with its reason, and splits are stratified and repeatable."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+from conftest import draw, write_folder
+
+from tumorlens.datasets.fetch import fetch
+from tumorlens.datasets.index import Index, Row, build_index, read_index, write_index
+from tumorlens.datasets.splits import split_index
+from tumorlens.errors import DataError, RunError
+
+
+def rows(n: dict[str, int], part: str = "Training") -> list[Row]:
+    return [
+        Row(f"{part}/{label}/{i:05d}.jpg", f"{part}{label}{i}", 1, 9, 9, "L", 0.0, label, part)
+        for label, count in n.items()
+        for i in range(count)
+    ]
+
+
+def index_of(found: list[Row]) -> Index:
+    return Index(Path("x"), tuple(sorted({r.label for r in found})), tuple(found), ())
+
+
+def test_version_1_splits_as_published() -> None:
+    training = {"glioma": 1321, "meningioma": 1339, "notumor": 1595, "pituitary": 1457}
+    testing = {"glioma": 300, "meningioma": 306, "notumor": 405, "pituitary": 300}
+    split = split_index(index_of(rows(training) + rows(testing, "Testing")), seed=0)
+    assert [split.count(s) for s in ("train", "validation", "test")] == [4855, 857, 1311]
+    assert {r.part for r in split.rows if r.split == "test"} == {"Testing"}
+    for label, n in training.items():
+        held = sum(r.split == "validation" and r.label == label for r in split.rows)
+        assert abs(held - 0.15 * n) < 1
+
+
+def test_splits_depend_on_seed_and_paths_alone() -> None:
+    found = rows({"a": 40, "b": 40})
+    first = {r.path: r.split for r in split_index(index_of(found), seed=1).rows}
+    again = {r.path: r.split for r in split_index(index_of(found[::-1]), seed=1).rows}
+    other = {r.path: r.split for r in split_index(index_of(found), seed=2).rows}
+    assert first == again
+    assert first != other
+
+
+def test_without_testing_a_test_part_is_split_off() -> None:
+    split = split_index(index_of(rows({"a": 100, "b": 60})), seed=0)
+    assert split.test_source == "split off"
+    assert split.count("test") == 24
+    assert split.count("validation") == 20  # 15 % of the other 136
+
+
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(DataError, match="'b' has only 1"):
+        split_index(index_of(rows({"a": 10, "b": 1})), seed=0)
+
+
+def test_split_file_round_trip_and_misfits(tmp_path: Path) -> None:
+    index = index_of(rows({"a": 20, "b": 20}))
+    split = split_index(index, seed=3)
+    write_index(tmp_path / "index.csv", split.rows)
+    assert read_index(tmp_path / "index.csv") == split.rows
+    assert split_index(index, seed=99, file=tmp_path / "index.csv").rows == split.rows
+
+    lines = (tmp_path / "index.csv").read_text().splitlines()
+    (tmp_path / "short.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(DataError, match="1 image"):
+        split_index(index, seed=0, file=tmp_path / "short.csv")
+    (tmp_path / "wrong.csv").write_text("path,split\nTraining/a/00000.jpg,exam\n")
+    with pytest.raises(DataError, match=r"line 2: split is 'exam'"):
+        split_index(index, seed=0, file=tmp_path / "wrong.csv")
+    (tmp_path / "columns.csv").write_text("file,part\n")
+    with pytest.raises(DataError, match="lacks the columns"):
+        split_index(index, seed=0, file=tmp_path / "columns.csv")
+    with pytest.raises(DataError, match="cannot be read"):
+        split_index(index, seed=0, file=tmp_path / "absent.csv")
+
+
+def test_odd_names_survive_index_csv(tmp_path: Path) -> None:
+    odd = ['a"b.jpg', "a,b.jpg", "a\rb.jpg", "a\nb.jpg", "ä é.jpg"]
+    found = tuple(dataclasses.replace(rows({"x": 1})[0], path=name) for name in odd)
+    write_index(tmp_path / "index.csv", found)
+    assert read_index(tmp_path / "index.csv") == found
+
+
+def test_damaged_index_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text("path,sha256\na,b\n")
+    with pytest.raises(RunError, match="damaged"):
+        read_index(tmp_path / "index.csv")
+
+
+def test_bad_files_are_listed_and_left_out(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", train=4, test=2)
+    glioma = root / "Training" / "glioma"
+    (glioma / "empty.jpg").write_bytes(b"")
+    (glioma / "text.jpg").write_text("no image")
+    whole = (glioma / "gl_0000.png").read_bytes()
+    (glioma / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (glioma / "copy.png").write_bytes(whole)
+    (glioma / "notes.txt").write_text("no image")
+    index = build_index(fetch(str(root), cache=tmp_path / "cache"), tmp_path / "cache")
+    reasons = {Path(u.path).name: u.reason for u in index.unreadable}
+    assert set(reasons) == {"empty.jpg", "text.jpg", "cut.png", "notes.txt"}
+    assert "empty" in reasons["empty.jpg"]
+    assert "not an image" in reasons["text.jpg"]
+    assert index.same_content() == [["Training/glioma/copy.png", "Training/glioma/gl_0000.png"]]
+    assert index.counts()["Training"] == {"glioma": 5, "meningioma": 4, "notumor": 4, "pituitary": 4}
+
+
+def test_a_changed_byte_means_a_new_look(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", train=3, test=1)
+    folder = fetch(str(root), cache=tmp_path / "cache")
+    first = build_index(folder, tmp_path / "cache")
+    assert build_index(folder, tmp_path / "cache") == first
+    draw(0, 77, size=50).save(root / "Training" / "glioma" / "gl_0000.png")
+    changed = build_index(folder, tmp_path / "cache")
+    assert {r.width for r in changed.rows} == {50, 96}
+
+
+def test_a_class_without_a_usable_image_is_an_error(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", train=3, test=1)
+    for path in (root / "Training" / "glioma").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"'glioma' has no usable training image.*empty"):
+        build_index(fetch(str(root), cache=tmp_path / "cache"), tmp_path / "cache")
+
+
+def test_index_columns(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.csv", rows({"a": 1}))
+    with (tmp_path / "index.csv").open() as file:
+        header = next(csv.reader(file))
+    assert header[:3] == ["path", "sha256", "bytes"]
+    assert header[-1] == "split"
