@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from tumorlens.datasets import phantom
 from tumorlens.datasets.phantom import LABELS, VIEWS, PhantomSlice, make_slice, write_dataset
 from tumorlens.errors import ConfigError, RunError
 
-N = 200  # slices of `slices`
+N = 160  # slices of `slices`
 
 
 @pytest.fixture(scope="module")
 def slices() -> list[PhantomSlice]:
-    """Slices 0 of 200 patients, the classes in turn."""
+    """Slices 0 of 160 patients, the classes in turn."""
     return [make_slice(1, LABELS[i % 4], i, 0) for i in range(N)]
 
 
@@ -41,6 +42,12 @@ def best_guess(values: np.ndarray, labels: np.ndarray) -> float:
     """Accuracy of the best rule "class of the bin" with 5 quantile bins: what one number gives away."""
     bins = np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values, side="right")
     return sum(max((labels[bins == b] == label).sum() for label in LABELS) for b in np.unique(bins)) / len(labels)
+
+
+def jpeg_bytes(pixels: np.ndarray) -> int:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    return len(file.getvalue())
 
 
 def test_a_slice_depends_on_its_arguments_alone() -> None:
@@ -69,8 +76,8 @@ def test_all_views_occur_in_all_classes(slices: list[PhantomSlice]) -> None:
 
 
 def test_masks_are_empty_for_notumor_alone_and_lie_in_the_head() -> None:
-    for i in range(160):
-        made = make_slice(2, LABELS[i % 4], i // 3, i % 3)
+    for i in range(108):
+        made = make_slice(2, LABELS[i // 3 % 4], i // 3, i % 3)
         assert made.mask.any() == (made.label != "notumor"), (i, made.view, made.depth)
         if made.mask.any():
             # The head is what is far brighter than the noise of the air, with its dark holes filled row by row.
@@ -103,8 +110,7 @@ def test_the_scanner_does_not_look_at_the_class() -> None:
     for patient in range(10):
         made = [make_slice(0, label, patient, 0) for label in LABELS]
         assert len({(one.view, one.pixels.shape) for one in made}) == 1
-        dark = {tuple(np.flatnonzero(one.pixels.max(axis) == 0)) for one in made for axis in (1,)}
-        assert len(dark) == 1
+        assert len({tuple(np.flatnonzero(one.pixels.max(1) == 0)) for one in made}) == 1  # rows of the border
 
 
 def test_no_single_number_tells_the_class(slices: list[PhantomSlice]) -> None:
@@ -115,13 +121,16 @@ def test_no_single_number_tells_the_class(slices: list[PhantomSlice]) -> None:
         "spread": [made.pixels.std() for made in slices],
         "noise": [made.pixels[12:20, 12:20].std() for made in slices],
         "border": [(made.pixels == 0).mean() for made in slices],
+        "file size": [jpeg_bytes(made.pixels) for made in slices],
         "pixels": [made.pixels.size for made in slices],
         "aspect": [made.pixels.shape[0] / made.pixels.shape[1] for made in slices],
         "view": [VIEWS.index(made.view) for made in slices],
     }
-    # Chance is 0.25; the best of some dozen rules fitted to 200 slices comes to about 0.35.
+    # Chance is 0.25; the best of some dozen rules fitted to 160 slices comes to about 0.35.
     told = {name: best_guess(np.array(values, float), labels) for name, values in numbers.items()}
     assert max(told.values()) < 0.45, told
+    # The rule itself can see something: a number that does follow the class.
+    assert best_guess(np.array([made.mask.sum() for made in slices], float), labels) > 0.45
 
 
 def test_the_nearest_thumbnail_does_not_solve_it(slices: list[PhantomSlice]) -> None:
@@ -147,10 +156,10 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def test_a_data_set(tmp_path: Path) -> None:
-    folder = write_dataset(tmp_path / "set", n_train=40, n_test=16, seed=5)
+    folder = write_dataset(tmp_path / "set", n_train=24, n_test=8, seed=5)
     found = files(folder)
     images = sorted(name for name in found if name.endswith(".jpg"))
-    assert len(images) == 56
+    assert len(images) == 32
     assert found.keys() - set(images) == {f"masks/{n[:-4]}.png" for n in images} | {"phantom.json"}
     per_class = {(part, label): 0 for part in ("Training", "Testing") for label in LABELS}
     patients: dict[str, set[str]] = {"Training": set(), "Testing": set()}
@@ -165,11 +174,11 @@ def test_a_data_set(tmp_path: Path) -> None:
             assert image.mode == "L"
             assert np.abs(np.asarray(image, int) - made.pixels).mean() < 4
             assert np.array_equal(np.asarray(mask) > 0, made.mask)
-    assert set(per_class.values()) == {10, 4}
+    assert set(per_class.values()) == {6, 2}
     assert not patients["Training"] & patients["Testing"]
     assert list(tmp_path.iterdir()) == [folder]
 
-    more = files(write_dataset(tmp_path / "more", n_train=44, n_test=16, seed=5))
+    more = files(write_dataset(tmp_path / "more", n_train=28, n_test=8, seed=5))
     assert {name: more.get(name) for name in images} == {name: found[name] for name in images}
 
 

@@ -1,14 +1,6 @@
-"""The head behind the phantom: one smooth 3-D model per patient, cut by a plane.
+"""The head behind the phantom: one smooth 3-D model per patient, in shapes that a plane cuts.
 
-Every structure is an implicit shape, a signed distance in mm that is positive inside. Coordinates are
-mm in RAS: x to the patient's right, y to the front, z up; the origin lies between the thalami, the sella
-at `SELLA`. Shapes are evaluated on a coarse grid of 2.5 mm and brought to 1.25 mm, where edges are drawn:
-that keeps a slice at a few ms. The ellipsoid's distance is the first-order estimate k0 (1 - k0) / k1
-(I. Quilez, "Ellipsoid SDF"), exact on the surface.
-
-The folded cortex follows one idea: the zero set of band-limited noise is a labyrinth of sheets like the
-sulci. The distance to the nearer of surface and sheet, p, then gives CSF (p small), grey matter (the next
-3 mm) and white matter (beyond), so the ribbon follows surface and sulci alike.
+Lengths are mm, coordinates as in `planes`; the pituitary gland lies at `SELLA`.
 """
 
 from __future__ import annotations
@@ -17,24 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-Field = npt.NDArray[np.float32]
-Point = tuple[float, float, float]
+from tumorlens.datasets import planes
+from tumorlens.datasets.planes import Field, Plane, Point, ramp, soft_max
 
-VIEWS = ("axial", "coronal", "sagittal")
-AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # along which the depth of a view is counted
 SELLA: Point = (0.0, 9.0, -27.0)  # mm, centre of the pituitary gland
-SIDE = 192  # pixels a side of a drawn plane
-STEP = 1.25  # mm a pixel
-_COARSE = SIDE // 2
-_MARGIN = 18.0  # mm; warp and size bring no structure farther than this from where the model has it
-_LATTICE = 24  # nodes a side of the noise lattice, which repeats beyond
-_CENTRE_Z = -24.0  # mm, height in the middle of coronal and sagittal planes
-
-
-_FAR = np.full((_COARSE, _COARSE), -99, np.float32)
-_FAR.flags.writeable = False
+_NODES = (24, 24, 24)  # of the noise lattices
 
 
 @dataclass(frozen=True)
@@ -69,60 +49,15 @@ class Head:
     """Half height of the normal pituitary gland."""
 
 
-@dataclass(frozen=True)
-class Plane:
-    """Where a slice lies: the coordinates in mm of its coarse grid, [96, 96] each."""
-
-    view: str
-    depth: float
-    x: Field
-    y: Field
-    z: Field
-
-    def misses(self, low: float, high: float) -> bool:
-        """Whether a structure between two places along the plane's axis is out of its reach."""
-        return not low - _MARGIN < self.depth < high + _MARGIN
-
-    def ellipsoid(self, centre: Point, radii: Point, *, mirrored: bool = False) -> Field:
-        """Signed distance to an ellipsoid, or to it and its mirror image across x = 0; far off if small and missed."""
-        axis = AXES[self.view]
-        middle = abs(centre[0]) if axis == 0 else centre[axis]
-        if radii[axis] < 25 and self.misses((-middle if axis == 0 else middle) - radii[axis], middle + radii[axis]):
-            return _FAR
-        u = ((np.abs(self.x) if mirrored else self.x) - centre[0]) * (1 / radii[0])
-        v, w = (self.y - centre[1]) * (1 / radii[1]), (self.z - centre[2]) * (1 / radii[2])
-        u, v, w = u * u, v * v, w * w
-        k0 = np.sqrt(u + v + w)
-        k1 = np.sqrt(u * radii[0] ** -2 + v * radii[1] ** -2 + w * radii[2] ** -2)
-        return np.asarray(k0 * (1 - k0) / (k1 + 1e-4))
-
-    def capsule(self, a: Point, b: Point, ra: float, rb: float | None = None, *, mirrored: bool = True) -> Field:
-        """Signed distance to a rounded cone from `a` (radius `ra`) to `b` (radius `rb`); far off if missed."""
-        axis, widest = AXES[self.view], ra if rb is None else max(ra, rb)
-        low, high = min(a[axis], b[axis]), max(a[axis], b[axis])
-        if self.misses((-high if axis == 0 else low) - widest, high + widest):
-            return _FAR
-        u, v, w = (end - start for start, end in zip(a, b, strict=True))
-        x = np.abs(self.x) if mirrored else self.x
-        px, py, pz = x - a[0], self.y - a[1], self.z - a[2]
-        square = u * u + v * v + w * w
-        t = px * (u / square) + py * (v / square) + pz * (w / square)
-        np.clip(t, 0, 1, out=t)
-        px, py, pz = px - u * t, py - v * t, pz - w * t
-        gap = np.sqrt(px * px + py * py + pz * pz)
-        return np.asarray(ra - gap if rb is None else ra + (rb - ra) * t - gap)
-
-
 @lru_cache(maxsize=8)
 def make_head(seed: int, patient: int) -> Head:
     """Draw one patient's anatomy; it depends on nothing but these two numbers."""
     rng = np.random.default_rng([seed, 1, patient])
-    nodes = (_LATTICE,) * 3
     size = rng.normal(1, 0.035)
     return Head(
         scale=(size * rng.normal(1, 0.03), size * rng.normal(1, 0.03), size * rng.normal(1, 0.025)),
-        warp=9.0 * rng.standard_normal((3, *nodes), dtype=np.float32),
-        folds=3.0 * rng.standard_normal(nodes, dtype=np.float32),
+        warp=9.0 * rng.standard_normal((3, *_NODES), dtype=np.float32),
+        folds=3.0 * rng.standard_normal(_NODES, dtype=np.float32),
         ventricle=rng.uniform(-1.2, 3.2),
         sulcus=rng.uniform(0.35, 1.15),
         skull=rng.uniform(5.0, 8.5),
@@ -130,64 +65,15 @@ def make_head(seed: int, patient: int) -> Head:
         grey=rng.uniform(0.36, 0.42),
         white=rng.uniform(0.48, 0.55),
         marrow=rng.uniform(0.18, 0.55),
-        fat=rng.uniform(0.50, 0.76),
+        fat=rng.uniform(0.48, 0.98),
         vessels=rng.uniform(-0.4, 0.7),
         gland=rng.uniform(2.6, 4.4),
     )
 
 
 def make_plane(head: Head, view: str, depth: float) -> Plane:
-    """The plane of a view at a depth (mm along z, y or x), its coordinates brought to the model's.
-
-    Rows run from front to back (axial) or from top to bottom; columns from the patient's right to left
-    (axial, coronal) or from back to front (sagittal).
-    """
-    across = np.arange(SIDE // 2, -SIDE // 2, -2, dtype=np.float32) * np.float32(STEP)
-    flat = np.zeros((_COARSE, _COARSE), np.float32)
-    if view == "axial":
-        at: list[Field] = [flat + across, flat + across[:, None], flat + np.float32(depth)]
-    elif view == "coronal":
-        at = [flat + across, flat + np.float32(depth), flat + across[:, None] + np.float32(_CENTRE_Z)]
-    else:
-        at = [flat + np.float32(depth), flat - across, flat + across[:, None] + np.float32(_CENTRE_Z)]
-    x, y, z = (at[i] / np.float32(head.scale[i]) + noise(head.warp[i], view, depth, 55.0) for i in range(3))
-    return Plane(view, depth, x, y, z)
-
-
-@lru_cache(maxsize=64)
-def _weights(first: float, step: float, n: int) -> Field:
-    """[n, 24] weights of the periodic cubic B-spline at `first + i step` lattice units."""
-    place = first + step * np.arange(n)
-    base, t = np.floor(place).astype(int), place % 1.0
-    matrix = np.zeros((n, _LATTICE), np.float32)
-    spline = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3)
-    for i, part in enumerate(spline):
-        matrix[np.arange(n), (base + i - 1) % _LATTICE] += (part / 6).astype(np.float32)
-    return matrix
-
-
-def noise(lattice: Field, view: str, depth: float, spacing: float, shift: float = 0.0) -> Field:
-    """Cut smooth noise by a plane: a lattice [24, 24, 24] with nodes `spacing` mm apart, from node `shift`.
-
-    Returns
-    -------
-    float32 [96, 96]; its sd is a third of the lattice's.
-    """
-    start, step = SIDE / 2 * STEP / spacing, 2 * STEP / spacing
-    falling = _weights(shift + start, -step, _COARSE)
-    rising = _weights(shift - start, step, _COARSE)
-    lowered = _weights(shift + start + _CENTRE_Z / spacing, -step, _COARSE)
-    through = _weights(round(shift + depth / spacing, 4), 0.0, 1)[0]
-    if view == "axial":
-        return np.asarray(falling @ np.tensordot(lattice, through, (2, 0)).T @ falling.T)
-    if view == "coronal":
-        return np.asarray(lowered @ np.tensordot(lattice, through, (1, 0)).T @ falling.T)
-    return np.asarray(lowered @ np.tensordot(through, lattice, (0, 0)).T @ rising.T)
-
-
-def ramp(value: Field, low: float, high: float) -> Field:
-    """0 below `low`, 1 above `high`, linear between."""
-    return np.asarray(np.clip((value - np.float32(low)) * np.float32(1 / (high - low)), 0, 1))
+    """The plane of a view through a patient at a depth in mm; see `planes.make_plane`."""
+    return planes.make_plane(head.scale, head.warp, view, depth)
 
 
 def cavity(plane: Plane) -> Field:
@@ -195,29 +81,25 @@ def cavity(plane: Plane) -> Field:
     side, y, z = np.abs(plane.x), plane.y, plane.z
     middle = 1 - ramp(y, 14, 38)  # 1 in the middle fossa, 0 in the anterior one
     floor = -22.0 - 22.0 * middle * ramp(side, 6, 24) + 0.0035 * (side - 24) ** 2
-    vault = np.minimum(plane.ellipsoid((0, 0, 10), (68, 86, 64)), 0.85 * (z - floor))
-    back = plane.ellipsoid((0, -44, -32), (54, 38, 33))
-    canal = plane.capsule((0, -14, -20), (0, -30, -60), 17, 11, mirrored=False)
-    cord = plane.capsule((0, -30, -60), (0, -36, -160), 10, 8, mirrored=False)
-    return _soft_max(_soft_max(vault, back, 5), np.maximum(canal, cord), 4)
-
-
-def _soft_max(a: Field, b: Field, width: float) -> Field:
-    """Union of two shapes with a rounded crease (I. Quilez, "Smooth minimum", polynomial)."""
-    h = np.maximum(width - np.abs(a - b), 0)
-    return np.asarray(np.maximum(a, b) + h * h * np.float32(0.25 / width))
+    vault = np.minimum(plane.ellipsoid((0, 0, 10), (68, 86, 64), whole=True), 0.85 * (z - floor))
+    back = plane.ellipsoid((0, -44, -32), (54, 38, 33), whole=True)
+    canal = plane.capsule((0, -14, -20), (0, -30, -60), 17, 11, mirrored=False, whole=True)
+    cord = plane.capsule((0, -30, -60), (0, -36, -160), 10, 8, mirrored=False, whole=True)
+    return soft_max(soft_max(vault, back, 5), np.maximum(canal, cord), 4)
 
 
 def outline(head: Head, plane: Plane, skull: Field) -> Field:
     """Signed distance to the skin."""
-    vault = np.maximum(plane.ellipsoid((0, 0, 10), (68, 86, 64)), plane.ellipsoid((0, -44, -32), (54, 38, 33)))
+    vault = np.maximum(
+        plane.ellipsoid((0, 0, 10), (68, 86, 64), whole=True), plane.ellipsoid((0, -44, -32), (54, 38, 33), whole=True)
+    )
     vault = np.maximum(vault, skull) + np.float32(head.skull + head.scalp)
-    face = plane.ellipsoid((0, 38, -62), (66, 58, 68))
+    face = plane.ellipsoid((0, 38, -62), (66, 58, 68), whole=True)
     nose = plane.capsule((0, 90, -42), (0, 106, -66), 7, 10, mirrored=False)
-    neck = plane.capsule((12, -28, -60), (12, -34, -170), 50, 46)
+    neck = plane.capsule((12, -28, -60), (12, -34, -170), 50, 46, whole=True)
     ear = plane.ellipsoid((78, -18, -36), (8, 11, 17), mirrored=True)
-    soft = _soft_max(_soft_max(face, neck, 30), nose, 12)
-    return _soft_max(_soft_max(vault, soft, 16), ear, 4)
+    soft = soft_max(soft_max(face, neck, 30), nose, 12)
+    return soft_max(soft_max(vault, soft, 16), ear, 4)
 
 
 def partitions(plane: Plane) -> tuple[Field, Field, Field, Field]:
@@ -228,7 +110,7 @@ def partitions(plane: Plane) -> tuple[Field, Field, Field, Field]:
     height = -4 - 0.30 * side + 0.25 * (y + 30)
     tent = np.abs(z - height) * 0.93 + 2 * np.maximum(y + 22, 0)
     cerebellum = np.minimum(0.93 * (height - z), -20 - y)
-    core = plane.ellipsoid((0, -2, 0), (400, 44, 27))
+    core = plane.ellipsoid((0, -2, 0), (400, 44, 27), whole=True)
     falx = side + 2 * np.maximum(np.maximum(core, cerebellum), np.maximum(-14 - z - np.maximum(y - 25, 0), 0))
     slope = z + 8 - 0.22 * (y - 10) + 2.5 * np.sin(side * 0.25)
     reach = np.maximum(36 - side, 0) + np.maximum(np.abs(y - 2) - 32, 0)
@@ -245,7 +127,7 @@ def stem(plane: Plane) -> Field:
     medulla = plane.capsule((0, -16, -38), (0, -30, -66), 10, 7, mirrored=False)
     cord = plane.capsule((0, -30, -66), (0, -36, -170), 6.5, 5.5, mirrored=False)
     peduncle = plane.capsule((8, -18, -32), (22, -36, -34), 6, 5)
-    return np.maximum(np.maximum(_soft_max(pons, middle, 5), np.maximum(medulla, cord)), peduncle)
+    return np.maximum(np.maximum(soft_max(pons, middle, 5), np.maximum(medulla, cord)), peduncle)
 
 
 def fluid(head: Head, plane: Plane, stem: Field, bend: Field) -> tuple[Field, Field]:
@@ -280,7 +162,7 @@ def deep_grey(plane: Plane) -> Field:
 def bright(head: Head, plane: Plane) -> Field:
     """Signed distance to what enhances in health: sinuses, arteries, choroid plexus, normal pituitary gland."""
     r = head.vessels
-    rim = plane.ellipsoid((0, 0, 10), (400, 86, 64))  # the vault's outline in the midline
+    rim = plane.ellipsoid((0, 0, 10), (400, 86, 64), whole=True)  # the vault's outline in the midline
     sinus = 3.4 + r - np.hypot(plane.x, rim - 1.5) - np.maximum(plane.y - 55, 0) - 4 * np.maximum(-plane.z - 12, 0)
     gland = plane.ellipsoid(SELLA, (6.5, 4.5, head.gland))
     parts = (

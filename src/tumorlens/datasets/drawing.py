@@ -1,6 +1,11 @@
 """A plane through a head → the signal of a contrast-enhanced T1 slice.
 
-Shapes come on a coarse grid and are brought to the fine one, where edges are drawn.
+Shapes come on a coarse grid of 2.5 mm and are brought to 1.25 mm, where edges are drawn: that keeps a slice
+at a few ms.
+
+The folded cortex follows one idea: the zero set of band-limited noise is a labyrinth of sheets like the
+sulci. The distance to the nearer of surface and sheet, p, then gives CSF (p small), grey matter (the next
+3 mm) and white matter (beyond), so the ribbon follows surface and sulci alike.
 """
 
 from __future__ import annotations
@@ -11,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.datasets import anatomy
-from tumorlens.datasets.anatomy import SIDE, Field, Head, Plane, ramp
+from tumorlens.datasets.anatomy import Head
+from tumorlens.datasets.planes import SIDE, Field, Plane, noise, ramp
 
 # Signal of tissues, as a fraction of fat's.
 AIR, CSF, BONE, MUSCLE, VESSEL = 0.015, 0.13, 0.055, 0.28, 0.64
@@ -63,7 +69,7 @@ def draw_head(head: Head, plane: Plane, pushed: Plane | None = None) -> tuple[Fi
     """
     inner = pushed or plane
     view, depth = plane.view, plane.depth
-    folds, bend, grain = (anatomy.noise(head.folds, view, depth, *at) for at in ((6.6, 0.0), (9.0, 7.3), (3.4, 11.3)))
+    folds, bend, grain = (noise(head.folds, view, depth, *at) for at in ((6.6, 0.0), (9.0, 7.3), (3.4, 11.3)))
     cavity = anatomy.cavity(plane)
     tent, falx, sylvian, cortical = anatomy.partitions(inner)
     stem = anatomy.stem(inner)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.datasets.anatomy import SELLA, Field, Head, Plane, Point, cavity, make_plane, noise, ramp
+from tumorlens.datasets.anatomy import SELLA, Head, cavity, make_plane
 from tumorlens.datasets.drawing import BONE, CSF, blend, draw_head, finer
+from tumorlens.datasets.planes import Field, Plane, Point, noise, ramp
 
 LABELS = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -72,7 +73,7 @@ def make_lesion(seed: int, label: str, patient: int, head: Head, view: str, dept
         centre=(x, y, z),
         radii=(a, b, c),
         shift=rng.uniform(0, 24),
-        signal=rng.uniform(0.80, 1.0),
+        signal=rng.uniform(0.76, 0.96),
         rim=rng.uniform(2.2, 4.2),
         core=rng.uniform(0.15, 0.27),
         oedema=rng.uniform(6, 16),
@@ -119,7 +120,7 @@ def draw(head: Head, lesion: Lesion | None, view: str, depth: float) -> tuple[Fi
 
 def _body(plane: Plane, lesion: Lesion) -> Field:
     """Signed distance to the tumour before lumps and walls shape it."""
-    body = plane.ellipsoid(lesion.centre, lesion.radii)
+    body = plane.ellipsoid(lesion.centre, lesion.radii, whole=True)
     if lesion.label == "pituitary":
         x, y, z = lesion.centre
         r = lesion.radius * lesion.bulge

@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from tumorlens.datasets.anatomy import SIDE, STEP, VIEWS, Head, make_head
+from tumorlens.datasets.anatomy import Head, make_head
 from tumorlens.datasets.lesions import LABELS, Lesion, draw, make_lesion
+from tumorlens.datasets.planes import SIDE, STEP, VIEWS
 from tumorlens.datasets.scanner import Scan, acquire, make_scan, slice_depth
 from tumorlens.errors import ConfigError, RunError
 from tumorlens.progress import Bar
@@ -35,7 +36,7 @@ __all__ = ["LABELS", "VIEWS", "PhantomSlice", "contact_sheet", "make_slice", "wr
 
 GENERATOR = 1  # raised when pixels change: a data set of another generator is made anew
 SLICES = 2  # of one patient in a data set
-N_TRAIN, N_TEST = 480, 240
+N_TRAIN, N_TEST = 960, 240
 _UID_ROOT = "1.2.826.0.1.3680043.8.498."  # pydicom's, free for anyone to derive identifiers from
 _STACK = np.arange(-64.0, 81.0, 4.0)  # mm, heights of a volume's axial slices
 
@@ -95,7 +96,7 @@ def write_dataset(folder: Path, *, n_train: int = N_TRAIN, n_test: int = N_TEST,
     Returns
     -------
     Path
-        `folder`.
+        `folder`, absolute.
 
     Raises
     ------
@@ -110,6 +111,7 @@ def write_dataset(folder: Path, *, n_train: int = N_TRAIN, n_test: int = N_TEST,
             raise ConfigError(f"{option} is {n}.", cure=f"Give {len(LABELS)} or more: one image a class.")
     facts: Json = {"generator": GENERATOR, "seed": seed, "n_train": n_train, "n_test": n_test}
     plan = [*_plan("Training", n_train), *_plan("Testing", n_test)]
+    folder = folder.absolute()
     if _holds(folder, facts, plan):
         return folder
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tumorlens.datasets.anatomy import SIDE, STEP, VIEWS, Field, ramp
 from tumorlens.datasets.drawing import AIR
+from tumorlens.datasets.planes import SIDE, STEP, VIEWS, Field, ramp
 
 _SIZES = ((256, 256), (256, 256), (256, 256), (240, 240), (256, 216), (224, 256))  # rows, columns
 _LEVELS = 8192  # steps of the brightness curve, over 0 to 4 times fat's signal
@@ -68,7 +68,7 @@ def make_scan(seed: int, patient: int) -> Scan:
         bias=rng.normal(0, 0.18, (4, 4)).astype(np.float32),
         noise=rng.uniform(0.008, 0.026),
         gamma=rng.uniform(0.8, 1.15),
-        gain=rng.uniform(165, 265),
+        gain=rng.uniform(150, 270),
     )
 
 

@@ -17,7 +17,7 @@ from tumorlens.report.material import Measured
 from tumorlens.statistics import wilson
 
 WIDTH, HEIGHT = 400, 272
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 42
 _W, _H = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 COLOURS, DASHES = 6, 4  # of the style sheet: .c0 … .c5, .d0 … .d3
 CORNERS = (0.05, 0.1, 0.2, 0.4)  # sides of the ROC corner that may be shown larger

@@ -1,0 +1,282 @@
+"""Activations kept on disk, and training on them: the same result as without, resumable, frozen parts untouched."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import ResNet
+
+from tumorlens import features, train
+from tumorlens.configurations import Configuration
+from tumorlens.datasets.fetch import fetch
+from tumorlens.datasets.index import Row, build_index
+from tumorlens.datasets.splits import split_index
+from tumorlens.errors import DataError, RunError
+from tumorlens.features import activations
+from tumorlens.model import build, find_weights, forward, set_learning
+from tumorlens.train import InMemory, Part, fit, fit_head_lbfgs, predict_logits
+
+CPU = torch.device("cpu")
+EXACT = {"device": CPU, "precision": torch.float32}
+LAYER4 = Configuration("layer4", ("layer4", "fc"), learning_rate=1e-3, batch_size=8, max_epochs=2, patience=2)
+
+
+@pytest.fixture(scope="module")
+def rows(small_folder: Path, small_cache: Path) -> tuple[Row, ...]:
+    index = build_index(fetch(str(small_folder), cache=small_cache), small_cache)
+    return split_index(index, seed=0).rows
+
+
+def network() -> ResNet:
+    return build(find_weights("none"), 4, seed=0)
+
+
+def part(rows: tuple[Row, ...], split: str) -> Part:
+    classes = sorted({row.label for row in rows})
+    kept = [row for row in rows if row.split == split]
+    return Part(tuple(r.sha256 for r in kept), torch.tensor([classes.index(r.label) for r in kept]))
+
+
+def test_one_pass_serves_every_boundary(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:
+    model = network()
+    first, computed = activations(model, ["layer2", "avgpool"], rows, small_folder, cache=tmp_path, **EXACT)
+    assert computed == len({row.sha256 for row in rows})
+    again, computed = activations(model, ["layer2", "avgpool"], rows, small_folder, cache=tmp_path, **EXACT)
+    assert computed == 0
+    hashes = [row.sha256 for row in rows][:5]
+    for boundary in ("layer2", "avgpool"):
+        assert torch.equal(first[boundary].rows(hashes), again[boundary].rows(hashes))
+    assert first["layer2"].rows(hashes).shape == (5, 128, 28, 28)
+    with torch.inference_mode():
+        onward = forward(model, first["layer2"].rows(hashes), "layer2", "avgpool")
+    assert torch.allclose(onward, first["avgpool"].rows(hashes), rtol=1e-4, atol=1e-5)
+
+
+def test_stale_caches_are_never_read(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:
+    model = network()
+    args = (["layer1"], rows[:4], small_folder)
+    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
+    with torch.no_grad():
+        model.layer2[0].conv1.weight.add_(1)  # after the boundary: the cache still holds
+    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 0
+    with torch.no_grad():
+        model.layer1[0].bn1.running_mean.add_(0.1)  # a statistic counts as much as a weight
+    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
+    assert activations(model, ["layer1"], rows[1:5], small_folder, cache=tmp_path, **EXACT)[1] == 4
+    assert activations(model, *args, cache=tmp_path, device=CPU, precision=torch.bfloat16)[1] == 4
+    for file in (tmp_path / "features").glob("*.npy"):
+        file.write_bytes(file.read_bytes()[:-1])
+    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
+
+
+def test_an_interrupted_pass_goes_on(
+    rows: tuple[Row, ...], small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    whole, n = activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "a", **EXACT, batch_size=4)
+    real, calls = features._forward_all, []
+
+    def stop_in_the_middle(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(features, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(features, "_forward_all", stop_in_the_middle)
+    with pytest.raises(KeyboardInterrupt):
+        activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "b", **EXACT, batch_size=4)
+    monkeypatch.setattr(features, "_forward_all", real)
+    rest, computed = activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "b", **EXACT, batch_size=4)
+    assert computed == n - 8
+    hashes = [row.sha256 for row in rows]
+    assert torch.equal(whole["layer2"].rows(hashes), rest["layer2"].rows(hashes))
+
+
+def test_out_of_memory_halves_the_batch(
+    rows: tuple[Row, ...],
+    small_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = network()
+    whole, _ = activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "a", **EXACT)
+    real = features._forward_all
+
+    def small_memory(model: ResNet, pixels: np.ndarray, *args: object) -> object:
+        if len(pixels) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, pixels, *args)
+
+    monkeypatch.setattr(features, "_forward_all", small_memory)
+    found, computed = activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "b", **EXACT, batch_size=16)
+    assert computed == len({r.sha256 for r in rows})
+    assert "going on with 4" in capsys.readouterr().err
+    hashes = [row.sha256 for row in rows]
+    assert torch.allclose(found["avgpool"].rows(hashes), whole["avgpool"].rows(hashes), rtol=1e-4, atol=1e-5)
+
+    def broken(*args: object) -> object:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(features, "_forward_all", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "c", **EXACT)
+
+
+def test_an_image_that_vanished_is_named(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:
+    gone = dataclasses.replace(rows[0], path="Training/glioma/gone.png", sha256="0" * 64)
+    with pytest.raises(DataError, match=r"gone\.png was readable"):
+        activations(network(), ["avgpool"], [gone], small_folder, cache=tmp_path, **EXACT)
+
+
+def test_cached_and_recomputed_training_end_in_the_same_weights(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path
+) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    ends = []
+    for boundary in ("layer3", "image"):  # from kept activations, and through the whole network each time
+        model = network()
+        source = activations(model, [boundary], rows, small_folder, cache=small_cache, **EXACT)[0][boundary]
+        fit(model, LAYER4, source, training, validation, seed=0, **EXACT)
+        ends.append(model.state_dict())
+    for key, value in ends[0].items():
+        # Convolutions of other batch shapes may sum in another order: relative 1e-3 after 6 steps.
+        assert torch.allclose(value, ends[1][key], rtol=1e-3, atol=1e-4), key
+
+
+def test_frozen_parts_stay_bit_identical_and_learning_ones_change(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path
+) -> None:
+    model = network()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    # From images, so that frozen BatchNorm runs in every step.
+    source = activations(model, ["image"], rows, small_folder, cache=small_cache, **EXACT)[0]["image"]
+    history, _ = fit(model, LAYER4, source, part(rows, "train"), part(rows, "validation"), seed=0, **EXACT)
+    assert any(record["best"] for record in history)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]) != key.startswith(("layer4.", "fc.")), key
+
+
+def test_the_head_learns_and_stops_early(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+    model = network()
+    cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    training, validation = part(rows, "train"), part(rows, "validation")
+    source = InMemory.load(cached, (training, validation))
+    quick = Configuration("initial", ("fc",), learning_rate=0.05, max_epochs=200, patience=5)
+    history, stopped = fit(model, quick, source, training, validation, seed=0, **EXACT)
+    best = min(history, key=lambda r: r["validation_loss"])
+    assert "early stopping" in stopped
+    assert len(history) == best["epoch"] + 5
+    assert [r["epoch"] for r in history if r["best"]][-1] == best["epoch"]
+    # The model is left with the best epoch's weights, not the last one's.
+    logits = predict_logits(model, source, validation.hashes, **EXACT)
+    loss = float(torch.nn.functional.cross_entropy(logits, validation.labels))
+    assert loss == pytest.approx(best["validation_loss"], rel=1e-6)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_lbfgs_solves_the_head(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    model = network()
+    cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    training, validation = part(rows, "train"), part(rows, "validation")
+    source = InMemory.load(cached, (training, validation))
+    configuration = Configuration("initial_lbfgs", ("fc",), learning_rate=1e-3, head_solver="lbfgs")
+    history, _ = fit_head_lbfgs(model, configuration, source, training, validation)
+    best = min(history, key=lambda r: r["validation_loss"])
+    oracle = LogisticRegression(C=best["c"], max_iter=20_000).fit(source.rows(training.hashes), training.labels)
+    logits = predict_logits(model, source, validation.hashes, **EXACT)
+    wanted = oracle.predict_proba(source.rows(validation.hashes))
+    assert np.allclose(torch.softmax(logits, 1), wanted, atol=1e-3)
+
+
+def test_resuming_ends_where_an_uninterrupted_run_does(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    source = activations(network(), ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
+    configuration = dataclasses.replace(LAYER4, max_epochs=4, patience=4)
+    whole = network()
+    history, _ = fit(whole, configuration, source, training, validation, seed=0, **EXACT)
+
+    def stop_after_two(record: dict[str, object]) -> None:
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    last = tmp_path / "last.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), configuration, source, training, validation, seed=0, **EXACT, last=last, on_epoch=stop_after_two)
+    seen: list[int] = []
+    resumed = network()
+    again, _ = fit(
+        resumed, configuration, source, training, validation, seed=0, **EXACT,
+        last=last, on_epoch=lambda r: seen.append(r["epoch"]),
+    )  # fmt: skip
+    assert seen == [1, 2, 3, 4]
+    for a, b in zip(history, again, strict=True):
+        assert {k: v for k, v in a.items() if k not in ("seconds", "images_per_s")} == {
+            k: v for k, v in b.items() if k not in ("seconds", "images_per_s")
+        }
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_a_damaged_or_foreign_state_starts_anew(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    source = InMemory.load(cached, (training, validation))
+    configuration = Configuration("initial", ("fc",), learning_rate=0.01, max_epochs=2)
+    last = tmp_path / "last.pt"
+    last.write_bytes(b"no state")
+    fit(network(), configuration, source, training, validation, seed=0, **EXACT, last=last)
+    assert "damaged" in capsys.readouterr().err
+    history, _ = fit(network(), configuration, source, training, validation, seed=1, **EXACT, last=last)
+    assert "another configuration" in capsys.readouterr().err
+    assert len(history) == 2
+
+
+def test_a_diverging_loss_is_an_error(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    source = InMemory.load(cached, (training, validation))
+    wild = Configuration("wild", ("fc",), learning_rate=1e38, optimizer="sgd", max_epochs=3)
+    with pytest.raises(RunError, match="diverged"):
+        fit(network(), wild, source, training, validation, seed=0, **EXACT)
+
+
+def test_the_last_batch_is_never_a_single_image(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    assert len(training) == 27
+    source = activations(network(), ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
+    sizes: list[int] = []
+
+    @dataclasses.dataclass
+    class Counting:
+        boundary: str = "layer3"
+
+        def rows(self, hashes: list[str]) -> torch.Tensor:
+            sizes.append(len(hashes))
+            return source.rows(hashes)
+
+    odd = dataclasses.replace(LAYER4, batch_size=13, max_epochs=1)  # 27 = 13 + 13 + 1
+    fit(network(), odd, Counting(), training, validation, seed=0, **EXACT)
+    assert sizes[:2] == [13, 14]
+
+
+def test_frozen_layers_are_in_eval_mode_while_others_train() -> None:
+    model = network()
+    set_learning(model, ("layer4", "fc"), training=True)
+    assert not model.layer3.training
+    assert not model.bn1.training
+    assert model.layer4[0].bn1.training
+    assert not any(p.requires_grad for p in model.layer3.parameters())
+    assert json.dumps(train.LBFGS_C)  # plain numbers, as they stand in history.jsonl

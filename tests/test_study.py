@@ -1,0 +1,252 @@
+"""The whole study on small generated data: what it leaves, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from tumorlens import Study, compare_run, evaluate_run, report_run, run_study
+from tumorlens.errors import ConfigError, FetchError, RunError
+from tumorlens.runs import read_json
+
+
+def options(small_folder: Path, small_cache: Path, out: Path, **changes: object) -> Study:
+    values: dict[str, object] = {
+        "data": str(small_folder), "weights": "none", "out": out, "cache": small_cache, "max_epochs": 2,
+        "device": "cpu",
+    }  # fmt: skip
+    return Study(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(small_folder: Path, small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    result = run_study(options(small_folder, small_cache, out), command="tumorlens study --data x")
+    assert result["report"] == str(out / "report.html")
+    return out
+
+
+def test_a_study_leaves_what_the_design_names(finished: Path) -> None:
+    found = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
+    expected = {"study.json", "index.csv", "audit.json", "comparison.json", "report.html"}
+    for name, checkpoint in (
+        ("initial", "best_brain_tumor_resnet18"),
+        ("finetuned", "best_brain_tumor_resnet18_finetuned"),
+    ):
+        files = (
+            f"{checkpoint}.pth",
+            f"{checkpoint}.json",
+            "history.jsonl",
+            "predictions.csv",
+            "metrics.json",
+            "training.json",
+        )
+        expected |= {f"{name}/{file}" for file in files}
+    assert found == expected
+
+
+def test_study_json_says_what_went_in(finished: Path, small_folder: Path) -> None:
+    record = read_json(finished / "study.json")
+    assert record["config"]["data"] == str(small_folder)
+    assert record["split"] == {"train": 27, "validation": 5, "test": 12, "seed": 0,
+                               "source": "85/15 stratified by seed", "test_source": "folder"}  # fmt: skip
+    assert record["weights"]["kind"] == "none"
+    assert record["device"]["why"]
+    assert record["environment"]["torch"] == torch.__version__.split("+")[0] or record["environment"]["torch"]
+    assert len(record["dataset"]["fingerprint"]) == 64
+    assert record["dataset"]["comparable_to_published"] is False
+    assert record["peak_memory_gb"] > 0
+    assert record["timing"]["total_s"] > 0
+
+
+@pytest.mark.parametrize("name", ["initial", "finetuned"])
+def test_checkpoints_load_in_plain_torchvision(finished: Path, name: str) -> None:
+    training = read_json(finished / name / "training.json")
+    path = finished / name / training["checkpoint"]
+    model = resnet18(num_classes=4)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    card = read_json(path.with_suffix(".json"))
+    assert card["classes"] == ["glioma", "meningioma", "notumor", "pituitary"]
+    assert card["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert card["sha256"] == training["checkpoint_sha256"]
+
+
+def test_finetuned_starts_from_initials_best(finished: Path) -> None:
+    a = torch.load(finished / "initial" / "best_brain_tumor_resnet18.pth", weights_only=True)
+    b = torch.load(finished / "finetuned" / "best_brain_tumor_resnet18_finetuned.pth", weights_only=True)
+    for key in a:
+        assert torch.equal(a[key], b[key]) != key.startswith(("layer3.", "layer4.", "fc.")), key
+
+
+def test_predictions_are_those_of_the_checkpoint(finished: Path, small_folder: Path) -> None:
+    from tumorlens.images import read_image
+    from tumorlens.model import normalise
+
+    model = resnet18(num_classes=4).eval()
+    path = finished / "finetuned" / "best_brain_tumor_resnet18_finetuned.pth"
+    model.load_state_dict(torch.load(path, weights_only=True))
+    with (finished / "finetuned" / "predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"][:6]
+    x = torch.stack([torch.from_numpy(read_image(small_folder / r["path"])[0]).permute(2, 0, 1) for r in rows])
+    with torch.inference_mode():
+        wanted = torch.softmax(model(normalise(x)), 1)
+    ours = torch.tensor([[float(r[f"p_{c}"]) for c in ("glioma", "meningioma", "notumor", "pituitary")] for r in rows])
+    assert torch.allclose(ours, wanted, atol=1e-4)
+
+
+def test_the_same_command_again_does_nothing_new(
+    finished: Path, small_folder: Path, small_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "finetuned" / "training.json").read_bytes()
+    run_study(options(small_folder, small_cache, finished))
+    assert "finetuned: already trained" in capsys.readouterr().err
+    assert (finished / "finetuned" / "training.json").read_bytes() == before
+
+
+def test_stages_give_what_the_study_gives(
+    finished: Path, small_folder: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    whole = read_json(finished / "comparison.json")
+    out = tmp_path / "staged"
+    command = [sys.executable, "-m", "tumorlens.cli", "train", "--data", str(small_folder), "--weights", "none",
+               "--max-epochs", "2", "--device", "cpu", "--cache", str(small_cache), "--out", str(out)]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    evaluate_run(out)
+    staged = compare_run(out)
+    for key in ("pairs", "verdict"):
+        assert staged[key] == whole[key]
+    assert report_run(out).exists()
+
+
+def test_other_studies_folders_are_refused(finished: Path, small_folder: Path, small_cache: Path) -> None:
+    with pytest.raises(RunError, match="another study: its config seed is 0"):
+        run_study(options(small_folder, small_cache, finished, seed=1))
+    with pytest.raises(RunError, match="max_epochs = 2, not 3"):
+        run_study(options(small_folder, small_cache, finished, max_epochs=3))
+
+
+def test_a_configuration_can_be_added_later(finished: Path, small_folder: Path, small_cache: Path) -> None:
+    run_study(options(small_folder, small_cache, finished, configurations=("initial_lbfgs",)))
+    comparison = read_json(finished / "comparison.json")
+    assert comparison["configurations"] == ["initial", "finetuned", "initial_lbfgs"]
+
+
+def test_killed_and_started_again_ends_the_same(small_folder: Path, small_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        '[[configuration]]\nname = "layer4"\nlearns = ["layer4", "fc"]\nlearning_rate = 1e-3\nbatch_size = 8\n'
+        "max_epochs = 5\n"
+    )
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, "-m", "tumorlens.cli", "train", "--data", str(small_folder), "--weights", "none",
+                "--device", "cpu", "--cache", str(small_cache), "--out", str(out), "--configurations", "initial",
+                "--config", str(tmp_path / "c.toml")]  # fmt: skip
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    last = killed / "layer4" / "last.pt"
+    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "layer4 epoch  2" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stderr.close()
+    assert process.wait() == -signal.SIGKILL
+    assert last.exists()
+    again = subprocess.run(command(killed), capture_output=True, text=True, check=True)
+    assert "layer4: going on after epoch" in again.stderr
+    subprocess.run(command(whole), capture_output=True, check=True)
+    name = "best_brain_tumor_resnet18_layer4.pth"
+    a, b = (torch.load(run / "layer4" / name, weights_only=True) for run in (killed, whole))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not last.exists()
+
+
+def test_ctrl_c_prints_how_to_go_on(small_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tumorlens.cli", "study", "--data", str(small_folder), "--weights", "none",
+               "--device", "cpu", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if "initial epoch  1" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "tumorlens study --data" in err
+    assert "Traceback" not in seen + out + err
+
+
+def test_an_unwritable_folder_is_named_before_any_work(small_folder: Path, small_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    began = time.monotonic()
+    with pytest.raises(RunError, match="is a file"):
+        run_study(options(small_folder, small_cache, tmp_path / "file"))
+    with pytest.raises(RunError, match="cannot be written"):
+        run_study(options(small_folder, small_cache, tmp_path / "file" / "below"))
+    assert time.monotonic() - began < 20
+
+
+def test_missing_weights_stop_a_study_unless_told_otherwise(
+    small_folder: Path, small_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from tumorlens import model
+
+    def offline() -> Path:
+        raise FetchError("The ImageNet weights could not be downloaded (offline).", cure="Name a file.")
+
+    monkeypatch.setattr(model, "_download", offline)
+    with pytest.raises(FetchError):
+        run_study(options(small_folder, small_cache, tmp_path / "a", weights="imagenet"))
+    study = options(
+        small_folder, small_cache, tmp_path / "b", weights="imagenet", random_weights_if_unavailable=True,
+        configurations=("initial",),
+    )  # fmt: skip
+    run_study(study)
+    assert "WARNING: random weights" in capsys.readouterr().err
+    assert "random" in (tmp_path / "b" / "report.html").read_text().lower()
+
+
+def test_tensorboard_events(small_folder: Path, small_cache: Path, tmp_path: Path) -> None:
+    run_study(options(small_folder, small_cache, tmp_path / "run", tensorboard=True, configurations=("initial",)))
+    assert list((tmp_path / "run" / "initial" / "tensorboard").glob("events*"))
+
+
+def test_seeds_are_summed_up(finished: Path, small_folder: Path, small_cache: Path, tmp_path: Path) -> None:
+    from tumorlens.stages import sum_up
+
+    other = tmp_path / "other"
+    run_study(options(small_folder, small_cache, other, seed=1, configurations=("initial",)))
+    summary = sum_up([finished, other])
+    values = [read_json(r / "initial" / "metrics.json")["parts"]["test"]["accuracy"] for r in (finished, other)]
+    assert summary["initial"]["values"] == values
+    assert summary["initial"]["mean"] == pytest.approx(sum(values) / 2)
+    assert set(summary) == {"initial"}
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    for stage in (evaluate_run, compare_run, report_run):
+        with pytest.raises(RunError, match="missing"):
+            stage(tmp_path)
+    with pytest.raises(ConfigError):
+        Study(max_epochs=-1)
+
+
+def test_history_is_a_line_an_epoch(finished: Path) -> None:
+    lines = (finished / "initial" / "history.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [r["epoch"] for r in records] == [1, 2]
+    assert os.path.getsize(finished / "report.html") > 10_000  # noqa: PTH202
