@@ -300,6 +300,8 @@ def test_phantom_is_made_once_a_seed(cache: Path, monkeypatch: pytest.MonkeyPatc
     made: list[int] = []
 
     class Generator:
+        GENERATOR = 7
+
         @staticmethod
         def write_dataset(folder: Path, *, seed: int = 0) -> Path:
             made.append(seed)
@@ -311,7 +313,7 @@ def test_phantom_is_made_once_a_seed(cache: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "tumorlens.datasets.phantom", Generator)  # type: ignore[arg-type]
     first = fetch.fetch("phantom", cache=cache, seed=3)
     assert first == fetch.fetch("phantom", cache=cache, seed=3)
-    assert first.root == cache / "phantom" / "seed3"
+    assert first.root == cache / "phantom" / "v7-seed3"
     assert first.classes == ("glioma", "notumor")
     assert first.generated
     assert "seed 3" in first.source

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -142,7 +143,10 @@ class Workbench:
             for record in history:
                 say(f"  C {record['c']:<6g} validation loss {record['validation_loss']:.4f}")
         else:
-            with _events(folder, self.study.tensorboard) as event:
+            # A head's steps are so small that a second thread costs more than it gives, and waiting for
+            # it under other load can make an epoch a hundred times slower.
+            alone = configuration.frozen_prefix == "avgpool" and self.device.type == "cpu"
+            with _events(folder, self.study.tensorboard) as event, _threads(1 if alone else torch.get_num_threads()):
 
                 def on_epoch(record: Json) -> None:
                     _say_epoch(name, record)
@@ -237,6 +241,16 @@ class Workbench:
 def _quick(source: Activations, parts: Sequence[Part]) -> Source:
     """512 numbers an image fit into memory; everything larger is read batch by batch."""
     return InMemory.load(source, parts) if source.boundary == "avgpool" else source
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _say_epoch(name: str, record: Json) -> None:

@@ -86,12 +86,13 @@ def fetch(data: str, *, cache: Path, seed: int = 0, download: Callable[[], Path]
 
 
 def _phantom(cache: Path, seed: int) -> Path:
-    from tumorlens.datasets.phantom import write_dataset
+    from tumorlens.datasets.phantom import GENERATOR, write_dataset
 
     def make(folder: Path) -> None:
         write_dataset(folder, seed=seed)
 
-    return made_whole(cache / "phantom" / f"seed{seed}", make, lambda folder: any(folder.iterdir()))
+    # The generator's number is in the name: pixels of an older one are not taken for this one's.
+    return made_whole(cache / "phantom" / f"v{GENERATOR}-seed{seed}", make, lambda folder: any(folder.iterdir()))
 
 
 def find_parts(root: Path, *, source: str, generated: bool = False) -> ImageFolder:

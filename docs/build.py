@@ -1,0 +1,158 @@
+"""Documents from measurements: every figure that they quote comes from JSON that a run or benchmark left.
+
+python docs/build.py collect RUN NAME    keep a run's numbers as docs/results/NAME.json (no images, no paths)
+python docs/build.py                     write docs/figures.json, docs/results.md and docs/cli.md
+python docs/build.py --check             fail where these are not what the command would write
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+COMMANDS = ("study", "train", "evaluate", "compare", "report", "data fetch", "data check")
+#: Runs that the figures come from, by the names under which they were collected.
+FP32, SEEDS = "v1-fp32-seed0", ("v1-bf16-seed0", "v1-bf16-seed1", "v1-bf16-seed2")
+
+
+def collect(root: Path, name: str) -> None:
+    """Keep what a run measured, without images, paths of a machine or per-image answers."""
+    study = read(root / "study.json")
+    del study["dataset"]["root"]
+    study["command"] = " ".join(Path(w).name if "/" in w else w for w in study["command"].split())
+    for key in ("data", "weights", "out", "cache", "config", "split"):
+        if study["config"].get(key):
+            study["config"][key] = Path(study["config"][key]).name
+    comparison = read(root / "comparison.json")
+    for pair in comparison["pairs"]:
+        del pair["corrected_images"], pair["introduced_images"]
+    kept: dict[str, Any] = {"name": name, "study": study, "comparison": comparison, "configurations": {}}
+    for configuration in comparison["configurations"]:
+        folder = root / configuration
+        metrics = read(folder / "metrics.json")
+        for part in metrics["parts"].values():
+            del part["roc"], part["text"]
+        history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        training = read(folder / "training.json")
+        kept["configurations"][configuration] = {"training": training, "metrics": metrics, "history": history}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    print(RESULTS / f"{name}.json")
+
+
+def read(path: Path) -> Any:
+    """A JSON file."""
+    return json.loads(path.read_text())
+
+
+def results() -> dict[str, Any]:
+    """All collected runs and benchmarks by name."""
+    return {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def accuracy(run: Any, configuration: str) -> float:
+    """Accuracy on the official test images."""
+    return float(run["configurations"][configuration]["metrics"]["parts"]["test"]["accuracy"])
+
+
+def figures(found: dict[str, Any]) -> dict[str, float]:
+    """The flat table of docs/figures.json; a figure whose run was not collected is left out."""
+    flat: dict[str, float] = {}
+    for configuration in ("initial", "initial_lbfgs", "finetuned"):
+        for name in (FP32, f"{FP32}-lbfgs"):
+            if name in found and configuration in found[name]["configurations"]:
+                flat[f"{configuration}.official.accuracy"] = accuracy(found[name], configuration)
+        runs = [found[s] for s in SEEDS if s in found and configuration in found[s]["configurations"]]
+        if len(runs) == len(SEEDS):
+            values = [accuracy(run, configuration) for run in runs]
+            flat[f"{configuration}.official.accuracy.mean3"] = sum(values) / len(values)
+            flat[f"{configuration}.official.accuracy.min3"] = min(values)
+            flat[f"{configuration}.official.accuracy.max3"] = max(values)
+    if FP32 in found:
+        study = found[FP32]["study"]
+        flat["study.cold_minutes"] = study["timing"]["total_s"] / 60
+        flat["study.peak_gb"] = study["peak_memory_gb"]
+    if "v1-warm-initial" in found:
+        flat["study.warm_initial_s"] = found["v1-warm-initial"]["study"]["timing"]["total_s"]
+    if "phantom-seed0" in found:
+        flat["phantom.finetuned.accuracy"] = accuracy(found["phantom-seed0"], "finetuned")
+    for name in ("bench-cli", "bench-phantom"):
+        flat |= found.get(name, {}).get("figures", {})
+    return flat
+
+
+def cli_reference() -> str:
+    """docs/cli.md: the --help of every command, as it is printed."""
+    lines = ["# Command line", "", "Written by `make figures` from `--help`.", ""]
+    for command in ("", *COMMANDS):
+        words = ["tumorlens", *command.split()]
+        code = "import sys; from tumorlens.cli import main; sys.exit(main(sys.argv[1:]))"
+        shown = subprocess.run(
+            [sys.executable, "-c", code, *words[1:], "--help"],
+            capture_output=True, text=True, check=True, env={"COLUMNS": "100", "NO_COLOR": "1", "PATH": ""},
+        ).stdout  # fmt: skip
+        shown = re.sub(r"[ \t]+$", "", shown, flags=re.M).strip()
+        lines += [f"## {' '.join(words)}", "", "```", shown, "```", ""]
+    return "\n".join(lines)
+
+
+def results_page(found: dict[str, Any], flat: dict[str, float]) -> str:
+    """docs/results.md."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["pc"] = lambda value: f"{value * 100:.2f} %"
+    template = environment.from_string((HERE / "results.md.j2").read_text())
+    return template.render(runs=found, figures=flat, fp32=FP32, seeds=SEEDS, accuracy=accuracy).rstrip() + "\n"
+
+
+def quoted(page: Path, flat: dict[str, float]) -> str:
+    """A page with its figures renewed: `<!-- figure NAME FORMAT -->text<!-- /figure -->`."""
+
+    def renew(match: re.Match[str]) -> str:
+        name, form = match[1], match[2]
+        if name not in flat:
+            sys.exit(f"{page}: no figure {name!r}. Collect the run that it comes from.")
+        value = flat[name] * 100 if form.endswith("%") else flat[name]
+        text = f"{value:.{form[0]}f}" + (" %" if form.endswith("%") else "")
+        return f"<!-- figure {name} {form} -->{text}<!-- /figure -->"
+
+    return re.sub(r"<!-- figure (\S+) (\S+) -->.*?<!-- /figure -->", renew, page.read_text(), flags=re.S)
+
+
+def main(words: list[str]) -> int:
+    """Collect, write or check; returns the exit code."""
+    if words[:1] == ["collect"] and len(words) == 3:
+        collect(Path(words[1]), words[2])
+        return 0
+    if words not in ([], ["--check"]):
+        print(__doc__)
+        return 2
+    found = results()
+    flat = figures(found)
+    wanted = {
+        HERE / "figures.json": json.dumps({k: round(v, 6) for k, v in flat.items()}, indent=2) + "\n",
+        HERE / "results.md": results_page(found, flat),
+        HERE / "cli.md": cli_reference(),
+    }
+    for page in (HERE.parent / "README.md", HERE / "lab-notes.md"):
+        wanted[page] = quoted(page, flat)
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    if words == ["--check"]:
+        for path in stale:
+            print(f"{path.relative_to(HERE.parent)} is stale: run `make figures`.")
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(wanted[path])
+        print(f"wrote {path.relative_to(HERE.parent)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
