@@ -168,7 +168,7 @@ def test_the_head_learns_and_stops_early(rows: tuple[Row, ...], small_folder: Pa
     cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
     training, validation = part(rows, "train"), part(rows, "validation")
     source = InMemory.load(cached, (training, validation))
-    quick = Configuration("initial", ("fc",), learning_rate=0.004, max_epochs=200, patience=5)
+    quick = Configuration("initial", ("fc",), learning_rate=0.001, max_epochs=200, patience=5)
     history, stopped = fit(model, quick, source, training, validation, seed=0, **EXACT)
     best = min(history, key=lambda r: r["validation_loss"])
     assert "early stopping" in stopped
