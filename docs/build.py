@@ -18,9 +18,11 @@ import jinja2
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-COMMANDS = ("study", "train", "evaluate", "compare", "report", "data fetch", "data check")
+COMMANDS = ("study", "train", "evaluate", "compare", "report", "data fetch", "data check", "data audit")
 #: Runs that the figures come from, by the names under which they were collected.
 FP32, SEEDS = "v1-fp32-seed0", ("v1-bf16-seed0", "v1-bf16-seed1", "v1-bf16-seed2")
+LEAK, TWIN_FREE_TRAIN = "v1-fp32-seed0-leak", "v1-bf16-seed0-twin-free-train"
+FOLDS = {"0.99": "v1-bf16-folds-0.99", "0.95": "v1-bf16-folds-0.95"}
 
 
 def collect(root: Path, name: str) -> None:
@@ -28,7 +30,7 @@ def collect(root: Path, name: str) -> None:
     study = read(root / "study.json")
     del study["dataset"]["root"]
     study["command"] = " ".join(Path(w).name if "/" in w else w for w in study["command"].split())
-    for key in ("data", "weights", "out", "cache", "config", "split"):
+    for key in ("data", "weights", "out", "cache", "config", "split", "groups"):
         if study["config"].get(key):
             study["config"][key] = Path(study["config"][key]).name
     comparison = read(root / "comparison.json")
@@ -43,8 +45,33 @@ def collect(root: Path, name: str) -> None:
         history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         training = read(folder / "training.json")
         kept["configurations"][configuration] = {"training": training, "metrics": metrics, "history": history}
+    audit = read(root / "audit.json")
+    if "twins" in audit:
+        kept["audit"] = {key: audit[key] for key in ("twins", "groups", "shortcuts")}
+        kept["audit"]["conflicts"] = len(audit["conflicts"])
+        kept["audit"]["label_doubts"] = len(audit.get("label_doubts", []))
+    keep(name, kept)
+
+
+def collect_folds(root: Path, name: str) -> None:
+    """Keep cv.json of a cross-validation, and how each fold was trained."""
+    cv = read(root / "cv.json")
+    first = read(root / "fold-1" / "study.json")
+    folds = {
+        str(k): {
+            one: {key: read(root / f"fold-{k}" / one / "training.json")[key] for key in ("epochs_run", "best_epoch")}
+            for one in cv["configurations"]
+        }
+        for k in cv["done"]
+    }
+    about = {key: first[key] for key in ("weights", "device", "environment", "git")}
+    keep(name, {"name": name, "cv": cv, "training": folds, **about})
+
+
+def keep(name: str, content: dict[str, Any]) -> None:
+    """Write one file of docs/results."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     print(RESULTS / f"{name}.json")
 
 
@@ -63,6 +90,41 @@ def accuracy(run: Any, configuration: str) -> float:
     return float(run["configurations"][configuration]["metrics"]["parts"]["test"]["accuracy"])
 
 
+def of(run: Any) -> Any:
+    """Configurations of a run; none where it was not collected."""
+    return run["configurations"] if run else {}
+
+
+def leak_figures(found: dict[str, Any]) -> dict[str, float]:
+    """What is left of both configurations without the leak."""
+    flat: dict[str, float] = {}
+    run = found.get(LEAK, {})
+    if "audit" in run:
+        table = run["audit"]["twins"]["all"]
+        flat["twins.exact"], flat["twins.same_orientation"] = table["exact"], table["same_orientation"]
+        flat["twins.any"], flat["twins.free"] = table["direct_or_mirrored"], table["none"]
+        flat["twins.any_orientation"] = table["any"]
+        flat["shortcut.size.accuracy"] = run["audit"]["shortcuts"]["size"]["accuracy"]
+        flat["shortcut.tree.accuracy"] = run["audit"]["shortcuts"]["tree"]["accuracy"]
+    parts = run.get("comparison", {}).get("leakage", {}).get("parts")
+    if parts:
+        for name in ("nn", "nn_mirror", "file_facts"):
+            for part in ("official", "twin_free"):
+                flat[f"{name}.{part}.accuracy"] = parts[part]["baselines"][name]["accuracy"]
+        for name in parts["official"]["configurations"]:
+            flat[f"{name}.twin_free.accuracy"] = parts["twin_free"]["configurations"][name]["accuracy"]
+            flat[f"{name}.twin_free.macro_f1"] = parts["twin_free"]["configurations"][name]["macro_f1"]
+            flat[f"{name}.below_0.95.accuracy"] = parts["below_0.95"]["configurations"][name]["accuracy"]
+    for name in of(found.get(TWIN_FREE_TRAIN)):
+        flat[f"{name}.twin_free_train.accuracy"] = accuracy(found[TWIN_FREE_TRAIN], name)
+    for similarity, key in FOLDS.items():
+        cv = found.get(key, {}).get("cv")
+        if cv and len(cv["done"]) == cv["of"]:  # unfinished folds are no result yet
+            for name, one in cv["configurations"].items():
+                flat[f"{name}.grouped_cv_{similarity}.accuracy"] = one["pooled"]["accuracy"]
+    return flat
+
+
 def figures(found: dict[str, Any]) -> dict[str, float]:
     """The flat table of docs/figures.json; a figure whose run was not collected is left out."""
     flat: dict[str, float] = {}
@@ -70,7 +132,7 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         for name in (FP32, f"{FP32}-lbfgs"):
             if name in found and configuration in found[name]["configurations"]:
                 flat[f"{configuration}.official.accuracy"] = accuracy(found[name], configuration)
-        runs = [found[s] for s in SEEDS if s in found and configuration in found[s]["configurations"]]
+        runs = [r for s in SEEDS for r in (found.get(s), found.get(f"{s}-lbfgs")) if configuration in of(r)]
         if len(runs) == len(SEEDS):
             values = [accuracy(run, configuration) for run in runs]
             flat[f"{configuration}.official.accuracy.mean3"] = sum(values) / len(values)
@@ -80,11 +142,17 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         study = found[FP32]["study"]
         flat["study.cold_minutes"] = study["timing"]["total_s"] / 60
         flat["study.peak_gb"] = study["peak_memory_gb"]
+    if "v1-bf16-cold" in found:
+        flat["study.cold_minutes_bf16"] = found["v1-bf16-cold"]["study"]["timing"]["total_s"] / 60
     if "v1-warm-initial" in found:
         flat["study.warm_initial_s"] = found["v1-warm-initial"]["study"]["timing"]["total_s"]
     if "phantom-seed0" in found:
         flat["phantom.finetuned.accuracy"] = accuracy(found["phantom-seed0"], "finetuned")
-    for name in ("bench-cli", "bench-phantom"):
+    flat |= leak_figures(found)
+    if "bench-coverage" in found:
+        flat["interval.group_bootstrap.coverage"] = found["bench-coverage"]["group_bootstrap_coverage"]
+        flat["interval.naive.coverage"] = found["bench-coverage"]["naive_wilson_coverage"]
+    for name in ("bench-cli", "bench-phantom", "bench-audit"):
         flat |= found.get(name, {}).get("figures", {})
     return flat
 
@@ -129,7 +197,8 @@ def quoted(page: Path, flat: dict[str, float]) -> str:
 def main(words: list[str]) -> int:
     """Collect, write or check; returns the exit code."""
     if words[:1] == ["collect"] and len(words) == 3:
-        collect(Path(words[1]), words[2])
+        root = Path(words[1])
+        (collect_folds if (root / "cv.json").exists() else collect)(root, words[2])
         return 0
     if words not in ([], ["--check"]):
         print(__doc__)

@@ -105,7 +105,8 @@ class TestPair:
 
     def test_mcnemar(self):
         # 1 against 3: 2 * (C(4,0) + C(4,1)) / 2^4
-        assert self.found["mcnemar"] == {"p_value": pytest.approx(10 / 16), "statistic": 1, "method": "exact binomial"}
+        p = pytest.approx(10 / 16)
+        assert self.found["mcnemar"] == {"p_value": p, "p_holm": p, "statistic": 1, "method": "exact binomial"}
 
     def test_images_most_confident_errors_first(self):
         assert [image["path"] for image in self.found["corrected_images"]] == [
@@ -186,8 +187,8 @@ class TestVerdict:
     def test_three(self):
         assert on_test(100, a={0, 1, 2, 3}, b={0}, c={0, 1, 2, 3})["verdict"] == (
             "a is right on 96 of 100 test images (96.0 %), b on 99 (99.0 %), c on 96 (96.0 %): b corrects 3 of a's "
-            "4 errors and makes no new ones (McNemar p = 0.25, a difference that chance alone can explain); "
-            "c is wrong on the same 4 images as a. p-values are not corrected for the number of comparisons."
+            "4 errors and makes no new ones (McNemar p = 0.75, a difference that chance alone can explain); "
+            "c is wrong on the same 4 images as a. p-values are corrected for the number of comparisons (Holm)."
         )
 
     @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 """Intervals and tests against other implementations, tables computed by hand, and simulations."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kstest, ttest_rel
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from tumorlens.errors import DataError
-from tumorlens.statistics import bootstrap_difference, mcnemar, newcombe, summarise_seeds, wilson
+from tumorlens.statistics import delong, holm, mcnemar, newcombe, paired_seeds, summarise_seeds, wilson
 
 
 def answers(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,75 +126,186 @@ class TestMcnemar:
             mcnemar(first, second)
 
 
-class TestBootstrap:
-    def test_repeatable_and_turns_with_the_order(self):
-        first, second = answers(200, 10, 30, 60)
-        low, high = bootstrap_difference(first, second)
-        assert bootstrap_difference(first, second) == (low, high)
-        assert low < 20 / 300 < high
-        back = bootstrap_difference(second, first)
-        assert back == pytest.approx((-high, -low), abs=0.01)
+def slow_delong(positive, first, second):
+    """The paper's placement values, pair by pair: AUCs, difference and its variance."""
+    v10, v01 = [], []
+    for scores in (first, second):
+        x, y = scores[positive][:, None], scores[~positive][None]
+        psi = (x > y) + 0.5 * (x == y)
+        v10.append(psi.mean(1))
+        v01.append(psi.mean(0))
+    s = np.cov(v10) / len(v10[0]) + np.cov(v01) / len(v01[0])
+    contrast = np.array([-1, 1])
+    return v10[0].mean(), v10[1].mean(), float(contrast @ s @ contrast)
 
-    def test_same_answers_have_no_width(self):
-        assert bootstrap_difference(*answers(5, 0, 0, 5)) == (0, 0)
 
-    def test_as_the_normal_approximation(self):
-        low, high = bootstrap_difference(*answers(800, 40, 100, 60), repeats=20_000)
-        se = math.sqrt((140 / 1000 - 0.06**2) / 1000)
-        assert (low, high) == (pytest.approx(0.06 - 1.96 * se, abs=0.002), pytest.approx(0.06 + 1.96 * se, abs=0.002))
+def scored(random, n: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two correlated scores of n images, a third of them positive."""
+    positive = np.arange(n) % 3 == 0
+    shared = random.normal(size=n) + positive
+    first, second = shared + random.normal(size=n), shared + random.normal(size=n)
+    return (positive, first.round(), second.round()) if ties else (positive, first, second)
 
-    def test_groups_of_one_are_images(self):
-        first, second = answers(800, 40, 100, 60)
-        alone = bootstrap_difference(first, second, repeats=8000)
-        grouped = bootstrap_difference(first, second, groups=np.arange(1000), repeats=8000)
-        assert grouped == pytest.approx(alone, abs=0.004)
 
-    def test_copies_widen_only_the_grouped_interval(self):
-        first, second = (np.repeat(a, 9) for a in answers(80, 4, 10, 6))
-        groups = np.repeat([f"patient {i}" for i in range(100)], 9)
-        alone = np.diff(bootstrap_difference(first, second))[0]
-        grouped = np.diff(bootstrap_difference(first, second, groups))[0]
-        single = np.diff(bootstrap_difference(*answers(80, 4, 10, 6)))[0]
-        assert grouped == pytest.approx(3 * alone, rel=0.15)
-        assert grouped == pytest.approx(single, rel=0.15)
+class TestDelong:
+    @pytest.mark.parametrize("ties", [False, True])
+    @pytest.mark.parametrize("n", [7, 60, 400])
+    def test_as_the_placement_values(self, n, ties):
+        for seed in range(10):
+            positive, first, second = scored(np.random.default_rng(seed), n, ties)
+            auc1, auc2, variance = slow_delong(positive, first, second)
+            found = delong(positive, first, second)
+            assert (found["auc_first"], found["auc_second"]) == pytest.approx((auc1, auc2), abs=1e-12)
+            assert found["auc_first"] == pytest.approx(roc_auc_score(positive, first), abs=1e-12)
+            assert found["auc_second"] == pytest.approx(roc_auc_score(positive, second), abs=1e-12)
+            assert found["difference"] == pytest.approx(auc2 - auc1, abs=1e-12)
+            half = 1.959963985 * math.sqrt(variance)
+            expected = [max(auc2 - auc1 - half, -1), min(auc2 - auc1 + half, 1)]
+            assert found["interval"] == pytest.approx(expected, abs=1e-8)
+            if variance > 1e-9:
+                z = (auc2 - auc1) / math.sqrt(variance)
+                assert found["statistic"] == pytest.approx(z, abs=1e-9)
+                assert found["p_value"] == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), abs=1e-9)
 
-    def test_covers_the_truth_about_as_often_as_it_says(self):
-        random = np.random.default_rng(2)
-        truth = 0.10 - 0.04
-        covered = 0
-        for i in range(400):
-            kinds = random.choice(4, p=[0.80, 0.04, 0.10, 0.06], size=400)
-            low, high = bootstrap_difference(np.isin(kinds, (0, 1)), np.isin(kinds, (0, 2)), repeats=500, seed=i)
-            covered += low <= truth <= high
-        assert 0.92 <= covered / 400 <= 0.98
+    def test_by_hand(self):
+        # Positives 3 and 1 against negatives 2 and 0: V10 = 1, 1/2 and V01 = 1/2, 1. The second score
+        # separates them: all 1. Variances of the differences: 1/8 each, so 1/8 / 2 + 1/8 / 2 = 1/8.
+        found = delong([True, True, False, False], [3, 1, 2, 0], [3, 2, 1, 0])
+        assert (found["auc_first"], found["auc_second"], found["difference"]) == (0.75, 1, 0.25)
+        assert found["statistic"] == pytest.approx(0.25 / math.sqrt(1 / 8))
 
-    def test_covers_with_groups_of_unequal_size(self):
+    def test_only_the_order_of_scores_counts(self):
+        positive, first, second = scored(np.random.default_rng(0), 90)
+        assert delong(positive, np.exp(first), 7 * second - 3) == delong(positive, first, second)
+
+    def test_turns_with_the_order(self):
+        positive, first, second = scored(np.random.default_rng(1), 90)
+        one, two = delong(positive, first, second), delong(positive, second, first)
+        assert (one["difference"], one["p_value"]) == (-two["difference"], two["p_value"])
+        assert one["interval"] == [-two["interval"][1], -two["interval"][0]]
+
+    def test_same_order_is_no_difference(self):
+        positive, first, _ = scored(np.random.default_rng(2), 60)
+        found = delong(positive, first, 2 * first)
+        assert (found["p_value"], found["statistic"], found["interval"]) == (1, 0, [0, 0])
+
+    def test_a_difference_that_nothing_measures(self):
+        found = delong([True, True, False, False], [0, 0, 1, 1], [1, 1, 0, 0])
+        assert found["difference"] == 1
+        assert (found["interval"], found["statistic"], found["p_value"]) == (None, None, None)
+
+    def test_p_is_uniform_where_models_are_equal(self):
         random = np.random.default_rng(3)
-        truth, covered = 0.06, 0
-        for i in range(300):
-            sizes = random.integers(1, 12, size=80)
-            # Slices of one patient share their fate: the hardest case for an interval by image.
-            kinds = np.repeat(random.choice(4, p=[0.80, 0.04, 0.10, 0.06], size=80), sizes)
-            groups = np.repeat(np.arange(80), sizes)
-            low, high = bootstrap_difference(
-                np.isin(kinds, (0, 1)), np.isin(kinds, (0, 2)), groups, repeats=400, seed=i
-            )
+        p = np.array([delong(*scored(random, 240))["p_value"] for _ in range(1000)])
+        assert kstest(p, "uniform").pvalue > 0.01
+        assert 0.035 <= np.mean(p < 0.05) <= 0.065  # 0.05 ± 2 standard errors
+
+    def test_interval_covers_the_truth_about_as_often_as_it_says(self):
+        random = np.random.default_rng(4)
+        # x + d against x is right with probability Φ(d / √2) at unit variance.
+        truth = NormalDist().cdf(1.5 / math.sqrt(2)) - NormalDist().cdf(1 / math.sqrt(2))
+        covered = 0
+        for _ in range(800):
+            positive = np.arange(200) < 80
+            first, second = random.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], size=200).T
+            low, high = delong(positive, first + positive, second + 1.5 * positive)["interval"]
             covered += low <= truth <= high
-        assert 0.89 <= covered / 300 <= 0.98
+        assert 0.93 <= covered / 800 <= 0.97
 
-    def test_unequal_groups_by_hand(self):
-        # Group a (one image, corrected) and b (three, unchanged): drawn aa 1, ab 1/4, bb 0.
-        first, second = [False, True, True, True], [True, True, True, True]
-        assert bootstrap_difference(first, second, ["a", "b", "b", "b"]) == (0, 1)
+    @pytest.mark.parametrize(
+        ("positive", "first", "second"),
+        [
+            ([True, True, True], [1, 2, 3], [1, 2, 3]),
+            ([False, False, False], [1, 2, 3], [1, 2, 3]),
+            ([True, False, False], [1, 2, 3], [1, 2, 3]),
+            ([True, True, False, False], [1, 2, 3, math.nan], [1, 2, 3, 4]),
+            ([True, True, False, False], [1, 2, 3, 4], [1, 2, 3, math.inf]),
+            ([True, True, False, False], [1, 2, 3], [1, 2, 3, 4]),
+            ([], [], []),
+            ([2, 0, 1, 0], [1, 2, 3, 4], [1, 2, 3, 4]),
+        ],
+    )
+    def test_refuses(self, positive, first, second):
+        with pytest.raises(DataError):
+            delong(positive, first, second)
 
-    @pytest.mark.parametrize("groups", [[1, 1, 1], [1, 2]])
-    def test_refuses_groups_that_cannot_be_drawn(self, groups):
-        with pytest.raises(DataError, match="group"):
-            bootstrap_difference([True, False, True], [True, True, True], groups)
 
-    def test_refuses_no_repeats(self):
-        with pytest.raises(DataError, match="repeats = 0"):
-            bootstrap_difference([True], [False], repeats=0)
+class TestHolm:
+    def test_by_hand(self):
+        # Sorted: 0.01 * 3 = 0.03; 0.03 * 2 = 0.06; 0.04 * 1 may not be under 0.06.
+        assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+
+    def test_none_and_one(self):
+        assert holm([]) == []
+        assert holm([0.2]) == [0.2]
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 5, 12, 40])
+    def test_as_statsmodels(self, n):
+        random = np.random.default_rng(n)
+        for values in (random.uniform(size=n), random.uniform(0, 0.05, size=n), random.integers(0, 5, size=n) / 40):
+            expected = multipletests(values, method="holm")[1]  # 50 ms a call
+            assert holm(values.tolist()) == pytest.approx(expected.tolist(), abs=1e-12)
+
+    def test_a_false_rejection_is_as_rare_as_it_says(self):
+        p = np.random.default_rng(5).uniform(size=(2000, 6))
+        assert 0.035 <= np.mean([min(holm(row)) <= 0.05 for row in p]) <= 0.06
+        assert np.mean(p.min(1) <= 0.05) > 0.2  # what happens without it
+
+    @pytest.mark.parametrize("p_values", [[0.5, 1.1], [-0.1], [math.nan]])
+    def test_refuses_what_is_no_probability(self, p_values):
+        with pytest.raises(DataError, match="from 0 to 1"):
+            holm(p_values)
+
+
+class TestPairedSeeds:
+    @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
+    def test_as_scipy(self, pairs):
+        first, second = np.array(pairs).T
+        found = paired_seeds(first.tolist(), second.tolist())
+        assert found["n"] == len(pairs)
+        assert found["mean_difference"] == pytest.approx(float(np.mean(second - first)), abs=1e-12)
+        if np.std(second - first) < 1e-9:
+            return  # scipy warns of it; ours is tested below
+        expected = ttest_rel(second, first)
+        assert found["statistic"] == pytest.approx(expected.statistic, rel=1e-9, abs=1e-12)
+        assert found["p_value"] == pytest.approx(expected.pvalue, rel=1e-9)
+        assert found["interval"] == pytest.approx(list(expected.confidence_interval(0.95)), abs=1e-9)
+
+    def test_by_hand(self):
+        # Differences 1, 2, 3: mean 2, sd 1, t = 2 √3, and t(0.975, 2) = 4.302653.
+        found = paired_seeds([0, 0, 0], [1, 2, 3])
+        assert (found["n"], found["mean_difference"], found["sd"]) == (3, 2, 1)
+        assert found["statistic"] == pytest.approx(2 * math.sqrt(3))
+        assert found["interval"] == pytest.approx([2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)])
+
+    def test_one_seed_has_no_test(self):
+        assert paired_seeds([0.9], [0.95]) == {
+            "n": 1,
+            "mean_difference": pytest.approx(0.05),
+            "sd": None,
+            "interval": None,
+            "statistic": None,
+            "p_value": None,
+        }
+
+    def test_same_numbers_are_no_difference(self):
+        found = paired_seeds([0.3, 0.7, 0.1], [0.1 + 0.2, 0.7, 0.1])  # 0.1 + 0.2 is 0.3 up to rounding
+        assert (found["mean_difference"], found["sd"], found["p_value"], found["interval"]) == (0, 0, 1, [0, 0])
+
+    def test_a_difference_that_repeats_itself_proves_nothing(self):
+        found = paired_seeds([0.985, 0.987, 0.989], [0.986, 0.988, 0.990])
+        assert (found["mean_difference"], found["sd"]) == (pytest.approx(0.001), 0)
+        assert (found["interval"], found["statistic"], found["p_value"]) == (None, None, None)
+
+    def test_rejects_at_its_level_where_configurations_are_equal(self):
+        draws = np.random.default_rng(6).normal(size=(1000, 2, 5))
+        p = [paired_seeds(*draw)["p_value"] for draw in draws]
+        assert 0.035 <= np.mean(np.array(p) < 0.05) <= 0.065
+
+    @pytest.mark.parametrize(("first", "second"), [([], []), ([0.9], [0.9, 0.8]), ([0.9, math.nan], [0.9, 0.8])])
+    def test_refuses_what_cannot_be_paired(self, first, second):
+        with pytest.raises(DataError, match="Cannot pair"):
+            paired_seeds(first, second)
 
 
 class TestSeeds:

@@ -38,7 +38,7 @@ def finished(small_folder: Path, small_cache: Path, tmp_path_factory: pytest.Tem
 
 def test_a_study_leaves_what_the_design_names(finished: Path) -> None:
     found = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
-    expected = {"study.json", "index.csv", "audit.json", "comparison.json", "report.html"}
+    expected = {"study.json", "index.csv", "audit.json", "baselines.csv", "comparison.json", "report.html"}
     for name, checkpoint in (
         ("initial", "best_brain_tumor_resnet18"),
         ("finetuned", "best_brain_tumor_resnet18_finetuned"),

@@ -54,6 +54,11 @@ def study(options: Options = _DEFAULT, *, json: bool = False) -> None:
     result = run_study(options, command=_command())
     if json:
         _print_json(result)
+    elif "cv" in result:
+        from tumorlens.summary import folds_text
+
+        print(folds_text(result["cv"]))
+        print(f"Folds: {result['run']}")
     else:
         _print_summary(result["comparison"])
         print(f"Report: {result['report']}")
@@ -226,6 +231,47 @@ def check(source: str, *, cache: Path | None = None, seed: int = 0, json: bool =
         print(f"  {item['path']}: {item['reason']}")
     if len(audit["unreadable"]) > 20:
         print(f"  and {len(audit['unreadable']) - 20} more; --json lists all")
+
+
+@data.command(help_epilogue="Example: tumorlens data audit archive.zip --html audit.html")
+def audit(
+    source: str,
+    *,
+    html: Path | None = None,
+    weights: str | None = None,
+    similarity: float = 0.99,
+    cache: Path | None = None,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Find what a data set gives away: twins of test images in Training, conflicting labels, shortcuts.
+
+    Parameters
+    ----------
+    source
+        kaggle, phantom, a zip as Kaggle ships it, or a folder.
+    html
+        Also write a page with the worst leaks as pairs of pictures.
+    weights
+        imagenet or a ResNet18 state-dict file: also list labels that neighbours in its features doubt.
+    similarity
+        Thumbnail cosine from which images belong together.
+    cache
+        Where extracted and generated data goes; $TUMORLENS_CACHE or the user's cache folder where absent.
+    seed
+        Seed of generated data, and of the split of a data set without a test folder.
+    json
+        Print the result as JSON.
+    """
+    from tumorlens.auditing import audit_text, run_audit
+
+    found = run_audit(source, cache=cache or cache_dir(), seed=seed, similarity=similarity, weights=weights, html=html)
+    if json:
+        _print_json(found)
+        return
+    print(audit_text(found))
+    if html:
+        print(f"Page: {html}")
 
 
 def _print_json(value: Any) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.errors import DataError, RunError
-from tumorlens.evaluate import Predictions
+from tumorlens.evaluate import Predictions, measure
+from tumorlens.resampling import bootstrap_difference, bootstrap_macro_f1_difference
 from tumorlens.runs import Json
-from tumorlens.statistics import bootstrap_difference, mcnemar
+from tumorlens.statistics import delong, holm, mcnemar
 from tumorlens.summary import ROWS, Facts, verdict
 
 _TRAINING_KEYS = (
@@ -30,6 +31,7 @@ def compare(
     metrics: Mapping[str, Json],
     predictions: Mapping[str, Predictions],
     published: Mapping[str, float] | None,
+    groups: Mapping[str, str] | None = None,
 ) -> Json:
     """Compare configurations on the test part.
 
@@ -41,14 +43,17 @@ def compare(
         Of each configuration, as in training.json, metrics.json and predictions.csv.
     published
         Published test accuracy (0 to 1) by configuration, or None where the data set is another one.
+    groups
+        Group of each image by path: near-duplicates or a patient's. Without, images count as independent.
 
     Returns
     -------
     dict
         As in comparison.json. All pairs are compared, the earlier configuration first; differences are
-        second − first, with their bootstrap interval (95 %, images as units). Pictures in a pair carry
-        the probability that each configuration gave to the class it predicted; the most confident
-        errors come first. p-values are not corrected for the number of pairs.
+        second − first, with their bootstrap interval (95 %; `_group_` ones draw whole groups, the other one
+        images). `auc` compares one-against-rest ROC areas by class (DeLong). Pictures in a pair carry the
+        probability that each configuration gave to the class it predicted; the most confident errors come
+        first. `mcnemar.p_holm` is corrected for the number of pairs (Holm).
 
     Raises
     ------
@@ -61,7 +66,9 @@ def compare(
     tests = {name: _sorted_by_path(predictions[name].part("test")) for name in names}
     for name in names[1:]:
         _check_same_test(names[0], tests[names[0]], name, tests[name])
-    pairs = [_pair(a, tests[a], b, tests[b]) for a, b in combinations(names, 2)]
+    pairs = [_pair(a, tests[a], b, tests[b], groups) for a, b in combinations(names, 2)]
+    for pair, corrected in zip(pairs, holm([pair["mcnemar"]["p_value"] for pair in pairs]), strict=True):
+        pair["mcnemar"]["p_holm"] = corrected
     against_first = {pair["second"]: pair for pair in pairs if pair["first"] == names[0]}
     facts = [
         Facts(n, training[n], metrics[n]["parts"], tests[n].classes, (published or {}).get(n), against_first.get(n))
@@ -136,7 +143,7 @@ def _check_same_test(first: str, one: Predictions, second: str, two: Predictions
         )
 
 
-def _pair(first: str, one: Predictions, second: str, two: Predictions) -> Json:
+def _pair(first: str, one: Predictions, second: str, two: Predictions, groups: Mapping[str, str] | None) -> Json:
     predicted1, predicted2 = one.predicted, two.predicted  # (n,) each, as all below
     right1, right2 = predicted1 == one.labels, predicted2 == two.labels
     top1, top2 = one.probabilities.max(1), two.probabilities.max(1)
@@ -167,7 +174,38 @@ def _pair(first: str, one: Predictions, second: str, two: Predictions) -> Json:
         "introduced": int(np.sum(introduced)),
         "accuracy_difference": (int(np.sum(right2)) - int(np.sum(right1))) / len(one),
         "accuracy_difference_interval": list(bootstrap_difference(right1, right2)),
+        **_by_group(one, two, groups),
+        "auc": _areas(one, two),
         "mcnemar": mcnemar(right1, right2),
         "corrected_images": images(corrected, top1),
         "introduced_images": images(introduced, top2),
     }
+
+
+def _by_group(one: Predictions, two: Predictions, groups: Mapping[str, str] | None) -> Json:
+    """Differences of accuracy and macro-F1 with intervals that draw whole groups; None where there is one group."""
+    labels, said1, said2 = one.labels, one.predicted, two.predicted
+    n = len(one.classes)
+    f1 = [float(measure(p.labels, p.probabilities, p.classes)["macro"]["f1"]) for p in (one, two)]
+    result: Json = {
+        "macro_f1_difference": f1[1] - f1[0],
+        "accuracy_difference_group_interval": None,
+        "macro_f1_difference_group_interval": None,
+        "groups": None,
+    }
+    if groups is None:
+        return result
+    group = np.array([groups[path] for path in one.paths])
+    result["groups"] = len(np.unique(group))
+    if result["groups"] > 1:
+        difference = bootstrap_difference(said1 == labels, said2 == labels, group)
+        result["accuracy_difference_group_interval"] = list(difference)
+        macro = bootstrap_macro_f1_difference(labels, said1, said2, n, group)
+        result["macro_f1_difference_group_interval"] = list(macro)
+    return result
+
+
+def _areas(one: Predictions, two: Predictions) -> Json:
+    """DeLong's comparison for each class that two or more test images have and two or more lack."""
+    present = [i for i in range(len(one.classes)) if 2 <= int(np.sum(one.labels == i)) <= len(one) - 2]
+    return {one.classes[i]: delong(one.labels == i, one.probabilities[:, i], two.probabilities[:, i]) for i in present}

@@ -7,6 +7,7 @@ The aspect ratio is not kept, as in the study that we reproduce.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from tumorlens.errors import ImageError
 
 SIZE = 224  # pixels a side
+THUMBNAIL = 32  # pixels a side; what near-duplicates are compared on
 MEAN = 0.5
 STD = 0.5
 MAX_PIXELS = 64_000_000  # 8,000 x 8,000; far above any slice, far below what exhausts memory
@@ -39,12 +41,17 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a file says of itself: `width` and `height` in pixels, Pillow `mode`, `format`."""
+    """What a file says of itself."""
 
     width: int
+    """Pixels."""
     height: int
+    """Pixels."""
     mode: str
+    """Pillow's: L, RGB, RGBA, P, ..."""
     format: str
+    tables: str
+    """JPEG quantisation tables as 8 hex digits of their hash, which tell the encoder; empty for others."""
 
 
 def read_image(path: Path, size: int = SIZE) -> tuple[Pixels, ImageFacts]:
@@ -67,6 +74,23 @@ def read_image(path: Path, size: int = SIZE) -> tuple[Pixels, ImageFacts]:
     Raises
     ------
     ImageError
+        As `decode` does.
+    """
+    image, facts = decode(path)
+    return resized(image, size), facts
+
+
+def resized(image: Image.Image, size: int = SIZE) -> Pixels:
+    """uint8 [size, size, 3] of a decoded RGB image."""
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR))  # a copy: torch refuses read-only memory
+
+
+def decode(path: Path) -> tuple[Image.Image, ImageFacts]:
+    """Decode one image file completely, as RGB at its own size.
+
+    Raises
+    ------
+    ImageError
         The file is missing, empty, truncated, no image, or of zero or absurd size. The message
         is a reason that reads well after the file's name.
     """
@@ -79,7 +103,7 @@ def read_image(path: Path, size: int = SIZE) -> tuple[Pixels, ImageFacts]:
             # Corrupt EXIF and palette transparency do not touch the pixels we use.
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             with Image.open(path) as image:
-                facts = ImageFacts(image.width, image.height, image.mode, image.format or "?")
+                facts = ImageFacts(image.width, image.height, image.mode, image.format or "?", _tables(image))
                 if image.width < 8 or image.height < 8:
                     raise ImageError(f"only {image.width}x{image.height} pixels", cure="Leave it out.")
                 if image.width * image.height > MAX_PIXELS:
@@ -88,8 +112,7 @@ def read_image(path: Path, size: int = SIZE) -> tuple[Pixels, ImageFacts]:
                         cure="Scale it down.",
                     )
                 # Not image.draft(): it would change the pixels that the published pipeline sees.
-                pixels = to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
-                return np.array(pixels), facts  # a copy: torch refuses read-only memory
+                return to_rgb(image), facts
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -106,6 +129,11 @@ def read_image(path: Path, size: int = SIZE) -> tuple[Pixels, ImageFacts]:
         # Pillow's decoders raise all of these on damaged content.
         reason = str(error) or type(error).__name__
         raise ImageError(f"cannot be decoded ({reason})", cure="Download or copy it again.") from None
+
+
+def _tables(image: Image.Image) -> str:
+    tables = getattr(image, "quantization", None)
+    return hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:8] if tables else ""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -11,6 +11,8 @@ from tumorlens.configurations import BUILT_IN, Configuration, read_configuration
 from tumorlens.errors import ConfigError
 from tumorlens.runs import Run
 
+THRESHOLD = 0.99  # as in datasets.twins, which needs scipy; --help must not wait for that
+
 
 @dataclass(frozen=True)
 class Study:
@@ -38,6 +40,18 @@ class Study:
     """How initial's head is fitted: Adam as published, or L-BFGS to convergence."""
     max_epochs: int | None = None
     """Epochs at most, for all configurations; 60 where absent, as published."""
+    protocol: Literal["official", "twin-free-train", "grouped-cv"] = "official"
+    """Official split; or Training without twins of Testing; or folds over whole groups of all images."""
+    group_similarity: float = THRESHOLD
+    """Thumbnail cosine from which images belong together; 0.95 stands in for missing patient identifiers."""
+    groups: Path | None = None
+    """CSV with columns path and group (patients), which is used as it is in place of near-duplicates."""
+    folds: int = 5
+    """Of grouped-cv."""
+    repeats: int = 1
+    """Of grouped-cv, each with other random folds."""
+    fold: int | None = None
+    """Of grouped-cv: run this one alone, from 1 on; all where absent."""
     split: Path | None = None
     """CSV with columns path and split, such as an earlier run's index.csv."""
     cache: Path | None = None
@@ -52,6 +66,25 @@ class Study:
             raise ConfigError(f"--seed {self.seed} is out of range.", cure="Say 0 to 2147483647.")
         if self.max_epochs is not None and self.max_epochs < 1:
             raise ConfigError(f"--max-epochs {self.max_epochs} is below 1.", cure="Say 1 or more.")
+        if not 0.5 <= self.group_similarity <= 1:
+            raise ConfigError(f"--group-similarity {self.group_similarity} is out of range.", cure="Say 0.5 to 1.")
+        if self.folds < 2 or self.repeats < 1:
+            raise ConfigError(
+                f"--folds {self.folds} with --repeats {self.repeats} is no cross-validation.",
+                cure="Say 2 folds or more, and 1 repeat or more.",
+            )
+        if self.fold is not None and not (self.is_cv and 1 <= self.fold <= self.folds * self.repeats):
+            raise ConfigError(
+                f"--fold {self.fold} is none of the folds of --protocol {self.protocol}.",
+                cure=f"Say 1 to {self.folds * self.repeats} with --protocol grouped-cv.",
+            )
+        if self.split is not None and self.protocol != "official":
+            raise ConfigError(f"--split and --protocol {self.protocol} both split the data.", cure="Leave one out.")
+
+    @property
+    def is_cv(self) -> bool:
+        """Whether several folds are to be trained."""
+        return self.protocol == "grouped-cv"
 
     @property
     def run(self) -> Run:
@@ -59,7 +92,12 @@ class Study:
         if self.out is not None:
             return Run(self.out)
         known = self.data in ("kaggle", "phantom")
-        return Run(Path("runs") / f"{self.data if known else Path(self.data).resolve().stem}-seed{self.seed}")
+        name = f"{self.data if known else Path(self.data).resolve().stem}-seed{self.seed}"
+        if self.protocol != "official":
+            name += f"-{self.protocol}"
+        if self.group_similarity != THRESHOLD:
+            name += f"-{self.group_similarity:g}"
+        return Run(Path("runs") / name)
 
     def chosen(self) -> tuple[Configuration, ...]:
         """The configurations to run, with the study's overrides.

@@ -31,9 +31,11 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
         from tumorlens.workbench import Workbench
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "study") from None
+    from tumorlens.audit import audit, baselines, twins_line
     from tumorlens.datasets.fetch import fetch
     from tumorlens.datasets.index import build_index, write_index
-    from tumorlens.datasets.splits import split_index
+    from tumorlens.datasets.protocols import assign
+    from tumorlens.leakage import write_baselines
 
     clock = clock or Clock()
     run, configurations = study.run, study.chosen()
@@ -55,11 +57,17 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     with clock.step("index_s"):
         index = build_index(folder, cache)
         identity = identity_of(folder, index)
-        split = split_index(index, seed=study.seed, file=study.split)
+    with clock.step("twins_s"):
+        assignment = assign(
+            index, protocol=study.protocol, seed=study.seed, similarity=study.group_similarity,
+            split_file=study.split, groups_file=study.groups, folds=study.folds, fold=study.fold or 1,
+        )  # fmt: skip
+        split = assignment.split
     for line in identity.notes:
         say(line)
     sizes = {part: split.count(part) for part in ("train", "validation", "test")}
-    say(f"{len(split.rows):,} images: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()) + ".")
+    used = sum(sizes.values())
+    say(f"{used:,} images: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()) + ".")
     if index.unreadable:
         say(f"{len(index.unreadable)} file(s) left out; each with its reason in {run.audit}.")
     record: Json = {
@@ -70,7 +78,8 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
         "configurations": [asdict(c) for c in configurations],
         "classes": list(index.classes),
         "dataset": dataset_record(folder, index, identity),
-        "split": {**sizes, "seed": study.seed, "source": split.source, "test_source": split.test_source},
+        "split": {**sizes, "seed": study.seed, "source": split.source, "test_source": split.test_source,
+                  "protocol": study.protocol, "left_out": assignment.left_out},
         "weights": weights.record(),
         "device": {"device": device.type, "why": device_why, "precision": precision_name,
                    "precision_why": precision_why, "name": model.device_name(device),
@@ -83,7 +92,10 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     record = _merge(run, record)
     write_json(run.study, record)
     write_index(run.index, split.rows)
-    write_json(run.audit, audit_record(index, identity))
+    audited = audit(assignment, study.group_similarity)
+    write_json(run.audit, audit_record(index, identity) | audited)
+    write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
+    say(twins_line(audited["twins"]["all"]))
     return Workbench(run, study, configurations, folder, index.classes, split.rows, weights, device, precision, cache)
 
 

@@ -40,6 +40,11 @@ class Run:
         return self.root / "audit.json"
 
     @property
+    def baselines(self) -> Path:
+        """What no-learning baselines say about each test image."""
+        return self.root / "baselines.csv"
+
+    @property
     def comparison(self) -> Path:
         return self.root / "comparison.json"
 

@@ -32,7 +32,7 @@ def open_study(root: Path) -> Study:
     record = read_json(Run(root).study)
     fields = {f.name for f in dataclasses.fields(Study)}
     values = {k: v for k, v in record.get("config", {}).items() if k in fields}
-    for name in ("out", "config", "split", "cache"):
+    for name in ("out", "config", "split", "groups", "cache"):
         values[name] = Path(values[name]) if values.get(name) else None
     values["configurations"] = tuple(values.get("configurations", ()))
     return dataclasses.replace(Study(**values), out=root)
@@ -55,23 +55,36 @@ def evaluate_run(root: Path) -> Json:
 def compare_run(root: Path) -> Json:
     """Compare the evaluated configurations of a run and write comparison.json, which is returned."""
     from tumorlens.compare import compare
+    from tumorlens.datasets.index import read_index
     from tumorlens.datasets.sheets import published
     from tumorlens.evaluate import read_predictions
+    from tumorlens.leakage import leakage, read_baselines, sentence
 
     run = Run(root)
     record = read_json(run.study)
     names = [c["name"] for c in record["configurations"] if run.metrics(c["name"]).exists()]
     if not names:
         raise RunError(f"{root} holds no evaluated configuration.", cure=f"Run `tumorlens evaluate {root}` first.")
+    predictions = {name: read_predictions(run.predictions(name)) for name in names}
+    rows = read_index(run.index)
     comparison = compare(
         names,
         {name: read_json(run.training(name)) for name in names},
         {name: read_json(run.metrics(name)) for name in names},
-        {name: read_predictions(run.predictions(name)) for name in names},
-        published(record["dataset"]["sheet"]) if record["dataset"]["comparable_to_published"] else None,
+        predictions,
+        published(record["dataset"]["sheet"]) if _comparable(record) else None,
+        {row.path: row.group for row in rows},
     )
+    comparison["leakage"] = leakage(rows, predictions, read_baselines(run.baselines))
+    comparison["verdict"] += " " + sentence(comparison["leakage"], names)
     write_json(run.comparison, comparison)
     return comparison
+
+
+def _comparable(record: Json) -> bool:
+    """Whether the published figures were measured on this data set and in this way."""
+    official = record["split"].get("protocol", "official") == "official"
+    return official and bool(record["dataset"]["comparable_to_published"])
 
 
 def sum_up(roots: Sequence[Path]) -> Json:

@@ -1,14 +1,14 @@
-"""How far a measured proportion, a difference of two, or a mean over seeds can be trusted.
+"""How far a measured proportion, a difference of two, or a mean over seeds can be trusted: closed forms.
 
-All of them take images as independent draws. Slices of one patient and near-duplicates are not,
-so on such data intervals are too narrow and p-values too small; `bootstrap_difference` takes
+All of them take images (or seeds) as independent draws. Slices of one patient and near-duplicates are
+not, so on such data intervals are too narrow and p-values too small; `tumorlens.resampling` takes
 groups for that case.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -21,12 +21,11 @@ from tumorlens.runs import Json
 
 #: From this many discordant pairs on, McNemar's test uses its chi-squared approximation.
 EXACT_BELOW = 25
-_CHUNK = 1 << 22  # indices drawn at a time by the grouped bootstrap: 32 MB
 
 Bools = npt.NDArray[np.bool_]
 
 
-def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(correct: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson, JASA 22, 1927; closed form).
 
     Parameters
@@ -34,7 +33,7 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     correct
         Successes, 0 to `n`.
     n
-        Trials, at least 1.
+        Trials, at least 1; like successes, not a whole number where it is an effective one.
     confidence
         Nominal coverage, between 0 and 1.
 
@@ -66,7 +65,8 @@ def newcombe(
     """Interval of the difference first − second of two independent proportions.
 
     The hybrid score interval, which joins two Wilson intervals (Newcombe, Statistics in Medicine 17,
-    1998, method 10). For one model on two parts; for two models on one part see `bootstrap_difference`.
+    1998, method 10). For one model on two parts; for two models on one part see
+    `resampling.bootstrap_difference`.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def mcnemar(first_correct: npt.ArrayLike, second_correct: npt.ArrayLike) -> Json
     DataError
         No images, or another number of them.
     """
-    first, second = _paired(first_correct, second_correct)
+    first, second = paired_answers(first_correct, second_correct)
     only_first = int(np.sum(first & ~second))
     only_second = int(np.sum(second & ~first))
     discordant = only_first + only_second
@@ -127,77 +127,87 @@ def mcnemar(first_correct: npt.ArrayLike, second_correct: npt.ArrayLike) -> Json
     }
 
 
-def bootstrap_difference(
-    first_correct: npt.ArrayLike,
-    second_correct: npt.ArrayLike,
-    groups: npt.ArrayLike | None = None,
-    repeats: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the accuracy difference second − first on the same images.
+def delong(positive: npt.ArrayLike, first_scores: npt.ArrayLike, second_scores: npt.ArrayLike) -> Json:
+    """Do two models, tested on the same images, have the same area under the ROC curve?
 
-    Images, or whole groups of them where `groups` is given, are drawn with replacement (Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; groups: the cluster bootstrap of
-    Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8, strategy 1).
+    DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988. With V10 the share of the n negatives that
+    score below a positive (ties count half) and V01 the share of the m positives above a negative, the
+    area is the mean of V10, and the difference has the variance var(V10₂ − V10₁) / m +
+    var(V01₂ − V01₁) / n. Both are differences of midranks, found in O(n log n) (Sun and Xu, IEEE Signal
+    Processing Letters 21, 2014). Images count as independent: slices of one patient make it too sure.
 
     Parameters
     ----------
-    first_correct, second_correct
-        bool [n], image by image in the same order.
-    groups
-        Group of each image [n], any sortable ids: patients, or sets of near-duplicates.
-    repeats
-        Number of resamples.
-    seed
-        Makes the result repeatable.
-    confidence
-        Nominal coverage, between 0 and 1.
+    positive
+        bool [n]: is the image of the class that scores stand for? At least two are, two are not.
+    first_scores, second_scores
+        float [n], finite, in any unit: only their order counts.
 
     Returns
     -------
-    low, high
-        As fractions, −1 to 1.
+    dict
+        `auc_first` and `auc_second` (0 to 1), `difference` (second − first), `interval` (95 %, −1 to 1),
+        `statistic` (z) and `p_value` (two-sided). Where both order the images alike, nothing varies: p
+        is 1 and the interval has no width. Where nothing varies but the areas differ, there is no
+        measure for the difference: interval, statistic and p are None.
 
     Raises
     ------
     DataError
-        No images, unequal lengths, no resample, or fewer than two groups.
+        Lengths differ, a class has fewer than two images, or a score is not finite.
     """
-    first, second = _paired(first_correct, second_correct)
-    if repeats < 1:
-        raise DataError(f"repeats = {repeats}: nothing to resample.", cure="Say 1 or more.")
-    gain = second.astype(np.int64) - first  # (n,), each -1, 0 or 1
-    random = np.random.default_rng(seed)
-    if groups is None:
-        n = len(gain)
-        # Resampling n values of three kinds is a multinomial draw of the three counts.
-        shares = np.array([np.sum(gain < 0), np.sum(gain == 0), np.sum(gain > 0)]) / n
-        drawn = random.multinomial(n, shares, size=repeats)  # (repeats, 3)
-        differences = (drawn[:, 2] - drawn[:, 0]) / n
-    else:
-        differences = _resample_groups(gain, np.asarray(groups), repeats, random)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail])
-    return float(low), float(high)
+    is_positive = answers(positive)
+    scores = [np.asarray(values, np.float64) for values in (first_scores, second_scores)]
+    for values in scores:
+        if values.shape != is_positive.shape or not np.isfinite(values).all():
+            raise DataError(
+                f"Scores {values.shape} do not fit {len(is_positive)} images, or are not finite.",
+                cure="Give one finite score an image.",
+            )
+    m, n = int(np.sum(is_positive)), int(np.sum(~is_positive))
+    if min(m, n) < 2:
+        raise DataError(f"{m} positive and {n} negative images: too few.", cure="Give two of each or more.")
+    (above1, below1), (above2, below2) = (_placements(is_positive, values) for values in scores)
+    first, second = float(above1.sum() / (m * n)), float(above2.sum() / (m * n))
+    difference = second - first
+    # Placements are halves of whole numbers, so equal ones have a variance of exactly 0.
+    variance = np.var(above2 - above1, ddof=1) / n**2 / m + np.var(below2 - below1, ddof=1) / m**2 / n
+    found: Json = {"auc_first": first, "auc_second": second, "difference": difference}
+    return found | _test(difference, math.sqrt(variance), NormalDist().inv_cdf(0.975), stats.norm.sf, limit=1)
 
 
-def _resample_groups(
-    gain: npt.NDArray[np.int64], groups: npt.NDArray[Any], repeats: int, random: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    if groups.shape != gain.shape:
-        raise DataError(f"{groups.size} groups for {len(gain)} images.", cure="Give each image one group.")
-    _, group_of = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(group_of)  # (groups,)
-    gains = np.bincount(group_of, weights=gain)
-    if len(sizes) < 2:
-        raise DataError("All images are in one group, so nothing can be resampled.", cure="Leave the groups out.")
-    found = []
-    step = max(1, _CHUNK // len(sizes))
-    for start in range(0, repeats, step):
-        chosen = random.integers(len(sizes), size=(min(step, repeats - start), len(sizes)))
-        found.append(gains[chosen].sum(1) / sizes[chosen].sum(1))
-    return np.concatenate(found)
+def _placements(positive: Bools, scores: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
+    """How many negatives lie below each positive [m], and how many positives above each negative [n]."""
+    ranks = stats.rankdata(scores)  # midranks, from 1
+    above = ranks[positive] - stats.rankdata(scores[positive])
+    below = ranks[~positive] - stats.rankdata(scores[~positive])
+    return above, np.sum(positive) - below
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm, Scandinavian Journal of Statistics 6, 1979).
+
+    The i-th smallest of m is multiplied by m − i + 1, then none may be under a smaller one's. Rejecting
+    where the result is at most α makes a false rejection among all of them at most α likely, however
+    the tests depend on each other.
+
+    Returns
+    -------
+    list of float
+        0 to 1, none under its p-value, in the order given.
+
+    Raises
+    ------
+    DataError
+        A value is not from 0 to 1.
+    """
+    p = np.asarray(p_values, np.float64).ravel()
+    if not ((p >= 0) & (p <= 1)).all():  # NaN fails
+        raise DataError(f"p-values {p.tolist()} are not all from 0 to 1.", cure="Leave out tests without one.")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return [float(value) for value in adjusted]
 
 
 def summarise_seeds(values: Sequence[float]) -> Json:
@@ -227,15 +237,83 @@ def summarise_seeds(values: Sequence[float]) -> Json:
     }
 
 
-def _paired(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[Bools, Bools]:
-    """Both as bool [n] with the same n ≥ 1."""
-    one, two = np.asarray(first), np.asarray(second)
-    for values in (one, two):
-        if values.ndim != 1 or not np.isin(values, (0, 1)).all():
-            raise DataError("Right or wrong must be one true or false an image.", cure="Pass bool arrays [n].")
-    if one.shape != two.shape or not one.size:
+def paired_seeds(first: Sequence[float], second: Sequence[float]) -> Json:
+    """Do two configurations differ over seeds? Paired t-test (Student, Biometrika 6, 1908).
+
+    t = mean / (sd / √n) of the differences. It speaks of other seeds on the same images, not of other
+    images, and takes the differences as normal, which a handful of seeds cannot show.
+
+    Parameters
+    ----------
+    first, second
+        One number a seed, in the same order of seeds.
+
+    Returns
+    -------
+    dict
+        `n`, `mean_difference` (second − first), `sd` of the differences (n − 1 in the denominator),
+        `interval` (95 %), `statistic` (t, n − 1 degrees of freedom) and `p_value` (two-sided). One seed
+        has no sd, interval, statistic or p: None. Differences that are all the same up to rounding have
+        sd 0: if they are 0, p is 1; else interval, statistic and p are None. The formula's p would be
+        0 there, but a score in steps of one image often repeats itself, and that proves nothing.
+
+    Raises
+    ------
+    DataError
+        No seeds, another number of them, or a number that is not finite.
+    """
+    one, two = np.asarray(first, np.float64).ravel(), np.asarray(second, np.float64).ravel()
+    if not one.size or one.shape != two.shape or not np.isfinite([*one, *two]).all():
+        raise DataError(
+            f"Cannot pair {one.tolist()} with {two.tolist()}.", cure="Give both one finite number for each seed."
+        )
+    n = len(one)
+    gains = two - one
+    rounding = 1e-12 * max(np.abs(one).max(), np.abs(two).max())
+    gains[np.abs(gains) <= rounding] = 0
+    found: Json = {"n": n, "mean_difference": float(gains.mean())}
+    if n == 1:
+        return found | {"sd": None, "interval": None, "statistic": None, "p_value": None}
+    sd = float(np.std(gains, ddof=1))
+    sd = 0.0 if sd <= rounding else sd
+    student = stats.t(n - 1)
+    found |= {"sd": sd}
+    return found | _test(found["mean_difference"], sd / math.sqrt(n), float(student.ppf(0.975)), student.sf)
+
+
+def _test(
+    difference: float, error: float, quantile: float, tail: Callable[[float], Any], limit: float = math.inf
+) -> Json:
+    """Interval (95 %, within ±limit), statistic and two-sided p of a difference with this standard error."""
+    if error == 0:
+        if difference:
+            return {"interval": None, "statistic": None, "p_value": None}
+        return {"interval": [0.0, 0.0], "statistic": 0.0, "p_value": 1.0}
+    half = quantile * error
+    return {
+        "interval": [max(difference - half, -limit), min(difference + half, limit)],
+        "statistic": difference / error,
+        "p_value": min(2 * float(tail(abs(difference / error))), 1.0),
+    }
+
+
+def answers(values: npt.ArrayLike) -> Bools:
+    """As bool [n], n ≥ 1; DataError where they are anything else than one true or false (or 1, 0) an image."""
+    found = np.asarray(values)
+    if found.ndim != 1 or not found.size or not np.isin(found, (0, 1)).all():
+        raise DataError(
+            f"Values of shape {found.shape} are not one true or false an image.",
+            cure="Pass bool arrays [n] of at least one image.",
+        )
+    return found.astype(bool)
+
+
+def paired_answers(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[Bools, Bools]:
+    """Both as bool [n] with the same n ≥ 1, or a DataError."""
+    one, two = answers(first), answers(second)
+    if one.shape != two.shape:
         raise DataError(
             f"Two models were tested on {one.size} and {two.size} images, so nothing can be paired.",
             cure="Test both on the same images, at least one.",
         )
-    return one.astype(bool), two.astype(bool)
+    return one, two

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from tumorlens.options import Study
 from tumorlens.prepare import prepare
-from tumorlens.progress import Clock
+from tumorlens.progress import Clock, say
 from tumorlens.runs import Json, read_json
 from tumorlens.stages import compare_run, note_timing, report_run
 
@@ -32,9 +34,12 @@ def run_study(study: Study, *, command: str = "") -> Json:
     TumorlensError
         Anything that the user can cure; what was finished stays on disk.
     """
+    if study.is_cv and study.fold is None:
+        return _run_folds(study, command)
     clock = Clock()
     bench = prepare(study, command=command, clock=clock)
     bench.compute_features(clock)
+    bench.doubt_labels()
     for configuration in bench.configurations:
         with clock.step(f"train_{configuration.name}_s"):
             bench.train(configuration)
@@ -55,3 +60,20 @@ def run_study(study: Study, *, command: str = "") -> Json:
         "accuracy": {n: {part: m["accuracy"] for part, m in parts.items()} for n, parts in metrics.items()},
         "comparison": comparison,
     }
+
+
+def _run_folds(study: Study, command: str) -> Json:
+    """Every fold as a study of its own, in a folder of its own; finished ones are not trained again."""
+    from tumorlens.crossval import fold_folder, sum_up_folds
+
+    root = study.run.root
+    for fold in range(1, study.folds * study.repeats + 1):
+        one = dataclasses.replace(study, fold=fold, out=fold_folder(root, fold))
+        if one.run.report.exists():
+            say(f"Fold {fold} of {study.folds * study.repeats}: finished.")
+        else:
+            say(f"Fold {fold} of {study.folds * study.repeats}:")
+            run_study(one, command=command)
+        result = sum_up_folds(root, study.folds, study.repeats)
+    return {"run": str(root), "cv": result, "accuracy": {n: c["pooled"]["accuracy"] for n, c in
+            result["configurations"].items()}}  # fmt: skip

@@ -223,7 +223,7 @@ def verdict(facts: Sequence[Facts]) -> str:
         ranking = ", ".join(f"{f.name} on {scores[f.name]} {shares[f.name]}" for f in later)
         changes = "; ".join(f"{pair['second']} {_changes(pair)}{_significance(pair)}" for pair in pairs)
         text = f"{first.name} is right on {scores[first.name]} {of_n} {shares[first.name]}, {ranking}: {changes}."
-        text += " p-values are not corrected for the number of comparisons."
+        text += " p-values are corrected for the number of comparisons (Holm)."
     else:
         text = _verdict_of_two(pairs[0], scores, shares, of_n)
     compared = [f"{f.name} {_against_published(f, f.published)}" for f in facts if f.published is not None]
@@ -264,7 +264,7 @@ def _changes(pair: Json) -> str:
 def _significance(pair: Json) -> str:
     if not pair["corrected"] + pair["introduced"]:
         return ""
-    p = pair["mcnemar"]["p_value"]
+    p = pair["mcnemar"].get("p_holm", pair["mcnemar"]["p_value"])
     chance = ", a difference that chance alone can explain" if p >= 0.05 and pair["accuracy_difference"] else ""
     return f" (McNemar {p_value_text(p)}{chance})"
 
@@ -327,3 +327,20 @@ def _wrapped(text: str, width: int) -> list[str]:
         r"(?<=\d) (?=%|s\b|min\b|h\b|points\b)|(?<=\bp) (?=[<=])|(?<=p [<=]) (?=\d)", "\N{NO-BREAK SPACE}", clean
     )
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(bound, width)] or [""]
+
+
+def folds_text(cv: Json) -> str:
+    """cv.json as lines for the terminal."""
+    what = "groups that the user named" if cv["groups_from"] == "file" else (
+        f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)"
+    )  # fmt: skip
+    lines = [f"{len(cv['done'])} of {cv['of']} folds over {cv['groups']:,} {what}; no group in two parts."]
+    for name, found in cv["configurations"].items():
+        pooled = found["pooled"]
+        low, high = pooled["interval"]
+        each = ", ".join(f"{value:.2%}" for value in found["accuracies"])
+        lines.append(
+            f"{name}: {pooled['accuracy']:.2%} of {pooled['n']:,} images "
+            f"(95 % interval {low:.2%} to {high:.2%}, whole groups resampled); folds {each}"
+        )
+    return "\n".join(lines)

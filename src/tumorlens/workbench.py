@@ -12,6 +12,7 @@ import torch
 from torchvision.models import ResNet
 
 from tumorlens import __version__
+from tumorlens.audit import label_doubts
 from tumorlens.configurations import Configuration
 from tumorlens.datasets.fetch import ImageFolder
 from tumorlens.datasets.index import Row
@@ -70,6 +71,17 @@ class Workbench:
             _, computed = self._activations(model, sorted(wanted))
         if not computed:
             say("Activations of the frozen layers come from the cache.")
+
+    def doubt_labels(self) -> None:
+        """Add to audit.json the images whose label their neighbours doubt, where the features are there."""
+        if not any(c.frozen_prefix == "avgpool" for c in self.configurations):
+            return
+        model = build(self.weights, len(self.classes), self.study.seed)
+        cached = self._activations(model, ["avgpool"])[0]["avgpool"]
+        features = cached.rows([row.sha256 for row in self.rows]).float().numpy()  # (n, 512)
+        doubts = label_doubts(features, self.rows)
+        write_json(self.run.audit, read_json(self.run.audit) | {"label_doubts": doubts})
+        say(f"{len(doubts):,} labels are doubted by their neighbours; {self.run.audit} lists them.")
 
     def _activations(self, model: ResNet, boundaries: Sequence[str]) -> tuple[dict[str, Activations], int]:
         return activations(
@@ -204,17 +216,18 @@ class Workbench:
                 return before
         model = self.start(configuration)
         self.load(model, name)
+        used = [row for row in self.rows if row.split]
         source = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         logits = predict_logits(
-            model, source, [row.sha256 for row in self.rows],
+            model, source, [row.sha256 for row in used],
             device=self.device, precision=self.precision, title=f"{name}, predicting",
         )  # fmt: skip
         predictions = Predictions(
-            paths=tuple(row.path for row in self.rows),
-            labels=torch.tensor([self.classes.index(row.label) for row in self.rows]).numpy(),
+            paths=tuple(row.path for row in used),
+            labels=torch.tensor([self.classes.index(row.label) for row in used]).numpy(),
             probabilities=torch.softmax(logits.double(), 1).numpy(),
-            splits=tuple(row.split for row in self.rows),
+            splits=tuple(row.split for row in used),
             classes=self.classes,
         )
         write_predictions(self.run.predictions(name), predictions)

@@ -21,14 +21,14 @@ from typing import TypeVar
 import numpy as np
 
 from tumorlens.datasets.fetch import ImageFolder
+from tumorlens.datasets.looks import Look, look_at
 from tumorlens.errors import DataError, ImageError, RunError, TumorlensError
-from tumorlens.images import SUFFIXES, Pixels, read_image
+from tumorlens.images import THUMBNAIL, Pixels
 from tumorlens.progress import Bar
 from tumorlens.runs import write_json, writing
 
 TRAINING, TESTING = "Training", "Testing"
 T = TypeVar("T")
-_COLOUR_STEP = 20  # grey levels between channels; JPEG's chroma noise stays below
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,29 @@ class Row:
     """Pixels, as stored."""
     mode: str
     """Pillow's mode as stored: L, RGB, RGBA, P, ..."""
+    tables: str
+    """Hash of the JPEG quantisation tables; empty for other formats."""
     colour: float
     """Share of pixels, 0 to 1, that are visibly not grey (channels differ by over 20 levels)."""
+    brightness: float
+    """Mean grey level, 0 to 255."""
+    border: float
+    """Share of black pixels, 0 to 1, in the frame of 1/16 of each side."""
+    pixels: str
+    """SHA-256 of the decoded pixels and their size, hex: equal for pixel-identical images."""
     label: str
     part: str
     """`Training` or `Testing`: the folder it lies in."""
     split: str = ""
-    """`train`, `validation` or `test`."""
+    """`train`, `validation` or `test`; empty where a protocol leaves the image out."""
+    group: str = ""
+    """Images of one group are near-duplicates, or of one patient where the user says so."""
+    twin: str = ""
+    """Path of the most similar other image of Training."""
+    similarity: float | None = None
+    """Cosine of both thumbnails, -1 to 1, in the orientation that fits best."""
+    transformation: str = ""
+    """That orientation: `direct`, `mirrored`, ..."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ class Unreadable:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index:
     """All images of a data set, sorted by path."""
 
@@ -72,6 +88,8 @@ class Index:
     classes: tuple[str, ...]
     rows: tuple[Row, ...]
     unreadable: tuple[Unreadable, ...]
+    thumbnails: Pixels
+    """uint8 [rows, 32, 32], grey."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Usable images per part and class."""
@@ -127,20 +145,42 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
     files = list_files(folder)
     workers = workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        hashes = [h for h, _ in _tracked(pool, [f[0] for f in files], _hash, "Hashing files", len(files))]
+        hashes = list(_tracked(pool, [f[0] for f in files], _hash, "Hashing files", len(files)))
         known = cache / "facts" / f"{_key(folder, files, hashes)}.json"
         index = _from_cache(known, folder)
         if index is None:
             rows: list[Row] = []
+            thumbnails: list[Pixels] = []
             unreadable: list[Unreadable] = []
-            facts = _tracked(pool, [f[0] for f in files], _facts, "Checking images", len(files))
-            for (path, label, part), sha256, (fact, reason) in zip(files, hashes, facts, strict=True):
+            looks = _tracked(pool, [f[0] for f in files], _look, "Checking images", len(files))
+            for (path, label, part), sha256, look in zip(files, hashes, looks, strict=True):
                 relative = path.relative_to(folder.root).as_posix()
-                if fact is None or not sha256:
-                    unreadable.append(Unreadable(relative, label, reason or "cannot be read"))
-                else:
-                    rows.append(Row(relative, sha256, *fact, label=label, part=part))
-            index = Index(folder.root, folder.classes, tuple(rows), tuple(unreadable))
+                if isinstance(look, str) or not sha256:
+                    unreadable.append(Unreadable(relative, label, look if isinstance(look, str) else "cannot be read"))
+                    continue
+                rows.append(
+                    Row(
+                        relative,
+                        sha256,
+                        look.bytes,
+                        look.width,
+                        look.height,
+                        look.mode,
+                        look.tables,
+                        look.colour,
+                        look.brightness,
+                        look.border,
+                        look.pixels,
+                        label,
+                        part,
+                    )
+                )
+                thumbnails.append(look.thumbnail)
+            shape = (len(rows), THUMBNAIL, THUMBNAIL)
+            every = np.array(thumbnails, np.uint8).reshape(shape)
+            index = Index(folder.root, folder.classes, tuple(rows), tuple(unreadable), every)
+            with writing(known.with_suffix(".npy")) as file:
+                np.save(file, every)
             write_json(known, {"rows": [dataclasses.astuple(r) for r in rows],
                                "unreadable": [dataclasses.astuple(u) for u in unreadable]})  # fmt: skip
     _check_classes(index)
@@ -160,32 +200,22 @@ def _tracked(
             raise
 
 
-def _hash(path: Path) -> tuple[str, None]:
+def _hash(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest(), None
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
-        return "", None  # the look at its content says why
+        return ""  # the look at its content says why
 
 
-def _facts(path: Path) -> tuple[tuple[int, int, int, str, float] | None, str]:
-    """(bytes, width, height, mode, colour) or a reason."""
+def _look(path: Path) -> Look | str:
     try:
-        pixels, facts = read_image(path)
-        if path.suffix.lower() not in SUFFIXES:
-            return None, f"its suffix {path.suffix!r} is no image's"
-        return (path.stat().st_size, facts.width, facts.height, facts.mode, colour_share(pixels)), ""
+        return look_at(path)
     except ImageError as error:
-        return None, error.what
-
-
-def colour_share(pixels: Pixels) -> float:
-    """Share of pixels (0 to 1) of a uint8 [h, w, 3] image that are visibly not grey."""
-    spread = pixels.max(axis=2) - pixels.min(axis=2)
-    return float(np.mean(spread > _COLOUR_STEP))
+        return error.what
 
 
 def _key(folder: ImageFolder, files: Iterable[tuple[Path, str, str]], hashes: Iterable[str]) -> str:
-    digest = hashlib.sha256(b"index 1\n")
+    digest = hashlib.sha256(b"index 2\n")
     for (path, label, part), sha256 in zip(files, hashes, strict=True):
         digest.update(f"{path.relative_to(folder.root).as_posix()}\t{label}\t{part}\t{sha256}\n".encode())
     return digest.hexdigest()[:32]
@@ -195,8 +225,12 @@ def _from_cache(path: Path, folder: ImageFolder) -> Index | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         rows = tuple(Row(*values) for values in content["rows"])
-        return Index(folder.root, folder.classes, rows, tuple(Unreadable(*v) for v in content["unreadable"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        thumbnails = np.load(path.with_suffix(".npy"), allow_pickle=False)
+        if thumbnails.shape != (len(rows), THUMBNAIL, THUMBNAIL) or thumbnails.dtype != np.uint8:
+            return None
+        unreadable = tuple(Unreadable(*values) for values in content["unreadable"])
+        return Index(folder.root, folder.classes, rows, unreadable, thumbnails)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None  # absent or of another version: the files are looked at again
 
 
@@ -234,15 +268,17 @@ def read_index(path: Path) -> tuple[Row, ...]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return tuple(
-                Row(
-                    r["path"], r["sha256"], int(r["bytes"]), int(r["width"]), int(r["height"]), r["mode"],
-                    float(r["colour"]), r["label"], r["part"], r["split"],
-                )
-                for r in csv.DictReader(file)
-            )  # fmt: skip
+            return tuple(_row(record) for record in csv.DictReader(file))
     except FileNotFoundError:
         error: TumorlensError = RunError(f"{path} is missing.", cure="Run `tumorlens study` first.")
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as problem:
         error = RunError(f"{path} is damaged ({problem}).", cure="Delete it and run the same command again.")
     raise error
+
+
+def _row(record: dict[str, str]) -> Row:
+    """One line of index.csv; KeyError or ValueError where it is damaged."""
+    kinds: dict[str, Callable[[str], object]] = {
+        "int": int, "float": float, "str": str, "float | None": lambda text: float(text) if text else None,
+    }  # fmt: skip
+    return Row(**{field.name: kinds[str(field.type)](record[field.name]) for field in dataclasses.fields(Row)})  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from tumorlens.report import text
 from tumorlens.report.material import Measured
+from tumorlens.runs import Json
 from tumorlens.statistics import wilson
 
 WIDTH, HEIGHT = 400, 272
@@ -178,6 +179,29 @@ def accuracy_strips(measured: Sequence[Measured], published: dict[str, float]) -
 
 
 # ---- pieces ----------------------------------------------------------------------------------
+
+
+def leak_curve(leakage: Json) -> Markup | None:
+    """Accuracy by the largest similarity to any image learned from; None where nothing leaks."""
+    curve = leakage["curve"]
+    drawn = [i for i, n in enumerate(curve["n"]) if any(v[i] is not None for v in curve["accuracy"].values())]
+    if len(drawn) < 3 or not leakage["parts"]["with_twin"]["n"]:
+        return None
+    lowest = min(v for values in curve["accuracy"].values() for v in values if v is not None)
+    y = nice_axis(lowest, 1.0, "Accuracy", percent=True)
+    # Steps of equal width: most of what happens lies between 0.99 and 1.
+    last = len(drawn) - 1
+    ticks = [
+        (float(last - k), f"{'all' if curve['similarity'][i] == 1 else format(curve['similarity'][i], 'g')}")
+        for k, i in enumerate(drawn)
+        if k % 2 == 0 or k == last
+    ]
+    x = Axis(0.0, float(last), ticks[::-1], "Similarity under")
+    parts = []
+    for k, values in enumerate(curve["accuracy"].values()):
+        points = [(float(last - j), values[i]) for j, i in enumerate(drawn) if values[i] is not None]
+        parts.append(_line([_xy(x, y, a, b) for a, b in points], f"line {series(k)}"))
+    return _figure("Accuracy by largest similarity to any image learned from", x, y, parts)
 
 
 def _epoch_axis(last: int, label: str) -> Axis:

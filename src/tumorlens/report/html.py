@@ -72,7 +72,7 @@ def write_report(run: Run, images: Path | None = None) -> Path:
             f"Name the data set's folder: tumorlens report {run.root} --images FOLDER"
         )
     try:
-        page = _environment().get_template("report.html.j2").render(_view(material, galleries, lost))
+        page = environment().get_template("report.html.j2").render(_view(material, galleries, lost))
     except (KeyError, UndefinedError) as error:
         raise RunError(
             f"The files of {run.root} lack something that the report needs ({error}).",
@@ -84,7 +84,8 @@ def write_report(run: Run, images: Path | None = None) -> Path:
     return run.report
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this folder, with the filters that they use."""
     here = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
         loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -123,6 +124,8 @@ def _view(material: Material, galleries: Galleries, lost: int) -> Json:
         "learning": figures.learning_curves(measured),
         "roc": figures.roc_curves(measured),
         "reliability": figures.reliability_diagrams(measured),
+        "leak_curve": figures.leak_curve(leak) if (leak := material.comparison.get("leakage")) else None,
+        "curve_swatches": [_swatch(figures.series(i)) for i in range(len(leak["curve"]["accuracy"]) if leak else 0)],
         "swatches": [_swatch(figures.series(i)) for i in range(len(classes))],
         "parts": [part for part in ("train", "validation", "test") if part in measured[0].metrics["parts"]],
         "counts": _counts(material),
@@ -146,7 +149,7 @@ def warnings_of(material: Material) -> list[Warn]:
         )
         found.append(Warn("loud", "Random weights", said))
     elif not weights["official"]:
-        said = f"{note} Started from {weights['name']}." if note else f"Started from {weights['name']}."
+        said = note or f"The network started from {weights['name']}."
         found.append(Warn("caution", "Not the official ImageNet weights", said))
     if data["notes"] or not data["comparable_to_published"]:
         said = " ".join(data["notes"]) or "The published results are on other images."

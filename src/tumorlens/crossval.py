@@ -1,0 +1,83 @@
+"""Several folds as one result: every fold is a run of its own, and their answers are pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tumorlens.datasets.index import read_index
+from tumorlens.errors import RunError
+from tumorlens.evaluate import Predictions, measure, read_predictions
+from tumorlens.resampling import bootstrap_accuracy
+from tumorlens.runs import Json, Run, read_json, write_json
+from tumorlens.statistics import summarise_seeds
+
+
+def fold_folder(root: Path, fold: int) -> Path:
+    """Where one fold's run lies, from 1 on."""
+    return root / f"fold-{fold}"
+
+
+def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
+    """Pool the folds that are finished and write cv.json, which is returned.
+
+    Returns
+    -------
+    dict
+        `done` and `of` folds; `group_similarity`; `groups`, their number, and `largest_group`; and for each
+        configuration every fold's test accuracy, `folds` (mean, sd, min, max), and `pooled`: n, accuracy and
+        macro-F1 over all out-of-fold answers, with an interval that resamples whole groups. Images that
+        several repeats tested count once each time, in the same group.
+
+    Raises
+    ------
+    RunError
+        No fold is finished, or a fold's files are missing.
+    """
+    done = [k for k in range(1, folds * repeats + 1) if Run(fold_folder(root, k)).comparison.exists()]
+    if not done:
+        raise RunError(f"{root} has no finished fold.", cure="Run the same command again: it goes on from here.")
+    runs = [Run(fold_folder(root, k)) for k in done]
+    names = read_json(runs[0].comparison)["configurations"]
+    group_of = {row.path: row.group for row in read_index(runs[0].index)}
+    sizes = np.unique(list(group_of.values()), return_counts=True)[1]
+    study = read_json(runs[0].study)
+    result: Json = {
+        "done": done,
+        "of": folds * repeats,
+        "folds": folds,
+        "group_similarity": study["config"]["group_similarity"],
+        "groups_from": "file" if study["config"]["groups"] else "twins",
+        "groups": len(sizes),
+        "largest_group": int(sizes.max()),
+        "copies_dropped": study["split"]["left_out"],
+        "configurations": {},
+    }
+    for name in names:
+        parts = [read_predictions(run.predictions(name)).part("test") for run in runs]
+        result["configurations"][name] = _pooled(parts, group_of)
+    write_json(root / "cv.json", result)
+    return result
+
+
+def _pooled(parts: Sequence[Predictions], group_of: dict[str, str]) -> Json:
+    labels = np.concatenate([part.labels for part in parts])
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    groups = np.array([group_of[path] for part in parts for path in part.paths])
+    found = measure(labels, probabilities, parts[0].classes)
+    accuracies = [float(np.mean(part.predicted == part.labels)) for part in parts]
+    return {
+        "accuracies": accuracies,
+        "n": [len(part) for part in parts],
+        "folds": summarise_seeds(accuracies),
+        "pooled": {
+            "n": found["n"],
+            "accuracy": found["accuracy"],
+            "interval": list(bootstrap_accuracy(probabilities.argmax(1) == labels, groups)),
+            "macro_f1": found["macro"]["f1"],
+            "recall": {c: row["recall"] for c, row in found["per_class"].items()},
+            "confusion": found["confusion"],
+        },
+    }

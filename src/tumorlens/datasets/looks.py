@@ -1,0 +1,73 @@
+"""One look at an image file: everything about it that the audit and the index need, from a single decoding."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tumorlens.errors import ImageError
+from tumorlens.images import SUFFIXES, THUMBNAIL, Pixels, decode, resized
+
+_COLOUR_STEP = 20  # grey levels between channels; JPEG's chroma noise stays below
+_BLACK = 10  # grey levels; JPEG's noise around a black border stays below
+_BORDER = 14  # pixels of 224 on each side
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What one file holds."""
+
+    bytes: int
+    width: int
+    height: int
+    mode: str
+    tables: str
+    """Hash of the JPEG quantisation tables; empty for other formats."""
+    colour: float
+    """Share of pixels, 0 to 1, that are visibly not grey (channels differ by over 20 levels)."""
+    brightness: float
+    """Mean grey level, 0 to 255."""
+    border: float
+    """Share of black pixels (at most 10), 0 to 1, in the frame of 1/16 of each side."""
+    pixels: str
+    """SHA-256 of the decoded RGB pixels and their size, hex: equal for pixel-identical images."""
+    thumbnail: Pixels
+    """uint8 [32, 32], grey."""
+
+
+def look_at(path: Path) -> Look:
+    """Decode a file once and measure it.
+
+    Raises
+    ------
+    ImageError
+        It cannot be used; the message reads well after the file's name.
+    """
+    image, facts = decode(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ImageError(f"its suffix {path.suffix!r} is no image's", cure="Rename or remove it.")
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+    digest.update(image.tobytes())
+    small = resized(image)
+    grey = Image.fromarray(small).convert("L")
+    levels = np.asarray(grey)
+    frame = np.ones(levels.shape, bool)
+    frame[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
+    thumbnail = np.array(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
+    return Look(
+        path.stat().st_size, facts.width, facts.height, facts.mode, facts.tables,
+        0.0 if facts.mode == "L" else colour_share(small),
+        round(float(levels.mean()), 3), round(float(np.mean(levels[frame] <= _BLACK)), 4),
+        digest.hexdigest(), thumbnail,
+    )  # fmt: skip
+
+
+def colour_share(pixels: Pixels) -> float:
+    """Share of pixels (0 to 1) of a uint8 [h, w, 3] image that are visibly not grey."""
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    return float(np.mean(high - low > _COLOUR_STEP))
