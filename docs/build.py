@@ -176,8 +176,26 @@ def results_page(found: dict[str, Any], flat: dict[str, float]) -> str:
     """docs/results.md."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["pc"] = lambda value: f"{value * 100:.2f} %"
-    template = environment.from_string((HERE / "results.md.j2").read_text())
-    return template.render(runs=found, figures=flat, fp32=FP32, seeds=SEEDS, accuracy=accuracy).rstrip() + "\n"
+    pages = []
+    for name in ("results.md.j2", "leak.md.j2"):
+        template = environment.from_string((HERE / name).read_text())
+        page = template.render(
+            runs=found, figures=flat, fp32=FP32, seeds=SEEDS, leak=LEAK, twin_free_train=TWIN_FREE_TRAIN, folds=FOLDS
+        )
+        pages.append(page.strip())
+    return "\n\n".join(page for page in pages if page) + "\n"
+
+
+def audit_page(found: dict[str, Any]) -> str:
+    """docs/audit.md."""
+    bench = found["bench-audit"]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((HERE / "audit.md.j2").read_text())
+    why = (HERE / "why-0.99.md").read_text().strip()
+    page = template.render(
+        recall=bench["recall"], real=bench.get("real"), scale=bench.get("scale"), machine=bench["machine"], why=why
+    )
+    return page.strip() + "\n"
 
 
 def quoted(page: Path, flat: dict[str, float]) -> str:
@@ -210,6 +228,8 @@ def main(words: list[str]) -> int:
         HERE / "results.md": results_page(found, flat),
         HERE / "cli.md": cli_reference(),
     }
+    if "bench-audit" in found:
+        wanted[HERE / "audit.md"] = audit_page(found)
     for page in (HERE.parent / "README.md", HERE / "lab-notes.md"):
         wanted[page] = quoted(page, flat)
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]

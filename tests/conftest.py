@@ -26,6 +26,13 @@ def draw(label: int, number: int, size: int = 96) -> Image.Image:
     return Image.fromarray((grey * 255).astype(np.uint8))
 
 
+def picture(number: int) -> np.ndarray:
+    """A smooth picture of its own, uint8 [64, 64], unlike any other and unlike its mirror image."""
+    random = np.random.default_rng(number)
+    coarse = Image.fromarray(random.integers(0, 255, (6, 6), dtype=np.uint8))
+    return np.array(coarse.resize((64, 64), Image.Resampling.BICUBIC))
+
+
 def write_folder(root: Path, *, train: int, test: int, classes: tuple[str, ...] = CLASSES) -> Path:
     """Training/ and Testing/ with `train` and `test` images a class."""
     for part, n, first in (("Training", train, 0), ("Testing", test, 1000)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import picture
 from PIL import Image
 
 from tumorlens.audit import audit, baselines, conflicts, label_doubts, leak_table
@@ -19,13 +20,6 @@ from tumorlens.leakage import leakage, read_baselines, sentence, write_baselines
 
 LABELS = ("one", "two")
 N_TRAIN, N_TEST = 24, 12
-
-
-def picture(number: int) -> np.ndarray:
-    """A smooth picture of its own, unlike any other and unlike its mirror image."""
-    random = np.random.default_rng(number)
-    coarse = Image.fromarray(random.integers(0, 255, (6, 6), dtype=np.uint8))
-    return np.array(coarse.resize((64, 64), Image.Resampling.BICUBIC))
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,8 @@ def test_study_json_says_what_went_in(finished: Path, small_folder: Path) -> Non
     record = read_json(finished / "study.json")
     assert record["config"]["data"] == str(small_folder)
     assert record["split"] == {"train": 27, "validation": 5, "test": 12, "seed": 0,
-                               "source": "85/15 stratified by seed", "test_source": "folder"}  # fmt: skip
+                               "source": "85/15 stratified by seed", "test_source": "folder",
+                               "protocol": "official", "left_out": 0}  # fmt: skip
     assert record["weights"]["kind"] == "none"
     assert record["device"]["why"]
     assert record["environment"]["torch"] == torch.__version__.split("+")[0] or record["environment"]["torch"]

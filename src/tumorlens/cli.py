@@ -144,6 +144,11 @@ def compare(runs: tuple[Path, ...], /, *, json: bool = False) -> None:
             f"{name}: test accuracy mean {found['mean']:.2%}, "
             f"range {found['min']:.2%} to {found['max']:.2%}, {found['n']} runs"
         )
+        if (pair := found.get("against_first")) and pair["p_value"] is not None:
+            print(
+                f"  {pair['mean_difference'] * 100:+.2f} points against {pair['first']} "
+                f"(paired t-test over runs: p = {pair['p_value']:.3g})"
+            )
 
 
 @app.command(help_epilogue="Example: tumorlens report runs/kaggle-seed0")

@@ -50,6 +50,10 @@ class Configuration:
     """Stop after this many epochs without a lower validation loss."""
     head_solver: str = "gradient"
     """`gradient`: the optimiser above; `lbfgs`: the head alone solved to convergence."""
+    refit: bool = False
+    """lbfgs: with the strength that validation chose, solve once more on training and validation images together.
+
+    Validation figures of such a head are training figures."""
     seed: int | None = None
     """Seed of head and batch order; the study's where absent."""
 
@@ -75,6 +79,11 @@ class Configuration:
             raise ConfigError(
                 f"{where}: head_solver = 'lbfgs' solves the head alone, but learns = {list(self.learns)}.",
                 cure='Say learns = ["fc"], or head_solver = "gradient".',
+            )
+        if self.refit and self.head_solver != "lbfgs":
+            raise ConfigError(
+                f"{where}: refit needs head_solver = 'lbfgs': epochs cannot be chosen without validation images.",
+                cure="Leave refit out.",
             )
         _positive(where, "learning_rate", self.learning_rate)
         for field in ("batch_size", "max_epochs", "patience"):
@@ -115,7 +124,8 @@ def _positive(where: str, field: str, value: float) -> None:
 INITIAL = Configuration("initial", ("fc",), learning_rate=1e-3)
 FINETUNED = Configuration("finetuned", ("layer3", "layer4", "fc"), learning_rate=1e-4, start="initial")
 INITIAL_LBFGS = Configuration("initial_lbfgs", ("fc",), learning_rate=1e-3, head_solver="lbfgs")
-BUILT_IN = {c.name: c for c in (INITIAL, FINETUNED, INITIAL_LBFGS)}
+INITIAL_LBFGS_REFIT = dataclasses.replace(INITIAL_LBFGS, name="initial_lbfgs_refit", refit=True)
+BUILT_IN = {c.name: c for c in (INITIAL, FINETUNED, INITIAL_LBFGS, INITIAL_LBFGS_REFIT)}
 
 
 def read_configurations(path: Path) -> tuple[Configuration, ...]:
@@ -161,8 +171,8 @@ def _from_table(table: dict[str, Any], path: Path) -> Configuration:
             right = isinstance(value, list) and all(isinstance(item, str) for item in value)
         elif types[key] is float:
             right = isinstance(value, int | float) and not isinstance(value, bool)
-        elif types[key] is str:
-            right = isinstance(value, str)
+        elif types[key] in (str, bool):
+            right = isinstance(value, types[key])
         else:
             right = isinstance(value, int) and not isinstance(value, bool)
         if not right:

@@ -90,13 +90,15 @@ def _comparable(record: Json) -> bool:
 def sum_up(roots: Sequence[Path]) -> Json:
     """Test accuracy of each configuration over several evaluated runs: n, mean, sd, min, max, values.
 
+    Each but the first also has `against_first`, the paired test over runs (`statistics.paired_seeds`).
+
     Raises
     ------
     RunError
         The runs are on different test images or have no configuration in common.
     """
     from tumorlens.evaluate import read_predictions
-    from tumorlens.statistics import summarise_seeds
+    from tumorlens.statistics import paired_seeds, summarise_seeds
 
     tested: dict[str, frozenset[str]] = {}
     values: dict[str, list[float]] = {}
@@ -114,7 +116,12 @@ def sum_up(roots: Sequence[Path]) -> Json:
     common = {name: found for name, found in values.items() if len(found) == len(roots)}
     if not common:
         raise RunError("The runs have no evaluated configuration in common.", cure="Run `tumorlens evaluate` on each.")
-    return {name: summarise_seeds(found) for name, found in common.items()}
+    first = next(iter(common))
+    return {
+        name: summarise_seeds(found)
+        | ({} if name == first else {"against_first": {"first": first, **paired_seeds(common[first], found)}})
+        for name, found in common.items()
+    }
 
 
 def report_run(root: Path, images: Path | None = None) -> Path:

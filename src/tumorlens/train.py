@@ -233,9 +233,14 @@ def fit_head_lbfgs(
     x_validation, y_validation = source.rows(validation.hashes), validation.labels
     history: list[Json] = []
     best: tuple[float, Tensor, Tensor] | None = None
+    chosen = LBFGS_C[0]
+
+    def solver(strength: float) -> Any:
+        return LogisticRegression(C=strength, max_iter=20_000, tol=1e-4)  # type: ignore[no-untyped-call]
+
     for i, strength in enumerate(LBFGS_C, start=1):
         began = time.perf_counter()
-        solved = LogisticRegression(C=strength, max_iter=20_000, tol=1e-4).fit(x, y)  # type: ignore[no-untyped-call]
+        solved = solver(strength).fit(x, y)
         seconds = time.perf_counter() - began
         weight, bias = _both_rows(solved.coef_, solved.intercept_)
         record: Json = {"epoch": i, "c": strength, "iterations": int(solved.n_iter_[0])}
@@ -251,14 +256,22 @@ def fit_head_lbfgs(
         record["best"] = best is None or loss < best[0]
         if record["best"]:
             best = (loss, weight, bias)
+            chosen = strength
         history.append(record)
     if best is None:
         raise RunError(f"{configuration.name}: no strength was tried.", cure="Report this as a defect.")
+    _, weight, bias = best
+    stopped = f"converged for each of {len(LBFGS_C)} strengths; C chosen on validation"
+    if configuration.refit:
+        x = np.concatenate([x, x_validation.double().numpy()])
+        solved = solver(chosen).fit(x, np.concatenate([y, y_validation.numpy()]))
+        weight, bias = _both_rows(solved.coef_, solved.intercept_)
+        stopped += ", then solved again with the validation images, whose figures are training figures"
     with torch.no_grad():
-        model.fc.weight.copy_(best[1])
-        model.fc.bias.copy_(best[2])
+        model.fc.weight.copy_(weight)
+        model.fc.bias.copy_(bias)
     set_learning(model, (), training=False)
-    return history, f"converged for each of {len(LBFGS_C)} strengths; C chosen on validation"
+    return history, stopped
 
 
 def _both_rows(coefficients: Any, intercepts: Any) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -128,7 +128,9 @@ class Workbench:
         path = self.run.training(configuration.name)
         if not path.exists():
             return False
-        before = read_json(path)["configuration"]
+        # A field that is newer than the run had its default value then.
+        defaults = {f.name: f.default for f in fields(Configuration) if f.default is not MISSING}
+        before = defaults | read_json(path)["configuration"]
         now = json.loads(json.dumps(asdict(configuration)))
         if before != now:
             key = next(k for k in now if before.get(k) != now[k])

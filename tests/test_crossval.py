@@ -1,0 +1,129 @@
+"""Folds end to end, and the audit of a data set from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture
+from PIL import Image
+
+from tumorlens import Study, run_study
+from tumorlens.cli import main
+from tumorlens.datasets.index import read_index
+from tumorlens.errors import ConfigError, DataError
+from tumorlens.runs import read_json
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Two classes, 16 and 6 images each; the first two of each Testing folder are mirrored Training images."""
+    root = tmp_path_factory.mktemp("folds") / "data"
+    for k, label in enumerate(("one", "two")):
+        for part, first, n in (("Training", 0, 16), ("Testing", 500, 6)):
+            (root / part / label).mkdir(parents=True)
+            for i in range(n):
+                pixels = np.fliplr(picture(1000 * k + i)) if first and i < 2 else picture(1000 * k + first + i)
+                Image.fromarray(pixels).save(root / part / label / f"{i}.png")
+    return root
+
+
+def folds(root: Path, out: Path, cache: Path, **more) -> Study:
+    return Study(
+        data=str(root), weights="none", out=out, cache=cache, device="cpu", protocol="grouped-cv", folds=2,
+        configurations=("initial",), max_epochs=2, **more,
+    )  # fmt: skip
+
+
+def test_folds_are_studies_and_are_not_trained_twice(root, tmp_path, capsys) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "cv"
+    result = run_study(folds(root, out, cache))
+    assert capsys.readouterr().err.count("Frozen layers, once per image") <= 1
+    cv = read_json(out / "cv.json")
+    assert result["cv"] == cv
+    assert cv["done"] == [1, 2]
+    pooled = cv["configurations"]["initial"]["pooled"]
+    assert pooled["n"] == 44 == sum(cv["configurations"]["initial"]["n"])
+    right = sum(a * n for a, n in zip(*(cv["configurations"]["initial"][k] for k in ("accuracies", "n")), strict=True))
+    assert pooled["accuracy"] == pytest.approx(right / 44)
+    assert pooled["interval"][0] <= pooled["accuracy"] <= pooled["interval"][1]
+    assert cv["groups"] == 40
+    comparison = read_json(out / "fold-1" / "comparison.json")
+    assert comparison["published"] is None
+    assert comparison["leakage"]["parts"]["with_twin"]["n"] == 0
+    tested = [{r.path for r in read_index(out / f"fold-{k}" / "index.csv") if r.split == "test"} for k in (1, 2)]
+    assert not tested[0] & tested[1]
+    before = (out / "fold-2" / "initial" / "training.json").stat().st_mtime_ns
+    (out / "fold-1" / "report.html").unlink()  # as if killed just before the first fold's end
+    assert run_study(folds(root, out, cache))["cv"] == cv
+    said = capsys.readouterr().err
+    assert "initial: already trained" in said
+    assert "Fold 2 of 2: finished" in said
+    assert (out / "fold-2" / "initial" / "training.json").stat().st_mtime_ns == before
+
+
+def test_twin_free_train_tests_on_no_twin(root, tmp_path) -> None:
+    study = Study(
+        data=str(root), weights="none", out=tmp_path / "run", cache=tmp_path / "cache", device="cpu",
+        protocol="twin-free-train", configurations=("initial",), max_epochs=1,
+    )  # fmt: skip
+    run_study(study)
+    record = read_json(tmp_path / "run" / "study.json")
+    assert record["split"]["left_out"] == 4
+    assert record["split"]["train"] + record["split"]["validation"] == 28
+    assert read_json(tmp_path / "run" / "comparison.json")["leakage"]["parts"]["twin_free"]["n"] == 12
+    assert "No test image has a twin" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_options_that_do_not_go_together_are_refused(root, tmp_path) -> None:
+    for wrong in ({"folds": 1}, {"fold": 3, "protocol": "grouped-cv", "folds": 2}, {"fold": 1},
+                  {"group_similarity": 0.2}, {"protocol": "grouped-cv", "split": Path("x.csv")}):  # fmt: skip
+        with pytest.raises(ConfigError):
+            Study(**wrong)
+    few = Study(data=str(root), weights="none", cache=tmp_path, out=tmp_path / "x", protocol="grouped-cv", folds=40)
+    with pytest.raises(DataError, match="too few for 40 folds"):
+        run_study(few)
+
+
+def test_audit_prints_json_and_writes_a_page(root, tmp_path, capsys) -> None:
+    page = tmp_path / "pages" / "audit.html"
+    assert main(["data", "audit", str(root), "--cache", str(tmp_path / "c"), "--html", str(page), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["audit"]["twins"]["all"]["direct_or_mirrored"] == 4
+    assert found["baselines"]["nn_mirror"] >= 4 / 12
+    html = page.read_text()
+    assert html.count("mirrored, cosine") == 4
+    assert "Training/one/0.png" in html
+    assert "<script" not in html
+    assert main(["data", "audit", str(root), "--cache", str(tmp_path / "c")]) == 0
+    said = capsys.readouterr().out
+    assert "4 of 12" in said or "           12" in said
+    assert main(["data", "audit", str(root), "--cache", str(tmp_path / "c"), "--similarity", "3"]) == 1
+    assert "out of range" in capsys.readouterr().err
+
+
+def test_a_single_image_is_no_data_set(tmp_path, capsys) -> None:
+    (tmp_path / "data" / "one").mkdir(parents=True)
+    Image.fromarray(picture(1)).save(tmp_path / "data" / "one" / "a.png")
+    assert main(["data", "audit", str(tmp_path / "data"), "--cache", str(tmp_path / "c")]) == 1
+    assert "only one class folder" in capsys.readouterr().err
+
+
+def test_all_images_identical_are_audited_in_clear_words(tmp_path, capsys) -> None:
+    for part in ("Training", "Testing"):
+        for label in ("one", "two"):
+            folder = tmp_path / "data" / part / label
+            folder.mkdir(parents=True)
+            for i in range(5):
+                Image.fromarray(picture(1)).save(folder / f"{i}.png")
+    assert main(["data", "audit", str(tmp_path / "data"), "--cache", str(tmp_path / "c"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["audit"]["twins"]["all"]["exact"] == 10
+    assert found["audit"]["groups"]["n"] == 1
+    assert found["audit"]["shortcuts"]["tree"] is None
+    command = ["study", "--data", str(tmp_path / "data"), "--weights", "none", "--cache", str(tmp_path / "c"),
+               "--out", str(tmp_path / "x"), "--protocol", "grouped-cv"]  # fmt: skip
+    assert main(command) == 1
+    assert "forms only 1 group(s)" in capsys.readouterr().err
