@@ -10,6 +10,7 @@ import urllib.error
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,9 +166,14 @@ def build(weights: Weights, n_classes: int, seed: int) -> ResNet:
         torch.manual_seed(seed)
         model: ResNet = resnet18(num_classes=n_classes)
     if weights.path is not None:
-        state = {k: v for k, v in read_state(weights.path).items() if not k.startswith("fc.")}
-        model.load_state_dict(state, strict=False)
+        model.load_state_dict(_without_head(weights.path, weights.sha256), strict=False)
     return model.eval()
+
+
+@lru_cache(maxsize=1)
+def _without_head(path: Path, _sha256: str) -> dict[str, Tensor]:
+    """Kept, as a study builds its network many times; loading copies the tensors."""
+    return {k: v for k, v in read_state(path).items() if not k.startswith("fc.")}
 
 
 def stage_modules(model: ResNet, stage: str) -> list[nn.Module]:
