@@ -13,7 +13,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from tumorlens import model as rooms
 from tumorlens.configurations import BUILT_IN, Configuration
-from tumorlens.errors import ConfigError, FetchError, WeightsError
+from tumorlens.errors import ConfigError, FetchError, RunError, WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +155,19 @@ def test_device_and_precision_come_with_a_reason() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no CUDA device"):
             rooms.choose_device("cuda")
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_a_clear_error(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "best.pth"
+    path.write_bytes(b"an older one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        with pytest.raises(RunError, match="cannot be written"):
+            rooms.save_checkpoint(resnet18(num_classes=4), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"an older one"
+    assert [p.name for p in tmp_path.iterdir()] == ["best.pth"]

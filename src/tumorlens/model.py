@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 import socket
@@ -256,8 +257,10 @@ def save_checkpoint(model: ResNet, path: Path) -> str:
 
     `torchvision.models.resnet18(num_classes=n).load_state_dict(torch.load(path, weights_only=True))` reads it.
     """
+    buffer = io.BytesIO()  # torch's own writer turns a full disk into an error of its own
+    torch.save(plain_state(model), buffer)
     with writing(path) as file:
-        torch.save(plain_state(model), file)
+        file.write(buffer.getbuffer())
     return _sha256(path)
 
 
