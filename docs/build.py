@@ -128,8 +128,8 @@ def leak_figures(found: dict[str, Any]) -> dict[str, float]:
 def figures(found: dict[str, Any]) -> dict[str, float]:
     """The flat table of docs/figures.json; a figure whose run was not collected is left out."""
     flat: dict[str, float] = {}
-    for configuration in ("initial", "initial_lbfgs", "finetuned"):
-        for name in (FP32, f"{FP32}-lbfgs"):
+    for configuration in ("initial", "initial_lbfgs", "initial_lbfgs_refit", "finetuned"):
+        for name in (FP32, f"{FP32}-lbfgs", f"{FP32}-refit"):
             if name in found and configuration in found[name]["configurations"]:
                 flat[f"{configuration}.official.accuracy"] = accuracy(found[name], configuration)
         runs = [r for s in SEEDS for r in (found.get(s), found.get(f"{s}-lbfgs")) if configuration in of(r)]
@@ -142,6 +142,9 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         study = found[FP32]["study"]
         flat["study.cold_minutes"] = study["timing"]["total_s"] / 60
         flat["study.peak_gb"] = study["peak_memory_gb"]
+    if "v1-bf16-seed0-fresh-head" in found:
+        fresh = found["v1-bf16-seed0-fresh-head"]
+        flat["finetuned_fresh_head.official.accuracy"] = accuracy(fresh, "finetuned_fresh_head")
     if "v1-bf16-cold" in found:
         flat["study.cold_minutes_bf16"] = found["v1-bf16-cold"]["study"]["timing"]["total_s"] / 60
     if "v1-warm-initial" in found:
