@@ -25,7 +25,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)  ## Runs the whole study on generated slices and names the report
-	$(BIN)/tumorlens study --data phantom --random-weights-if-unavailable --max-epochs 4 --out runs/demo $(ARGS)
+	$(BIN)/tumorlens study --data phantom --random-weights-if-unavailable --max-epochs 3 --out runs/demo $(ARGS)
 
 study: $(STAMP) ## The study on real data: make study DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth
 	$(BIN)/tumorlens study --data "$(DATA)" --weights "$(WEIGHTS)" $(ARGS)
