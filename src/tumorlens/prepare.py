@@ -198,5 +198,8 @@ def probe_writable(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise RunError(f"--out {root} is a file.", cure="Name a folder.")
     probe = root / ".probe"
-    write_json(probe, {})
+    try:
+        write_json(probe, {})
+    except RunError as error:  # the user named the folder, not the probe in it
+        raise RunError(error.what.replace(str(probe), str(root)), cure=error.cure) from None
     probe.unlink()
