@@ -11,15 +11,16 @@ import pytest
 import torch
 from torchvision.models import ResNet
 
-from tumorlens import features, train
+from tumorlens import features
 from tumorlens.configurations import Configuration
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import Row, build_index
 from tumorlens.datasets.splits import split_index
 from tumorlens.errors import DataError, RunError
 from tumorlens.features import activations
+from tumorlens.head import LBFGS_C, fit_head_lbfgs
 from tumorlens.model import build, find_weights, forward, set_learning
-from tumorlens.train import InMemory, Part, fit, fit_head_lbfgs, predict_logits
+from tumorlens.train import InMemory, Part, fit, predict_logits
 
 CPU = torch.device("cpu")
 EXACT = {"device": CPU, "precision": torch.float32}
@@ -279,4 +280,4 @@ def test_frozen_layers_are_in_eval_mode_while_others_train() -> None:
     assert not model.bn1.training
     assert model.layer4[0].bn1.training
     assert not any(p.requires_grad for p in model.layer3.parameters())
-    assert json.dumps(train.LBFGS_C)  # plain numbers, as they stand in history.jsonl
+    assert json.dumps(LBFGS_C)  # plain numbers, as they stand in history.jsonl

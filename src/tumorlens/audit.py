@@ -148,8 +148,7 @@ def baselines(rows: Sequence[Row], thumbnails: Thumbnails) -> list[tuple[str, ..
     """
     test, reference = _in(rows, ("test",)), _in(rows, ("train", "validation"))
     labels = np.array([row.label for row in rows])
-    direct = nearest_reference(thumbnails, test, reference, mirror=False)
-    mirrored = nearest_reference(thumbnails, test, reference, mirror=True)
+    direct, mirrored = nearest_reference(thumbnails, test, reference)
     facts = file_facts_tree(rows, reference, test)
     paths = [row.path for row in rows if row.split == "test"]
     return list(

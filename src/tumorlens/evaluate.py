@@ -217,17 +217,18 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         It cannot be written.
     """
     names = predictions.classes
-    lines = [_line([*_COLUMNS, *(f"p_{name}" for name in names)])]
+    lines = [csv_line([*_COLUMNS, *(f"p_{name}" for name in names)])]
     for image, label, predicted, split, row in zip(
         predictions.paths, predictions.labels, predictions.predicted, predictions.splits,
         predictions.probabilities, strict=True,
     ):  # fmt: skip
-        lines.append(_line([image, names[label], names[predicted], split, *(f"{p:.9g}" for p in row)]))
+        lines.append(csv_line([image, names[label], names[predicted], split, *(f"{p:.9g}" for p in row)]))
     with writing(path) as file:
         file.write("".join(lines).encode())
 
 
-def _line(values: Sequence[str]) -> str:
+def csv_line(values: Sequence[str]) -> str:
+    """One line of CSV that csv reads back, whatever the values hold."""
     # With "\n" as its terminator, csv leaves a lone "\r" in a name unquoted and cannot read it back.
     text = io.StringIO()
     csv.writer(text).writerow(values)

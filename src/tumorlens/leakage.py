@@ -13,7 +13,7 @@ from tumorlens.audit import BASELINES
 from tumorlens.datasets.index import Row
 from tumorlens.datasets.twins import COARSE, THRESHOLD
 from tumorlens.errors import DataError, RunError
-from tumorlens.evaluate import Predictions
+from tumorlens.evaluate import Predictions, csv_line
 from tumorlens.resampling import bootstrap_accuracy
 from tumorlens.runs import Json, writing
 from tumorlens.statistics import wilson
@@ -162,9 +162,7 @@ def _percent(fraction: float) -> str:
 def write_baselines(path: Path, lines: Sequence[Sequence[str]]) -> None:
     """Write baselines.csv: path, label and what each baseline says."""
     with writing(path) as file:
-        text = [",".join(f'"{value.replace(chr(34), chr(34) * 2)}"' for value in line) for line in
-                (("path", "label", *BASELINES), *lines)]  # fmt: skip
-        file.write(("\n".join(text) + "\n").encode())
+        file.write("".join(csv_line(line) for line in (("path", "label", *BASELINES), *lines)).encode())
 
 
 def read_baselines(path: Path) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from tumorlens.datasets.index import Row
 from tumorlens.errors import MissingExtraError, RunError
 from tumorlens.evaluate import Predictions, evaluate_predictions, write_predictions
 from tumorlens.features import Activations, activations
+from tumorlens.head import fit_head_lbfgs
 from tumorlens.model import (
     Weights,
     build,
@@ -30,7 +31,7 @@ from tumorlens.model import (
 from tumorlens.options import Study
 from tumorlens.progress import Clock, say
 from tumorlens.runs import Json, Run, read_json, write_json, writing
-from tumorlens.train import InMemory, Part, Source, fit, fit_head_lbfgs, predict_logits
+from tumorlens.train import InMemory, Part, Source, fit, predict_logits
 
 SPLITS = ("train", "validation", "test")
 

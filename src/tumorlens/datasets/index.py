@@ -158,23 +158,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
                 if isinstance(look, str) or not sha256:
                     unreadable.append(Unreadable(relative, label, look if isinstance(look, str) else "cannot be read"))
                     continue
-                rows.append(
-                    Row(
-                        relative,
-                        sha256,
-                        look.bytes,
-                        look.width,
-                        look.height,
-                        look.mode,
-                        look.tables,
-                        look.colour,
-                        look.brightness,
-                        look.border,
-                        look.pixels,
-                        label,
-                        part,
-                    )
-                )
+                rows.append(Row(relative, sha256, **look.facts(), label=label, part=part))
                 thumbnails.append(look.thumbnail)
             shape = (len(rows), THUMBNAIL, THUMBNAIL)
             every = np.array(thumbnails, np.uint8).reshape(shape)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,6 +38,10 @@ class Look:
     """SHA-256 of the decoded RGB pixels and their size, hex: equal for pixel-identical images."""
     thumbnail: Pixels
     """uint8 [32, 32], grey."""
+
+    def facts(self) -> dict[str, Any]:
+        """All but the thumbnail, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
 
 
 def look_at(path: Path) -> Look:

@@ -291,17 +291,18 @@ def _chunks(n: int, size: int = _CHUNK) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
-def nearest_reference(thumbnails: Thumbnails, chosen: Bools, reference: Bools, *, mirror: bool) -> Ints:
-    """int64 [chosen]: for each chosen image the reference image with the most similar thumbnail.
+def nearest_reference(thumbnails: Thumbnails, chosen: Bools, reference: Bools) -> tuple[Ints, Ints]:
+    """For each chosen image the reference image with the most similar thumbnail, int64 [chosen] twice.
 
-    As it is, or where `mirror` in the better of both left-right orientations. The first of equals.
+    First as it is, then in the better of both left-right orientations. The first of equals.
     """
     of, among = np.flatnonzero(chosen), np.flatnonzero(reference)
     transformed = _transformed(thumbnails)
     there = transformed[:, among]
-    found = np.empty(len(of), np.int64)
+    direct, mirrored = np.empty((2, len(of)), np.int64)
     for part in _chunks(len(of), _BLOCK):
         ee, eo, oe, oo = (transformed[k, of[part]] @ there[k].T for k in range(4))
         even, odd = ee + oe, eo + oo  # by the order across columns, which a left-right mirror negates
-        found[part] = among[(even + (np.abs(odd) if mirror else odd)).argmax(1)]
-    return found
+        direct[part] = among[(even + odd).argmax(1)]
+        mirrored[part] = among[(even + np.abs(odd)).argmax(1)]
+    return direct, mirrored
