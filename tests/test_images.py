@@ -97,3 +97,15 @@ def test_damaged_bytes_give_an_image_or_a_reason(tmp_path_factory: pytest.TempPa
     path.write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
     with contextlib.suppress(ImageError):  # any other error fails the test
         assert read_image(path)[0].shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "grey RGB", "nearly grey RGB"])
+def test_a_grey_picture_is_resized_as_its_three_channels_would_be(tmp_path: Path, mode: str) -> None:
+    image = noise("L")
+    if mode != "L":
+        image = image.convert("RGB")
+    if mode == "nearly grey RGB":
+        image.putpixel((150, 100), (255, 0, 0))
+    image.save(tmp_path / "x.png")
+    wanted = np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    assert np.array_equal(read_image(tmp_path / "x.png")[0], wanted)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import platform
 import socket
 import urllib.error
 import warnings
@@ -310,10 +311,21 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, st
     if wanted == "fp32":
         return torch.float32, "asked for with --precision fp32"
     if wanted == "bf16":
-        return torch.bfloat16, "asked for with --precision bf16"
+        slow = "" if bf16_is_native(device) else "; SLOW: this processor has no bf16 instructions and imitates them"
+        return torch.bfloat16, f"asked for with --precision bf16{slow}"
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.bfloat16, "the CUDA device computes it natively"
     return torch.float32, "the default: exact and repeatable"
+
+
+def bf16_is_native(device: torch.device) -> bool:
+    """Whether the device has bfloat16 instructions; without them it takes many times as long as fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    # oneDNN also says yes to AVX-512 alone, where it imitates them.
+    return platform.machine() not in ("x86_64", "AMD64") or bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def device_name(device: torch.device) -> str:

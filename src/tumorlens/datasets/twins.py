@@ -13,9 +13,11 @@ give four orientations; the other four come from the transposed image in the sam
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -121,33 +123,56 @@ def find_twins(thumbnails: Thumbnails, reference: Bools, *, floor: float = COARS
     distinct, place = _distinct(thumbnails)
     of_distinct = np.zeros(len(distinct), bool)
     np.logical_or.at(of_distinct, place, reference)
-    transformed = _transformed(distinct.reshape(-1, THUMBNAIL, THUMBNAIL))
-    best, where, found = _search(transformed, of_distinct, floor, workers or os.cpu_count() or 1)
-    nearest, similarity = _to_images(reference, place, best, where)
-    transformation = np.full(n, -1, np.int64)
-    has = np.flatnonzero(nearest >= 0)
-    measured = _measured(transformed, place[has], place[nearest[has]])
-    same = place[has] == place[nearest[has]]
-    transformation[has] = np.where(same, 0, measured.argmax(1))
-    similarity[has] = np.where(same, 1, np.minimum(measured.max(1), 1))
-    similarities = np.minimum(_measured(transformed, found[:, 0], found[:, 1]), 1)
+    with _Spectra(distinct.reshape(-1, THUMBNAIL, THUMBNAIL)) as transformed:
+        best, where, found = _search(transformed, of_distinct, floor, workers or os.cpu_count() or 1)
+        nearest, similarity = _to_images(reference, place, best, where)
+        transformation = np.full(n, -1, np.int64)
+        has = np.flatnonzero(nearest >= 0)
+        measured = _measured(transformed, place[has], place[nearest[has]])
+        same = place[has] == place[nearest[has]]
+        transformation[has] = np.where(same, 0, measured.argmax(1))
+        similarity[has] = np.where(same, 1, np.minimum(measured.max(1), 1))
+        similarities = np.minimum(_measured(transformed, found[:, 0], found[:, 1]), 1)
     return Twins(nearest, similarity, transformation, place, found, similarities, floor)
 
 
-def _transformed(thumbnails: Thumbnails) -> Floats:
-    """Cosine transform of centred unit-length thumbnails as float32 [4, n, 256], by parity of both orders.
+class _Spectra:
+    """Cosine transforms of centred unit-length thumbnails, float32 [n, 4, 256], by parity of both orders.
 
-    A thumbnail of one grey level has no direction: it stays zero, and is like no other.
+    They lie in a temporary file: 4 kB an image would make memory grow with the data set. A thumbnail
+    of one grey level has no direction: it stays zero, and is like no other.
     """
-    found = np.empty((4, len(thumbnails), THUMBNAIL * THUMBNAIL // 4), np.float32)
-    for at in range(0, len(thumbnails), _CHUNK):
-        x = thumbnails[at : at + _CHUNK].astype(np.float32)
-        x -= x.mean(axis=(1, 2), keepdims=True)
-        x /= np.maximum(np.linalg.norm(x, axis=(1, 2), keepdims=True), 1e-6)
-        c = dctn(x, axes=(1, 2), norm="ortho")
-        for i, (row, column) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-            found[i, at : at + _CHUNK] = c[:, row::2, column::2].reshape(len(x), -1)
-    return found
+
+    def __init__(self, thumbnails: Thumbnails) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object
+        self.n = len(thumbnails)
+        for part in _chunks(self.n):
+            x = thumbnails[part].astype(np.float32)
+            x -= x.mean(axis=(1, 2), keepdims=True)
+            x /= np.maximum(np.linalg.norm(x, axis=(1, 2), keepdims=True), 1e-6)
+            c = dctn(x, axes=(1, 2), norm="ortho")
+            parity = [c[:, row::2, column::2].reshape(len(x), -1) for row in (0, 1) for column in (0, 1)]
+            self._file.write(np.stack(parity, 1).tobytes())
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def block(self, start: int, stop: int) -> Floats:
+        """float32 [4, stop - start, 256]; safe in several threads."""
+        rows = np.empty((stop - start, 4, THUMBNAIL * THUMBNAIL // 4), np.float32)
+        os.preadv(self._file.fileno(), [rows.data], start * rows[:1].nbytes)
+        return np.ascontiguousarray(rows.swapaxes(0, 1))
+
+    def pick(self, indices: Ints) -> Floats:
+        """float32 [4, len(indices), 256]."""
+        rows = np.empty((len(indices), 4, THUMBNAIL * THUMBNAIL // 4), np.float32)
+        for i, index in enumerate(indices.tolist()):
+            os.preadv(self._file.fileno(), [rows[i].data], index * rows[i].nbytes)
+        return np.ascontiguousarray(rows.swapaxes(0, 1))
 
 
 def _turned(transformed: Floats) -> Floats:
@@ -169,10 +194,9 @@ class _Reduced:
     pairs: Ints
 
 
-def _search(transformed: Floats, reference: Bools, floor: float, workers: int) -> tuple[Floats, Ints, Ints]:
+def _search(transformed: _Spectra, reference: Bools, floor: float, workers: int) -> tuple[Floats, Ints, Ints]:
     """Best cosine with a reference image, float32 [n], its index, int64 [n], and close pairs, int64 [m, 2]."""
     n = len(reference)
-    turned = _turned(transformed)
     best, where = np.full(n, -2, np.float32), np.full(n, -1, np.int64)
     found: list[Ints] = []
     total = 0
@@ -189,7 +213,7 @@ def _search(transformed: Floats, reference: Bools, floor: float, workers: int) -
         ThreadPoolExecutor(workers) as pool,
     ):
         try:
-            for r in pool.map(lambda start: _block_row(transformed, turned, reference, start, floor), starts):
+            for r in pool.map(lambda start: _block_row(transformed, reference, start, floor), starts):
                 stop = r.start + len(r.row_best)
                 improve(slice(r.start, stop), r.row_best, r.row_where)
                 improve(slice(r.start, n), r.column_best, r.column_where)
@@ -207,15 +231,16 @@ def _search(transformed: Floats, reference: Bools, floor: float, workers: int) -
     return best, where, np.concatenate(found) if found else np.empty((0, 2), np.int64)
 
 
-def _block_row(transformed: Floats, turned: Floats, reference: Bools, start: int, floor: float) -> _Reduced:
+def _block_row(transformed: _Spectra, reference: Bools, start: int, floor: float) -> _Reduced:
     n = len(reference)
     stop = min(start + _BLOCK, n)
     row_best, row_where = np.full(stop - start, -2, np.float32), np.full(stop - start, -1, np.int64)
     column_best, column_where = np.full(n - start, -2, np.float32), np.full(n - start, -1, np.int64)
     pairs = []
+    own_rows = transformed.block(start, stop)
     for at in range(start, n, _BLOCK):
         end = min(at + _BLOCK, n)
-        products = _best_orientation(transformed[:, start:stop], transformed[:, at:end], turned[:, at:end])
+        products = _best_orientation(own_rows, transformed.block(at, end))
         if at == start:
             np.fill_diagonal(products, -2)
         if (usable := reference[at:end]).any():
@@ -236,10 +261,10 @@ def _block_row(transformed: Floats, turned: Floats, reference: Bools, start: int
     return _Reduced(start, row_best, row_where, column_best, column_where, np.concatenate(pairs))
 
 
-def _best_orientation(one: Floats, two: Floats, two_turned: Floats) -> Floats:
+def _best_orientation(one: Floats, two: Floats) -> Floats:
     """float32 [a, b]: the largest cosine over all eight orientations of each pair of two blocks."""
     best: Floats | None = None
-    for other in (two, two_turned):
+    for other in (two, _turned(two)):
         ee, eo, oe, oo = (one[k] @ other[k].T for k in range(4))
         # max(p + q, p - q) = p + |q|, once for each sign of the even-odd part
         for p, q in ((ee + eo, oe + oo), (np.subtract(ee, eo, out=ee), np.subtract(oe, oo, out=oe))):
@@ -273,12 +298,12 @@ def _to_images(reference: Bools, place: Ints, best: Floats, where: Ints) -> tupl
     return nearest, similarity
 
 
-def _measured(transformed: Floats, first: Ints, second: Ints) -> Floats:
+def _measured(transformed: _Spectra, first: Ints, second: Ints) -> Floats:
     """float32 [m, 8]: cosine of each pair in each orientation."""
     side = THUMBNAIL // 2
     out = np.empty((len(first), 8), np.float32)
     for part in _chunks(len(first)):
-        a, b = transformed[:, first[part]], transformed[:, second[part]]
+        a, b = transformed.pick(first[part]), transformed.pick(second[part])
         straight = np.einsum("kmd,kmd->mk", a, b)
         b = b[[0, 2, 1, 3]].reshape(4, -1, side, side).swapaxes(2, 3).reshape(a.shape)
         out[part, :4] = straight @ _SIGNS.T
@@ -297,12 +322,19 @@ def nearest_reference(thumbnails: Thumbnails, chosen: Bools, reference: Bools) -
     First as it is, then in the better of both left-right orientations. The first of equals.
     """
     of, among = np.flatnonzero(chosen), np.flatnonzero(reference)
-    transformed = _transformed(thumbnails)
-    there = transformed[:, among]
-    direct, mirrored = np.empty((2, len(of)), np.int64)
-    for part in _chunks(len(of), _BLOCK):
-        ee, eo, oe, oo = (transformed[k, of[part]] @ there[k].T for k in range(4))
-        even, odd = ee + oe, eo + oo  # by the order across columns, which a left-right mirror negates
-        direct[part] = among[(even + odd).argmax(1)]
-        mirrored[part] = among[(even + np.abs(odd)).argmax(1)]
-    return direct, mirrored
+    found = np.zeros((2, len(of)), np.int64)
+    with _Spectra(thumbnails[of]) as here, _Spectra(thumbnails[among]) as there:
+        for part in _chunks(len(of), _BLOCK):
+            one = here.block(part.start, part.stop)
+            best = np.full((2, part.stop - part.start), -np.inf, np.float32)
+            for columns in _chunks(len(among), _BLOCK):
+                two = there.block(columns.start, columns.stop)
+                ee, eo, oe, oo = (one[k] @ two[k].T for k in range(4))
+                even, odd = ee + oe, eo + oo  # by the order across columns, which a left-right mirror negates
+                for k, products in enumerate((even + odd, even + np.abs(odd))):
+                    indices = products.argmax(1)
+                    values = products[np.arange(len(products)), indices]
+                    better = values > best[k]
+                    best[k][better] = values[better]
+                    found[k, part][better] = among[columns][indices[better]]
+    return found[0], found[1]

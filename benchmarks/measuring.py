@@ -1,0 +1,70 @@
+"""What every benchmark shares: alternating repeats, medians with their spread, and the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+_PACKAGES = ("numpy", "pillow", "torch", "torchvision", "onnxruntime")
+
+
+def alternate(work: Mapping[str, Callable[[], Any]], repeats: int, *, warm: bool = True) -> dict[str, list[float]]:
+    """Wall-clock seconds of each piece of work, taken in turns so that other load hits all alike."""
+    if warm:
+        for piece in work.values():
+            piece()
+    found: dict[str, list[float]] = {name: [] for name in work}
+    for repeat in range(repeats):
+        order = list(work.items()) if repeat % 2 == 0 else list(work.items())[::-1]
+        for name, piece in order:
+            began = time.perf_counter()
+            piece()
+            found[name].append(time.perf_counter() - began)
+    return found
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, least and greatest, with the values themselves."""
+    return {
+        "median": statistics.median(values), "min": min(values), "max": max(values),
+        "values": [round(v, 6) for v in values],
+    }  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """Processor, its vector instructions that matter here, cores, system."""
+    found: dict[str, Any] = {"system": platform.platform(terse=True), "cores": os.cpu_count()}
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    lines = dict(line.split(":", 1) for line in reversed(text.splitlines()) if ":" in line)
+    lines = {key.strip(): value.strip() for key, value in lines.items()}
+    flags = set(lines.get("flags", "").split())
+    found["processor"] = lines.get("model name") or platform.processor() or platform.machine()
+    found["instructions"] = [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if f in flags]
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that compute."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def keep(name: str, command: str, figures: Mapping[str, float], detail: Mapping[str, Any]) -> Path:
+    """Write benchmarks/results/NAME.json; figures of parts that were not run this time stay."""
+    path = RESULTS / f"{name}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    content = {
+        "name": name, "command": command, **{k: v for k, v in before.items() if k not in ("figures", "name")},
+        **detail, "figures": {**before.get("figures", {}), **figures}, "machine": machine(), "versions": versions(),
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path

@@ -1,0 +1,268 @@
+"""Speed of training: ours beside the usual notebook loop, in one process and in turns.
+
+    python benchmarks/speed.py --data DATA --weights WEIGHTS          whole epochs, three repeats
+    python benchmarks/speed.py --data phantom --weights none --quick  three minutes, on part of the images
+    python benchmarks/speed.py --data DATA --weights WEIGHTS --study  also a whole cold study as users run it
+
+Updates benchmarks/results/speed.json (speed-quick.json with --quick).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import alternate, keep, spread
+from notebook_baseline import Notebook
+from PIL import Image
+from torch import nn
+
+from tumorlens.configurations import FINETUNED, INITIAL, Configuration
+from tumorlens.datasets.fetch import fetch
+from tumorlens.datasets.index import TRAINING, build_index
+from tumorlens.features import Activations, activations
+from tumorlens.images import SIZE, read_image
+from tumorlens.model import Weights, bf16_is_native, build, find_weights, forward, plain_state
+from tumorlens.runs import cache_dir
+from tumorlens.train import InMemory, Part, fit
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PREFIX_BATCH = 64
+CPU = torch.device("cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """Some images of Training, dealt 85 to 15, and the weights to start from."""
+
+    root: Path
+    rows: tuple[Any, ...]
+    classes: tuple[str, ...]
+    weights: Weights
+    folder: Path
+    """Scratch."""
+
+    def parts(self) -> tuple[Part, Part]:
+        cut = round(len(self.rows) * 0.85)
+        return self.part(self.rows[:cut]), self.part(self.rows[cut:])
+
+    def part(self, rows: Sequence[Any]) -> Part:
+        labels = torch.tensor([self.classes.index(row.label) for row in rows])
+        return Part(tuple(row.sha256 for row in rows), labels)
+
+    def prefix(self, boundaries: Sequence[str], precision: str, name: str) -> tuple[dict[str, Activations], float]:
+        """The frozen layers over all images into a cache of its own; also the seconds."""
+        model = build(self.weights, len(self.classes), 0)
+        began = time.perf_counter()
+        caches, computed = activations(
+            model, boundaries, self.rows, self.root, cache=self.folder / name, device=CPU,
+            precision=PRECISIONS[precision], batch_size=PREFIX_BATCH,
+        )  # fmt: skip
+        assert computed == len({row.sha256 for row in self.rows})
+        return caches, time.perf_counter() - began
+
+
+def train(material: Material, configuration: Configuration, source: Any, precision: str, epochs: int) -> None:
+    """`epochs` epochs of ours, validation included."""
+    one = dataclasses.replace(configuration, start="imagenet", max_epochs=epochs, patience=epochs)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if source.boundary == "avgpool" else before)
+    model = build(material.weights, len(material.classes), 0)
+    fit(model, one, source, *material.parts(), seed=0, device=CPU, precision=PRECISIONS[precision])
+    torch.set_num_threads(before)
+
+
+def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Seconds an epoch of both configurations, baseline and ours in turns; and the passes over frozen layers."""
+    start = material.folder / "start.pth"
+    torch.save(plain_state(build(material.weights, len(material.classes), 0)), start)
+    data = material.folder / "images"  # the same images for both
+    for row in material.rows:
+        place = data / "Training" / row.label / f"{row.sha256[:16]}{Path(row.path).suffix}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            place.symlink_to(material.root / row.path)
+    (data / "Testing").exists() or (data / "Testing").symlink_to(data / "Training")
+    work: dict[str, Any] = {}
+    passes: dict[str, Any] = {}
+    for name in ("initial", "finetuned"):
+        work[f"baseline {name}"] = Notebook(data, start, name).epoch
+    further = 20
+    caches, seconds = material.prefix(["avgpool"], "fp32", "initial")
+    passes["initial fp32"] = seconds
+    source = InMemory.load(caches["avgpool"], material.parts())
+    work["initial fp32"] = lambda: train(material, INITIAL, source, "fp32", further)
+    for precision in precisions:
+        caches, passes[f"finetuned {precision}"] = material.prefix(["layer2"], precision, f"finetuned-{precision}")
+        work[f"finetuned {precision}"] = (
+            lambda cache=caches["layer2"], precision=precision: train(material, FINETUNED, cache, precision, 1)
+        )  # fmt: skip
+    found = alternate(work, repeats, warm=False)
+    found["initial fp32"] = [s / further for s in found["initial fp32"]]
+    middle = {name: statistics.median(values) for name, values in found.items()}
+    ours_50 = passes["initial fp32"] + 50 * middle["initial fp32"]
+    figures = {
+        "speedup.initial_50_epochs": 50 * middle["baseline initial"] / ours_50,
+        "speedup.initial_further_epoch": middle["baseline initial"] / middle["initial fp32"],
+    } | {f"speedup.finetuned_epoch_{p}": middle["baseline finetuned"] / middle[f"finetuned {p}"] for p in precisions}
+    detail = {
+        "images": len(material.rows),
+        "epoch_seconds": {name: spread(values) for name, values in found.items()},
+        "prefix_seconds": passes,
+    }
+    return figures, {"epochs": detail}
+
+
+def convolutions_alone(model: nn.Module, stop: str, precision: str) -> list[tuple[nn.Conv2d, torch.Tensor]]:
+    """Each convolution up to a boundary with an input of the shape that it gets."""
+    shapes: list[tuple[nn.Conv2d, tuple[int, ...]]] = []
+
+    def note(module: nn.Module, args: Any, _: Any) -> None:
+        assert isinstance(module, nn.Conv2d)
+        shapes.append((module, tuple(args[0].shape)))
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    with torch.inference_mode():
+        forward(model, torch.zeros((PREFIX_BATCH, 3, SIZE, SIZE), dtype=torch.uint8), "image", stop)  # type: ignore[arg-type]
+    for hook in hooks:
+        hook.remove()
+    kind = PRECISIONS[precision]
+    return [
+        (c.to(kind), torch.rand(shape, dtype=kind).to(memory_format=torch.channels_last)) for c, shape in shapes
+    ]  # fmt: skip
+
+
+def prefix(material: Material, precision: str, repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """The pass over the frozen layers beside its convolutions alone, an image."""
+    n = len({row.sha256 for row in material.rows})
+    model = build(material.weights, len(material.classes), 0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    alone = convolutions_alone(model, "layer2", precision)
+    batches = max(1, n // PREFIX_BATCH)
+    turn = iter(range(1000))
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for _ in range(batches):
+                for convolution, x in alone:
+                    convolution(x)
+
+    work = {
+        "bare convolutions": bare,
+        "prefix pass": lambda: material.prefix(["layer2"], precision, f"prefix-{next(turn)}"),
+    }
+    found = alternate(work, repeats)
+    per_image = {
+        "bare convolutions": [s / (batches * PREFIX_BATCH) for s in found["bare convolutions"]],
+        "prefix pass": [s / n for s in found["prefix pass"]],
+    }
+    ratio = statistics.median(per_image["prefix pass"]) / statistics.median(per_image["bare convolutions"])
+    detail = {"precision": precision, "images": n, "seconds_an_image": {k: spread(v) for k, v in per_image.items()}}
+    return {"prefix.over_bare_convolutions": ratio}, {"prefix": detail}
+
+
+def decode(material: Material, repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Images a second that one core decodes and resizes, beside Pillow used plainly; and the largest difference."""
+    paths = [material.root / row.path for row in material.rows[:1000]]
+
+    def plainly(path: Path) -> np.ndarray:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+    differences = [
+        float(np.abs(read_image(p)[0].astype(int) - plainly(p).astype(int)).mean()) / 255 for p in paths[:200]
+    ]
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(every)})
+    try:
+        found = alternate(
+            {"ours": lambda: [read_image(p) for p in paths], "Pillow": lambda: [plainly(p) for p in paths]}, repeats
+        )
+    finally:
+        os.sched_setaffinity(0, every)
+    rates = {name: [len(paths) / s for s in values] for name, values in found.items()}
+    detail = {
+        "images": len(paths), "images_per_s_core": {k: spread(v) for k, v in rates.items()},
+        "mean_difference": max(differences),
+    }  # fmt: skip
+    return {"decode.images_per_s_core": statistics.median(rates["ours"])}, {"decode": detail}
+
+
+def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
+    """A whole study as a process of its own, cold, beside the baseline's epochs of this run times its numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [str(Path(sys.executable).with_name("tumorlens")), "study", "--data", asked.data, "--weights",
+                 asked.weights, "--precision", precision, "--out", f"{folder}/run", "--cache", f"{folder}/cache",
+                 *(["--max-epochs", "2"] if asked.quick else [])]  # fmt: skip
+        began = time.perf_counter()
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - began
+        record = json.loads(Path(f"{folder}/run/study.json").read_text())
+        trained = {name: json.loads(Path(f"{folder}/run/{name}/training.json").read_text())["epochs_run"]
+                   for name in ("initial", "finetuned")}  # fmt: skip
+    share = (record["split"]["train"] + record["split"]["validation"]) / detail["images"]
+    baseline = {name: share * detail["epoch_seconds"][f"baseline {name}"]["median"] * trained[name] for name in trained}
+    return {"speedup.study": sum(baseline.values()) / seconds}, {
+        "study": {
+            "precision": precision,
+            "seconds": seconds,
+            "epochs": trained,
+            "baseline_seconds": baseline,
+            "steps": record["timing"],
+            "peak_memory_gb": record["peak_memory_gb"],
+        }
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--data", default="phantom", help="phantom, a zip as Kaggle ships it, or a folder")
+    parser.add_argument("--weights", default="none", help="none, imagenet or a ResNet18 state dict")
+    parser.add_argument("--images", type=int, help="images of Training to use; all where absent")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the study")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--study", action="store_true")
+    parser.add_argument("--parts", nargs="*", default=["decode", "prefix", "epochs"])
+    asked = parser.parse_args(arguments)
+    if asked.quick:
+        asked.images, asked.repeats = asked.images or 256, 1
+    folder = fetch(asked.data, cache=cache_dir())
+    index = build_index(folder, cache_dir())
+    training = [row for row in index.rows if row.part == TRAINING]
+    order = np.random.default_rng(0).permutation(len(training))[: asked.images]
+    name = "speed-quick" if asked.quick else "speed"
+    command = "python benchmarks/speed.py " + " ".join(Path(w).name if "/" in w else w for w in sys.argv[1:])
+    native = ["fp32", "bf16"] if bf16_is_native(CPU) else ["fp32"]
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = tuple(training[i] for i in order)
+        material = Material(folder.root, rows, index.classes, find_weights(asked.weights), Path(scratch))
+        some = dataclasses.replace(material, rows=rows[:640])
+        measured: list[Any] = []
+        if "decode" in asked.parts:
+            measured.append(decode(material, asked.repeats))
+        if "prefix" in asked.parts:
+            measured.append(prefix(some, "fp32", asked.repeats))
+        if "epochs" in asked.parts:
+            measured.append(epochs(material, native, asked.repeats))
+            if asked.study:
+                measured.append(study(asked, asked.precision, measured[-1][1]["epochs"]))
+    for figures, detail in measured:
+        keep(name, command, figures, detail)
+        print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
