@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from tumorlens.datasets.splits import split_index
 from tumorlens.errors import DataError, RunError
 from tumorlens.features import activations
 from tumorlens.head import LBFGS_C, fit_head_lbfgs
-from tumorlens.model import build, find_weights, forward, set_learning
+from tumorlens.images import read_image
+from tumorlens.model import build, find_weights, forward, normalise, set_learning
 from tumorlens.train import InMemory, Part, fit, predict_logits
 
 CPU = torch.device("cpu")
@@ -136,19 +139,53 @@ def test_an_image_that_vanished_is_named(rows: tuple[Row, ...], small_folder: Pa
         activations(network(), ["avgpool"], [gone], small_folder, cache=tmp_path, **EXACT)
 
 
+@dataclasses.dataclass(frozen=True)
+class Recomputed:
+    """The frozen layers run anew for every batch, from the image files on."""
+
+    boundary: str
+    network: ResNet
+    path_of: dict[str, Path]
+
+    def rows(self, hashes: Sequence[str]) -> torch.Tensor:
+        pixels = np.stack([read_image(self.path_of[h])[0] for h in hashes])
+        with torch.no_grad():
+            return forward(self.network, torch.from_numpy(pixels).permute(0, 3, 1, 2), "image", self.boundary)
+
+
 def test_cached_and_recomputed_training_end_in_the_same_weights(
     rows: tuple[Row, ...], small_folder: Path, small_cache: Path
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
+    start = network()
+    cached = activations(start, ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
+    paths = {row.sha256: small_folder / row.path for row in rows}
+    anew = Recomputed("layer3", features._folded(start, "layer3", CPU), paths)
     ends = []
-    for boundary in ("layer3", "image"):  # from kept activations, and through the whole network each time
+    for source in (cached, anew):
         model = network()
-        source = activations(model, [boundary], rows, small_folder, cache=small_cache, **EXACT)[0][boundary]
         fit(model, LAYER4, source, training, validation, seed=0, **EXACT)
         ends.append(model.state_dict())
     for key, value in ends[0].items():
         # Convolutions of other batch shapes may sum in another order: relative 1e-3 after 6 steps.
         assert torch.allclose(value, ends[1][key], rtol=1e-3, atol=1e-4), key
+
+
+def test_folding_batchnorm_keeps_the_function() -> None:
+    model = network()
+    for module in model.modules():  # statistics and weights as training leaves them, not as they start
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+            module.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    exact = copy.deepcopy(model).double()
+    with torch.inference_mode():
+        for stop in ("stem", "layer1", "layer2", "layer3", "avgpool"):
+            wanted = forward(exact, normalise(pixels).double(), "image", stop)
+            folded = forward(features._folded(model, stop, CPU), pixels, "image", stop).double()
+            plain = forward(model, pixels, "image", stop).double()
+            assert (folded - wanted).abs().max() < 3 * (plain - wanted).abs().max(), stop
+            assert (folded - wanted).abs().max() < 1e-4 * wanted.abs().max(), stop
 
 
 def test_frozen_parts_stay_bit_identical_and_learning_ones_change(

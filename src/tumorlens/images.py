@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,17 +78,21 @@ def read_image(path: Path, size: int = SIZE) -> tuple[Pixels, ImageFacts]:
     ImageError
         As `decode` does.
     """
-    image, facts = decode(path)
+    image, facts = decode(path, keep_grey=True)
     return resized(image, size), facts
 
 
 def resized(image: Image.Image, size: int = SIZE) -> Pixels:
-    """uint8 [size, size, 3] of a decoded RGB image."""
+    """uint8 [size, size, 3] of a decoded image, RGB or L."""
+    bands = image.split()
+    if len({band.tobytes() for band in bands}) == 1:  # nearly all are grey: one channel tells all three
+        grey = np.asarray(bands[0].resize((size, size), Image.Resampling.BILINEAR))
+        return np.repeat(grey[:, :, None], 3, axis=2)
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR))  # a copy: torch refuses read-only memory
 
 
-def decode(path: Path) -> tuple[Image.Image, ImageFacts]:
-    """Decode one image file completely, as RGB at its own size.
+def decode(path: Path, *, keep_grey: bool = False) -> tuple[Image.Image, ImageFacts]:
+    """Decode one image file completely, as RGB at its own size; 8-bit greyscale stays L with `keep_grey`.
 
     Raises
     ------
@@ -94,25 +100,50 @@ def decode(path: Path) -> tuple[Image.Image, ImageFacts]:
         The file is missing, empty, truncated, no image, or of zero or absurd size. The message
         is a reason that reads well after the file's name.
     """
-    try:
+    with explained():
         if path.stat().st_size == 0:
             raise ImageError("empty file (0 bytes)", cure="Download or copy it again.")
+        with Image.open(path) as image:
+            return decoded(image, keep_grey=keep_grey)
+
+
+def decoded(
+    image: Image.Image, max_pixels: int = MAX_PIXELS, *, keep_grey: bool = False
+) -> tuple[Image.Image, ImageFacts]:
+    """The picture that an opened file stands at, decoded as RGB at its own size; call it under `explained`.
+
+    Raises
+    ------
+    ImageError
+        It is smaller than 8 x 8 or larger than `max_pixels`, which the header tells before anything is decoded.
+    """
+    facts = ImageFacts(image.width, image.height, image.mode, image.format or "?", _tables(image))
+    if image.width < 8 or image.height < 8:
+        raise ImageError(f"only {image.width}x{image.height} pixels", cure="Leave it out.")
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"{image.width}x{image.height} pixels, over the limit of {max_pixels:,}", cure="Scale it down."
+        )
+    # Not image.draft(): it would change the pixels that the published pipeline sees.
+    return image.copy() if keep_grey and image.mode == "L" else to_rgb(image), facts
+
+
+@contextmanager
+def explained(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
+    """Turn whatever Pillow raises on a bad file into an ImageError, and keep its warnings off the screen.
+
+    Raises
+    ------
+    ImageError
+        The message is a reason that reads well after the file's name.
+    """
+    try:
         with warnings.catch_warnings():
-            # Pillow warns of a bomb from 89 million pixels on; our own limit below is stricter.
+            # Pillow warns of a bomb from 89 million pixels on; our own limit is stricter.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             # Corrupt EXIF and palette transparency do not touch the pixels we use.
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            with Image.open(path) as image:
-                facts = ImageFacts(image.width, image.height, image.mode, image.format or "?", _tables(image))
-                if image.width < 8 or image.height < 8:
-                    raise ImageError(f"only {image.width}x{image.height} pixels", cure="Leave it out.")
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{image.width}x{image.height} pixels, over the limit of {MAX_PIXELS:,}",
-                        cure="Scale it down.",
-                    )
-                # Not image.draft(): it would change the pixels that the published pipeline sees.
-                return to_rgb(image), facts
+            yield
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -124,7 +155,7 @@ def decode(path: Path) -> tuple[Image.Image, ImageFacts]:
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))  # Pillow tells the product alone
         many = f"{int(count.group()):,} pixels" if count else "absurd size"
-        raise ImageError(f"{many}, over the limit of {MAX_PIXELS:,}", cure="Scale it down.") from None
+        raise ImageError(f"{many}, over the limit of {max_pixels:,}", cure="Scale it down.") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, MemoryError) as error:
         # Pillow's decoders raise all of these on damaged content.
         reason = str(error) or type(error).__name__
@@ -142,10 +173,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Pillow's own conversion clips 16-bit values at 255, which turns such a slice white.
     """
     if image.mode in ("I;16", "I;16L", "I;16B", "I", "F"):
-        values = np.asarray(image, dtype=np.float32)
+        values = np.array(image, dtype=np.float32)
         low, high = float(values.min()), float(values.max())
-        scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
-        image = Image.fromarray(scaled.round().astype(np.uint8))
+        if not high - low < 3e38:  # nor is NaN; float32 ends there
+            raise ImageError("holds values that are no numbers", cure="Save it with whole numbers.")
+        scale = 255.0 / (high - low) if high > low else 0.0
+        values -= low  # in place: such a picture may be large
+        values *= scale
+        image = Image.fromarray(np.rint(values, out=values).astype(np.uint8))
     return image.convert("RGB")
 
 

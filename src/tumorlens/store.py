@@ -29,7 +29,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "layer3": (14, 14, 256),
     "avgpool": (512,),
 }
-_VERSION = 1
+_VERSION = 2  # 2: BatchNorm folded into the convolutions
 
 
 @dataclass
