@@ -8,7 +8,7 @@ WEIGHTS ?= imagenet
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test check lint types docs lock figures clean
+.PHONY: help setup demo study test bench check lint types docs lock figures clean
 
 help:           ## Lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,17 @@ study: $(STAMP) ## The study on real data: make study DATA=archive.zip WEIGHTS=r
 
 test: $(STAMP)  ## Runs the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+# On real data: make bench DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth (an hour and a half on 2 cores).
+# QUICK=1 takes three minutes on generated data.
+bench: $(STAMP) ## Measures speed and memory beside the usual notebook loop
+ifdef QUICK
+	$(BIN)/python benchmarks/speed.py --data phantom --weights none --quick
+else
+	$(BIN)/python benchmarks/speed.py --data "$(DATA)" --weights "$(WEIGHTS)" --study
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python docs/build.py
+endif
 
 check: lint types docs ## Lint, types and documents
 

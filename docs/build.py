@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import performance
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+BENCHMARKS = HERE.parent / "benchmarks" / "results"
 COMMANDS = ("study", "train", "evaluate", "compare", "report", "data fetch", "data check", "data audit")
 #: Runs that the figures come from, by the names under which they were collected.
 FP32, SEEDS = "v1-fp32-seed0", ("v1-bf16-seed0", "v1-bf16-seed1", "v1-bf16-seed2")
@@ -65,7 +67,8 @@ def collect_folds(root: Path, name: str) -> None:
         for k in cv["done"]
     }
     about = {key: first[key] for key in ("weights", "device", "environment", "git")}
-    keep(name, {"name": name, "cv": cv, "training": folds, **about})
+    seconds = {str(k): read(root / f"fold-{k}" / "study.json")["timing"]["total_s"] for k in cv["done"]}
+    keep(name, {"name": name, "cv": cv, "training": folds, "seconds": seconds, **about})
 
 
 def keep(name: str, content: dict[str, Any]) -> None:
@@ -81,8 +84,13 @@ def read(path: Path) -> Any:
 
 
 def results() -> dict[str, Any]:
-    """All collected runs and benchmarks by name."""
+    """All collected runs by name."""
     return {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def benchmarks() -> dict[str, Any]:
+    """All benchmarks by name."""
+    return {path.stem: read(path) for path in sorted(BENCHMARKS.glob("*.json"))}
 
 
 def accuracy(run: Any, configuration: str) -> float:
@@ -122,6 +130,8 @@ def leak_figures(found: dict[str, Any]) -> dict[str, float]:
         if cv and len(cv["done"]) == cv["of"]:  # unfinished folds are no result yet
             for name, one in cv["configurations"].items():
                 flat[f"{name}.grouped_cv_{similarity}.accuracy"] = one["pooled"]["accuracy"]
+            if "seconds" in found[key] and similarity == "0.99":  # the first one runs the frozen layers for all
+                flat["folds.cost_over_one"] = sum(found[key]["seconds"].values()) / found[key]["seconds"]["1"]
     return flat
 
 
@@ -224,12 +234,14 @@ def main(words: list[str]) -> int:
     if words not in ([], ["--check"]):
         print(__doc__)
         return 2
-    found = results()
-    flat = figures(found)
+    found, measured = results(), benchmarks()
+    flat = figures(found) | performance.figures(measured)
     wanted = {
         HERE / "figures.json": json.dumps({k: round(v, 6) for k, v in flat.items()}, indent=2) + "\n",
         HERE / "results.md": results_page(found, flat),
         HERE / "cli.md": cli_reference(),
+        HERE / "performance.md": performance.page(measured, flat),
+        **{HERE / "img" / name: text for name, text in performance.plots(measured).items()},
     }
     if "bench-audit" in found:
         wanted[HERE / "audit.md"] = audit_page(found)
@@ -241,6 +253,7 @@ def main(words: list[str]) -> int:
             print(f"{path.relative_to(HERE.parent)} is stale: run `make figures`.")
         return 1 if stale else 0
     for path in stale:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(wanted[path])
         print(f"wrote {path.relative_to(HERE.parent)}")
     return 0

@@ -34,6 +34,7 @@ from tumorlens.runs import Json, Run, read_json, write_json, writing
 from tumorlens.train import InMemory, Part, Source, fit, predict_logits
 
 SPLITS = ("train", "validation", "test")
+_IN_MEMORY = 16_384  # images; 32 MB of features
 
 
 @dataclass(frozen=True)
@@ -255,8 +256,9 @@ class Workbench:
 
 
 def _quick(source: Activations, parts: Sequence[Part]) -> Source:
-    """512 numbers an image fit into memory; everything larger is read batch by batch."""
-    return InMemory.load(source, parts) if source.boundary == "avgpool" else source
+    """512 numbers an image fit into memory where images are not very many; the rest is read batch by batch."""
+    small = source.boundary == "avgpool" and sum(len(part) for part in parts) <= _IN_MEMORY
+    return InMemory.load(source, parts) if small else source
 
 
 @contextmanager

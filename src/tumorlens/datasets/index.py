@@ -31,7 +31,7 @@ TRAINING, TESTING = "Training", "Testing"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One usable image."""
 
@@ -150,7 +150,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
         index = _from_cache(known, folder)
         if index is None:
             rows: list[Row] = []
-            thumbnails: list[Pixels] = []
+            thumbnails = bytearray()  # not a list of arrays: there may be very many
             unreadable: list[Unreadable] = []
             looks = _tracked(pool, [f[0] for f in files], _look, "Checking images", len(files))
             for (path, label, part), sha256, look in zip(files, hashes, looks, strict=True):
@@ -159,9 +159,9 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
                     unreadable.append(Unreadable(relative, label, look if isinstance(look, str) else "cannot be read"))
                     continue
                 rows.append(Row(relative, sha256, **look.facts(), label=label, part=part))
-                thumbnails.append(look.thumbnail)
+                thumbnails += look.thumbnail.tobytes()
             shape = (len(rows), THUMBNAIL, THUMBNAIL)
-            every = np.array(thumbnails, np.uint8).reshape(shape)
+            every = np.frombuffer(thumbnails, np.uint8).reshape(shape)
             index = Index(folder.root, folder.classes, tuple(rows), tuple(unreadable), every)
             with writing(known.with_suffix(".npy")) as file:
                 np.save(file, every)
