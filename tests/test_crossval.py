@@ -42,6 +42,10 @@ def test_folds_are_studies_and_are_not_trained_twice(root, tmp_path, capsys) -> 
     result = run_study(folds(root, out, cache))
     assert capsys.readouterr().err.count("Frozen layers, once per image") <= 1
     cv = read_json(out / "cv.json")
+    page = (out / "report.html").read_text()
+    assert page.count('<a href="fold-') == len(cv["done"])
+    for one in cv["configurations"].values():
+        assert f"{one['pooled']['accuracy'] * 100:.2f}" in page
     assert result["cv"] == cv
     assert cv["done"] == [1, 2]
     pooled = cv["configurations"]["initial"]["pooled"]

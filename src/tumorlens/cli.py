@@ -58,7 +58,7 @@ def study(options: Options = _DEFAULT, *, json: bool = False) -> None:
         from tumorlens.summary import folds_text
 
         print(folds_text(result["cv"]))
-        print(f"Folds: {result['run']}")
+        print(f"Report: {result['report']}")
     else:
         _print_summary(result["comparison"])
         print(f"Report: {result['report']}")

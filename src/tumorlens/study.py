@@ -7,7 +7,7 @@ import dataclasses
 from tumorlens.options import Study
 from tumorlens.prepare import prepare
 from tumorlens.progress import Clock, say
-from tumorlens.runs import Json, read_json
+from tumorlens.runs import Json, Run, read_json
 from tumorlens.stages import compare_run, note_timing, report_run
 
 __all__ = ["Study", "run_study"]
@@ -65,6 +65,7 @@ def run_study(study: Study, *, command: str = "") -> Json:
 def _run_folds(study: Study, command: str) -> Json:
     """Every fold as a study of its own, in a folder of its own; finished ones are not trained again."""
     from tumorlens.crossval import fold_folder, sum_up_folds
+    from tumorlens.report import write_folds_page
 
     root = study.run.root
     for fold in range(1, study.folds * study.repeats + 1):
@@ -75,5 +76,6 @@ def _run_folds(study: Study, command: str) -> Json:
             say(f"Fold {fold} of {study.folds * study.repeats}:")
             run_study(one, command=command)
         result = sum_up_folds(root, study.folds, study.repeats)
-    return {"run": str(root), "cv": result, "accuracy": {n: c["pooled"]["accuracy"] for n, c in
+        report = write_folds_page(root, result, {k: read_json(Run(fold_folder(root, k)).study) for k in result["done"]})
+    return {"run": str(root), "report": str(report), "cv": result, "accuracy": {n: c["pooled"]["accuracy"] for n, c in
             result["configurations"].items()}}  # fmt: skip

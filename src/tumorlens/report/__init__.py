@@ -1,5 +1,6 @@
-"""The report of a run: one HTML file that opens offline."""
+"""Reports of a run and of a cross-validation: each one HTML file that opens offline."""
 
+from tumorlens.report.folds_page import write_folds_page
 from tumorlens.report.html import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_folds_page", "write_report"]

@@ -1,0 +1,41 @@
+"""All folds of a cross-validation as one offline page: every fold, their mean, and the pooled answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tumorlens import __version__
+from tumorlens.report.html import environment
+from tumorlens.runs import Json, writing
+
+
+def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:
+    """Write report.html of a cross-validation.
+
+    Parameters
+    ----------
+    root
+        The cross-validation's folder, which holds the folds' folders.
+    cv
+        From `sum_up_folds`.
+    studies
+        study.json of each finished fold, by its number.
+
+    Returns
+    -------
+    Path
+        Of report.html.
+
+    Raises
+    ------
+    RunError
+        It cannot be written.
+    """
+    first = studies[cv["done"][0]]
+    page = environment().get_template("folds.html.j2").render(
+        cv=cv, study=first, studies=studies, classes=first["classes"], version=__version__
+    )  # fmt: skip
+    path = root / "report.html"
+    with writing(path) as file:
+        file.write(page.encode("utf-8", errors="replace"))
+    return path
