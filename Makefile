@@ -62,7 +62,7 @@ figures: $(STAMP) ## Writes docs/figures.json, docs/results.md and docs/cli.md a
 # Needs uv on the PATH; --universal covers Linux and macOS, x86-64 and Arm, Python 3.11 to 3.13.
 lock:           ## Writes requirements.lock anew
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--extra study --extra tensorboard --extra dev pyproject.toml -o requirements.lock
+		--extra study --extra tensorboard --extra serve --extra dev pyproject.toml -o requirements.lock
 
 clean:          ## Removes .venv and what tests and builds left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
