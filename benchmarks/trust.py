@@ -1,0 +1,112 @@
+"""How far a classifier's answers can be trusted, on everything that nothing was fitted on.
+
+    tumorlens export RUN
+    python benchmarks/trust.py RUN [--model FILE] [--foreign FOLDER]
+
+Test images as they are, all and without twins; test images changed as another scanner, sequence or preprocessing
+would (families marked for judging); generated images that are no brain MRI, and the half by hash of a folder of
+real ones, whose families are the file names up to the first underscore. Writes benchmarks/results/trust.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import keep
+
+from tumorlens.classifier import Classifier, load_classifier
+from tumorlens.datasets.twins import THRESHOLD
+from tumorlens.export import Source, open_source
+from tumorlens.images import read_image
+from tumorlens.progress import say
+from tumorlens.trust import Answers, evaluate_trust
+from tumorlens.trust.families import changed, families, half_of
+
+
+def answers(classifier: Classifier, labels: np.ndarray, batches: Iterator[np.ndarray]) -> Answers:
+    """What the classifier gives for all batches."""
+    kept: dict[str, list[np.ndarray]] = defaultdict(list)
+    for pixels in batches:
+        outputs = classifier.run(pixels)
+        for name in ("logits", "features", "statistics"):
+            kept[name].append(getattr(outputs, name))
+        kept["pixels"].append(pixels)
+    return Answers(labels, **{name: np.concatenate(parts) for name, parts in kept.items()})
+
+
+def of_array(classifier: Classifier, labels: np.ndarray, pixels: np.ndarray) -> Answers:
+    return answers(classifier, labels, (pixels[i : i + 32] for i in range(0, len(pixels), 32)))
+
+
+def of_part(classifier: Classifier, source: Source, split: str) -> Answers:
+    rows = source.part(split)
+    return answers(classifier, source.labels(rows), source.batches(rows, f"Classifying {split}"))
+
+
+def foreign(folder: Path) -> dict[str, np.ndarray]:
+    """Pictures of the half that is for judging alone, by family."""
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() != ".md"):
+        if half_of(hashlib.sha256(path.read_bytes()).hexdigest()) == "judge":
+            found[path.name.split("_")[0]].append(read_image(path)[0])
+    return {name: np.stack(pictures) for name, pictures in found.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--model", type=Path, help="the exported file; RUN/classifier.onnx where absent")
+    parser.add_argument("--foreign", type=Path, help="a folder of pictures that are no brain MRI")
+    parser.add_argument("--near-images", type=int, default=300, help="test images that each near family changes")
+    parser.add_argument("--far-images", type=int, default=100, help="images of each far family")
+    asked = parser.parse_args(arguments)
+    classifier = load_classifier(asked.model or asked.run)
+    source = open_source(asked.run, classifier.card["configuration"])
+    validation, test = of_part(classifier, source, "validation"), of_part(classifier, source, "test")
+    rows = source.part("test")
+    twin_free = np.array([row.similarity is None or row.similarity < THRESHOLD for row in rows])
+    drawn = np.random.default_rng(0).permutation(len(rows))
+    some, few = np.sort(drawn[: asked.near_images]), np.sort(drawn[: asked.far_images])
+    near, far = {}, {}
+    for family in families("near", "judge"):
+        say(f"Near family {family.name}")
+        near[family.name] = of_array(classifier, test.labels[some], changed(family, test.pixels[some]))
+    for family in families("far", "judge"):
+        say(f"Far family {family.name}")
+        far[family.name] = of_array(classifier, test.labels[few], changed(family, test.pixels[few]))
+    for name, pictures in foreign(asked.foreign).items() if asked.foreign else ():
+        far[f"real: {name}"] = of_array(classifier, np.zeros(len(pictures), np.int64), pictures)
+    found: dict[str, Any] = evaluate_trust(
+        classifier.trust, validation, test, twin_free=twin_free, near=near, far=far, groups=[r.group for r in rows]
+    )
+    official, free = found["parts"]["official"], found["parts"].get("twin_free")
+    sets = official["conformal"]["lac"]["marginal"]["0.95"]
+    figures = {
+        "calibration.ece_official": official["after"]["ece"],
+        "conformal.coverage_0.95": sets["coverage"],
+        "conformal.mean_set_size_0.95": sets["mean_set_size"],
+        "refusal.far_rate": found["far"]["rate"],
+        "refusal.test_rate": official["refused"]["rate"],
+        "near_shift.silent_error_rate": found["near"]["silent_error_rate"],
+        "near_shift.test_deferral_rate": official["deferred"]["rate"],
+        "selective.accuracy_at_0.95_coverage": official["selective"]["accuracy_at_0.95_coverage"],
+    } | ({"calibration.ece_twin_free": free["after"]["ece"]} if free else {})
+    command = "python benchmarks/trust.py " + " ".join(Path(word).name or word for word in sys.argv[1:])
+    card = {
+        key: classifier.card[key] for key in ("configuration", "precision", "dataset", "split", "checkpoint_sha256")
+    }
+    keep("trust", command, figures, {"model": card, "trust": found})
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
