@@ -185,15 +185,22 @@ def cli_reference() -> str:
     return "\n".join(lines)
 
 
-def results_page(found: dict[str, Any], flat: dict[str, float]) -> str:
+def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str, float]) -> str:
     """docs/results.md."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["pc"] = lambda value: f"{value * 100:.2f} %"
     pages = []
-    for name in ("results.md.j2", "leak.md.j2"):
+    for name in ("results.md.j2", "leak.md.j2", "trust.md.j2"):
         template = environment.from_string((HERE / name).read_text())
         page = template.render(
-            runs=found, figures=flat, fp32=FP32, seeds=SEEDS, leak=LEAK, twin_free_train=TWIN_FREE_TRAIN, folds=FOLDS
+            runs=found,
+            figures=flat,
+            fp32=FP32,
+            seeds=SEEDS,
+            leak=LEAK,
+            twin_free_train=TWIN_FREE_TRAIN,
+            folds=FOLDS,
+            trust=measured.get("trust"),
         )
         pages.append(page.strip())
     return "\n\n".join(page for page in pages if page) + "\n"
@@ -238,7 +245,7 @@ def main(words: list[str]) -> int:
     flat = figures(found) | performance.figures(measured)
     wanted = {
         HERE / "figures.json": json.dumps({k: round(v, 6) for k, v in flat.items()}, indent=2) + "\n",
-        HERE / "results.md": results_page(found, flat),
+        HERE / "results.md": results_page(found, measured, flat),
         HERE / "cli.md": cli_reference(),
         HERE / "performance.md": performance.page(measured, flat),
         **{HERE / "img" / name: text for name, text in performance.plots(measured).items()},
