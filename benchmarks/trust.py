@@ -23,12 +23,13 @@ import numpy as np
 from measuring import keep
 
 from tumorlens.classifier import Classifier, load_classifier
+from tumorlens.datasets.phantom import VIEWS
 from tumorlens.datasets.twins import THRESHOLD
 from tumorlens.export import Source, open_source
 from tumorlens.images import read_image
 from tumorlens.progress import say
 from tumorlens.trust import Answers, evaluate_trust
-from tumorlens.trust.families import changed, families, half_of
+from tumorlens.trust.families import changed, families, half_of, phantom_plane
 
 
 def answers(classifier: Classifier, labels: np.ndarray, batches: Iterator[np.ndarray]) -> Answers:
@@ -80,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for family in families("near", "judge"):
         say(f"Near family {family.name}")
         near[family.name] = of_array(classifier, test.labels[some], changed(family, test.pixels[some]))
+    for view in VIEWS:
+        say(f"Generated slices, {view}")
+        pixels, names = phantom_plane(view, asked.far_images)
+        labels = np.array([source.classes.index(name) for name in names])
+        near[f"generated, {view}"] = of_array(classifier, labels, pixels)
     for family in families("far", "judge"):
         say(f"Far family {family.name}")
         far[family.name] = of_array(classifier, test.labels[few], changed(family, test.pixels[few]))
