@@ -1,0 +1,120 @@
+"""One file's content → slices: which format it is, told by its first bytes and never by its name."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from tumorlens.errors import ImageError
+from tumorlens.inputs.dicom import is_dicom, read_dicom
+from tumorlens.inputs.nifti import HEADER, is_nifti, read_nifti
+from tumorlens.inputs.rasters import read_raster
+from tumorlens.inputs.slices import Limits, Plane, SeriesNames, Slice, Unreadable, shown
+
+HIDDEN = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})  # beside names that start with a dot
+_CHUNK = 1 << 18  # bytes
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_RASTERS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_READ = "JPEG, PNG, TIFF, BMP, WebP, DICOM, NIfTI and zips of them"
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, NotImplementedError)
+
+
+def read_stream(
+    stream: BinaryIO, source: str, plane: Plane, limits: Limits, names: SeriesNames, *, in_zip: bool = False
+) -> Iterator[Slice | Unreadable]:
+    """Everything in one file; what cannot be read is an Unreadable.
+
+    Parameters
+    ----------
+    stream
+        Seekable, at its start.
+    in_zip
+        Whether it comes out of a zip; a zip in a zip is not opened.
+    """
+    try:
+        head = stream.read(HEADER)
+        stream.seek(0)
+        if head.startswith(_ZIP):
+            if in_zip:
+                raise ImageError("a zip inside a zip", cure="Unpack the outer one and name the folder.")
+            yield from _read_zip(stream, source, plane, limits, names)
+        elif is_dicom(head):  # before TIFF, whose mark may stand in a DICOM file's preamble
+            yield from read_dicom(stream, source, limits, names)
+        elif head.startswith(b"\x1f\x8b") or is_nifti(head):
+            yield from read_nifti(stream, source, plane, limits, names, packed=head.startswith(b"\x1f\x8b"))
+        elif head.startswith(_RASTERS) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+            yield from read_raster(stream, source, limits, names)
+        elif not head:
+            raise ImageError("empty file (0 bytes)", cure="Download or copy it again.")
+        else:
+            raise ImageError("of no format that is read", cure=f"These are read: {_READ}.")
+    except ImageError as error:
+        yield Unreadable(source, None, error.what, error.cure)
+    except OSError as error:
+        yield Unreadable(source, None, f"cannot be read ({error.strerror or 'input/output error'})", "Copy it again.")
+
+
+def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files in it, without hidden ones."""
+    return [i for i in archive.infolist() if not i.is_dir() and not any(map(_hidden, _parts(i.filename)))]
+
+
+def _read_zip(
+    stream: BinaryIO, source: str, plane: Plane, limits: Limits, names: SeriesNames
+) -> Iterator[Slice | Unreadable]:
+    try:
+        archive = zipfile.ZipFile(stream)
+    except _DAMAGED:
+        raise ImageError(
+            "a damaged zip: its table of contents cannot be read", cure="Download or copy it again."
+        ) from None
+    with archive:
+        entries = zip_entries(archive)
+        if len(entries) > limits.entries:
+            raise ImageError(f"a zip of {len(entries):,} files, over the limit of {limits.entries:,}", cure="Split it.")
+        if not entries:
+            raise ImageError("a zip without files", cure="Leave it out.")
+        for info in entries:
+            name = shown(f"{source}/{'/'.join(_parts(info.filename))}")
+            try:
+                content = _entry(archive, info, limits)
+            except ImageError as error:
+                yield Unreadable(name, None, error.what, error.cure)
+                continue
+            yield from read_stream(io.BytesIO(content), name, plane, limits, names, in_zip=True)
+
+
+def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limits: Limits) -> bytes:
+    """Content of an entry, refused by what the archive says of it before a byte is inflated."""
+    unpack = "Unpack the zip yourself, look at it, and name the folder."
+    if info.flag_bits & 0x1:
+        raise ImageError("encrypted", cure="Unpack the zip with its password and name the folder.")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ImageError(f"packed by method {info.compress_type} of zip; stored and deflated are read", cure=unpack)
+    if info.file_size > limits.bytes:
+        raise ImageError(f"{info.file_size:,} bytes, over the limit of {limits.bytes:,}", cure=unpack)
+    if info.file_size > limits.ratio_from and info.file_size > limits.ratio * info.compress_size:
+        raise ImageError(f"inflates to over {limits.ratio:g} times its size", cure=unpack)
+    try:
+        content = bytearray()
+        with archive.open(info) as file:
+            # In pieces: zipfile stops at the size promised, but only after inflating all that was asked for.
+            while piece := file.read(_CHUNK):
+                content += piece
+    except _DAMAGED:
+        raise ImageError("damaged inside its zip", cure="Download or copy the zip again.") from None
+    if len(content) != info.file_size:
+        raise ImageError("shorter than its zip says", cure="Download or copy the zip again.")
+    return bytes(content)
+
+
+def _parts(name: str) -> list[str]:
+    """Folders and file of an entry's name; roots and steps upwards are dropped, so that none leads out."""
+    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")] or ["(no name)"]
+
+
+def _hidden(part: str) -> bool:
+    return part.startswith(".") or part in HIDDEN

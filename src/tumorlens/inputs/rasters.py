@@ -1,0 +1,68 @@
+"""JPEG, PNG, TIFF, BMP and WebP, stretched to a square as the study does. Of a TIFF every page is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from PIL import Image
+
+from tumorlens.errors import ImageError
+from tumorlens.images import decoded, explained, resized
+from tumorlens.inputs.slices import Limits, SeriesNames, Slice, Unreadable
+
+# Not whatever Pillow knows: EPS, for one, would start another program.
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+
+
+def read_raster(stream: BinaryIO, source: str, limits: Limits, names: SeriesNames) -> Iterator[Slice | Unreadable]:
+    """The picture in a file, or the pages of a TIFF.
+
+    Of an animated PNG or WebP, and of a JPEG with previews, the first picture is taken.
+
+    Raises
+    ------
+    ImageError
+        Nothing in the file can be used. A damaged page among others is Unreadable.
+    """
+    with explained(limits.pixels):
+        image = Image.open(stream, formats=_FORMATS)
+    with image:
+        pages = _pages(image, limits)
+        series = names.new() if pages > 1 else None
+        for page in range(pages):
+            try:
+                with explained(limits.pixels):
+                    if pages > 1:
+                        image.seek(page)
+                    rgb, facts = decoded(image, limits.pixels)
+                    pixels = resized(rgb)
+            except ImageError as error:
+                if pages == 1:
+                    raise
+                yield Unreadable(source, page, f"page {page + 1} {error.what}", error.cure)
+                continue
+            about: dict[str, str | int | float] = {
+                "format": "JPEG" if facts.format == "MPO" else facts.format,
+                "width": facts.width,
+                "height": facts.height,
+            }
+            index, count = (page, pages) if pages > 1 else (None, None)
+            yield Slice(source, index, count, series, pixels, about)
+
+
+def _pages(image: Image.Image, limits: Limits) -> int:
+    """Pages that the file has; one that is damaged is the last, and gives its reason when its turn comes."""
+    if image.format != "TIFF":
+        return 1
+    # One by one: Pillow miscounts after a leap.
+    for page in range(1, limits.frames + 1):
+        try:
+            with explained():
+                try:
+                    image.seek(page)
+                except EOFError:
+                    return page
+        except ImageError:
+            return page + 1
+    raise ImageError(f"has more than {limits.frames:,} pages", cure="Split it.")
