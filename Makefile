@@ -60,9 +60,12 @@ figures: $(STAMP) ## Writes docs/figures.json, docs/results.md and docs/cli.md a
 	$(BIN)/python docs/build.py
 
 # Needs uv on the PATH; --universal covers Linux and macOS, x86-64 and Arm, Python 3.11 to 3.13.
-lock:           ## Writes requirements.lock anew
+# The second one is what the service's image installs.
+lock:           ## Writes requirements.lock and requirements-serve.lock anew
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra study --extra tensorboard --extra serve --extra dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--extra serve --constraint requirements.lock pyproject.toml -o requirements-serve.lock
 
 clean:          ## Removes .venv and what tests and builds left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -20,7 +20,10 @@ import performance
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 BENCHMARKS = HERE.parent / "benchmarks" / "results"
-COMMANDS = ("study", "train", "evaluate", "compare", "report", "data fetch", "data check", "data audit")
+COMMANDS = (
+    "study", "train", "evaluate", "compare", "report", "data fetch", "data check", "data audit",
+    "export", "predict", "explain", "serve",
+)  # fmt: skip
 #: Runs that the figures come from, by the names under which they were collected.
 FP32, SEEDS = "v1-fp32-seed0", ("v1-bf16-seed0", "v1-bf16-seed1", "v1-bf16-seed2")
 LEAK, TWIN_FREE_TRAIN = "v1-fp32-seed0-leak", "v1-bf16-seed0-twin-free-train"

@@ -139,6 +139,8 @@ def test_bad_entries_do_not_stop_a_zip() -> None:
     assert [type(one) for one in found] == [Unreadable, Slice]
     assert isinstance(found[0], Unreadable)
     assert found[0].reason == "damaged inside its zip"
+    nameless = seeds.zipped({"X1.png": PNG, "2.png": PNG}).replace(b"X1.png", b"\0" + b"1.png")
+    assert [one.source for one in read_bytes(nameless, "z")] == ["z/(no name)", "z/2.png"]
     for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         assert "packed by method" in reason(read_bytes(seeds.zipped({"1.png": PNG}, method), "z"))
     encrypted = bytearray(seeds.zipped({"1.png": PNG}))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tumorlens.classifier import Classifier, load_classifier
     from tumorlens.configurations import Configuration
     from tumorlens.errors import TumorlensError
     from tumorlens.options import Study
@@ -19,22 +20,26 @@ if TYPE_CHECKING:
     from tumorlens.study import run_study
 
 __all__ = [
+    "Classifier",
     "Configuration",
     "Study",
     "TumorlensError",
     "__version__",
     "compare_run",
     "evaluate_run",
+    "load_classifier",
     "report_run",
     "run_study",
 ]
 
 _HOMES = {
+    "Classifier": "classifier",
     "Configuration": "configurations",
     "TumorlensError": "errors",
     "Study": "options",
     "compare_run": "stages",
     "evaluate_run": "stages",
+    "load_classifier": "classifier",
     "report_run": "stages",
     "run_study": "study",
 }

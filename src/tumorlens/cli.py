@@ -1,6 +1,7 @@
 """Thin commands over the Python API. Results go to stdout; progress and log go to stderr.
 
-Exit codes: 0 done, 1 an error that the user can cure, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 an error that the user can cure, 2 wrong usage, 3 done but some inputs were unreadable,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from tumorlens import __version__
+from tumorlens import __version__, cli_serve, cli_use
+from tumorlens.distributed import launcher, leads, quiet_followers, refuse_several
 from tumorlens.errors import MissingExtraError, RunError, TumorlensError
 from tumorlens.options import Study
 from tumorlens.progress import say
@@ -31,6 +33,10 @@ app = App(
 )
 data = App(name="data", help="Fetch a data set, or check one.", help_format="plaintext")
 app.command(data)
+app.command(cli_use.export, help_epilogue="Example: tumorlens export runs/kaggle-seed0")
+app.command(cli_use.predict, help_epilogue="Example: tumorlens predict head.nii.gz slices/ --model runs/kaggle-seed0")
+app.command(cli_use.explain, help_epilogue="Example: tumorlens explain a.png --model runs/kaggle-seed0 --out pictures")
+app.command(cli_serve.serve, help_epilogue="Example: tumorlens serve --model runs/kaggle-seed0")
 
 Options = Annotated[Study, Parameter(name="*")]
 _DEFAULT = Study()
@@ -73,17 +79,9 @@ def train(options: Options = _DEFAULT, *, json: bool = False) -> None:
     json
         Print a summary of each training on stdout.
     """
-    from tumorlens.prepare import prepare
-    from tumorlens.progress import Clock
-    from tumorlens.stages import note_timing
+    from tumorlens.study import train_study
 
-    clock = Clock()
-    bench = prepare(options, command=_command(), clock=clock)
-    bench.compute_features(clock)
-    for configuration in bench.configurations:
-        with clock.step(f"train_{configuration.name}_s"):
-            bench.train(configuration)
-    note_timing(bench.run, clock)
+    bench = train_study(options, command=_command())
     found = {c.name: read_json(bench.run.training(c.name)) for c in bench.configurations}
     if json:
         _print_json(found)
@@ -294,21 +292,24 @@ _argv: list[str] = []
 
 def _command() -> str:
     """The command line that repeats this run."""
-    return shlex.join(["tumorlens", *_argv])
+    return shlex.join([*launcher(), "tumorlens", *_argv])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     _argv[:] = sys.argv[1:] if argv is None else argv
     try:
-        app(_argv, exit_on_error=False, result_action="return_value")
+        refuse_several(_argv)
+        with quiet_followers():
+            code = app(_argv, exit_on_error=False, result_action="return_value")
     except CycloptsError:
-        return 2  # cyclopts has printed what is wrong
+        return 2 if leads() else 0  # cyclopts has printed what is wrong
     except TumorlensError as error:
         _say_error(error)
         return 1
     except KeyboardInterrupt:
-        say(f"\nInterrupted. What was finished is kept; this goes on from there:\n  {_command()}")
+        more = " --resume" if _argv[:1] == ["predict"] and "--resume" not in _argv else ""
+        say(f"\nInterrupted. What was finished is kept; this goes on from there:\n  {_command()}{more}")
         return 130
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("tumorlens"):
@@ -323,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _say_error(disk_error(error, Path(str(error.filename))))
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _say_error(error: TumorlensError) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tumorlens.distributed import World, joined
 from tumorlens.options import Study
 from tumorlens.prepare import prepare
 from tumorlens.progress import Clock, say
 from tumorlens.runs import Json, Run, read_json
 from tumorlens.stages import compare_run, note_timing, report_run
 
-__all__ = ["Study", "run_study"]
+if TYPE_CHECKING:
+    from tumorlens.workbench import Workbench
+
+__all__ = ["Study", "run_study", "train_study"]
 
 
 def run_study(study: Study, *, command: str = "") -> Json:
@@ -29,20 +35,49 @@ def run_study(study: Study, *, command: str = "") -> Json:
         `run`, `report` (paths), `comparison` (as in comparison.json) and, for every
         configuration, `accuracy` on train, validation and test.
 
+    Notes
+    -----
+    Started by torchrun, the processes train together and each returns the same; rank 0 alone prints and writes.
+
     Raises
     ------
     TumorlensError
         Anything that the user can cure; what was finished stays on disk.
     """
-    if study.is_cv and study.fold is None:
-        return _run_folds(study, command)
+    with joined(study.device) as world:
+        if study.is_cv and study.fold is None:
+            return _run_folds(study, command, world)
+        return _run_one(study, command, world)
+
+
+def train_study(study: Study, *, command: str = "") -> Workbench:
+    """Prepare the data and train the configurations, without testing them; parameters and errors as in `run_study`."""
     clock = Clock()
-    bench = prepare(study, command=command, clock=clock)
-    bench.compute_features(clock)
-    bench.doubt_labels()
+    with joined(study.device) as world:
+        bench = _trained(study, command, clock, world)
+        world.led(note_timing, bench.run, clock)
+    return bench
+
+
+def _run_one(study: Study, command: str, world: World) -> Json:
+    clock = Clock()
+    bench = _trained(study, command, clock, world)
+    return world.led(_judged, bench, clock)
+
+
+def _trained(study: Study, command: str, clock: Clock, world: World) -> Workbench:
+    """Rank 0 prepares; all train. Each configuration is on disk before the next one begins."""
+    bench = world.led(prepare, study, command=command, clock=clock)
+    world.led(bench.compute_features, clock)
     for configuration in bench.configurations:
         with clock.step(f"train_{configuration.name}_s"):
-            bench.train(configuration)
+            bench.train(configuration, world)
+    return bench
+
+
+def _judged(bench: Workbench, clock: Clock) -> Json:
+    """Test, compare and report what was trained."""
+    bench.doubt_labels()
     for configuration in bench.configurations:
         with clock.step("evaluate_s"):
             bench.evaluate(configuration)
@@ -62,20 +97,29 @@ def run_study(study: Study, *, command: str = "") -> Json:
     }
 
 
-def _run_folds(study: Study, command: str) -> Json:
+def _run_folds(study: Study, command: str, world: World) -> Json:
     """Every fold as a study of its own, in a folder of its own; finished ones are not trained again."""
-    from tumorlens.crossval import fold_folder, sum_up_folds
-    from tumorlens.report import write_folds_page
+    from tumorlens.crossval import fold_folder
 
     root = study.run.root
     for fold in range(1, study.folds * study.repeats + 1):
         one = dataclasses.replace(study, fold=fold, out=fold_folder(root, fold))
-        if one.run.report.exists():
+        if world.led(one.run.report.exists):
             say(f"Fold {fold} of {study.folds * study.repeats}: finished.")
         else:
             say(f"Fold {fold} of {study.folds * study.repeats}:")
-            run_study(one, command=command)
-        result = sum_up_folds(root, study.folds, study.repeats)
-        report = write_folds_page(root, result, {k: read_json(Run(fold_folder(root, k)).study) for k in result["done"]})
+            _run_one(one, command, world)
+        result, report = world.led(_summed_up, study)
     return {"run": str(root), "report": str(report), "cv": result, "accuracy": {n: c["pooled"]["accuracy"] for n, c in
             result["configurations"].items()}}  # fmt: skip
+
+
+def _summed_up(study: Study) -> tuple[Json, Path]:
+    """What the finished folds give together, and the page that shows it."""
+    from tumorlens.crossval import fold_folder, sum_up_folds
+    from tumorlens.report import write_folds_page
+
+    root = study.run.root
+    result = sum_up_folds(root, study.folds, study.repeats)
+    records = {k: read_json(Run(fold_folder(root, k)).study) for k in result["done"]}
+    return result, write_folds_page(root, result, records)

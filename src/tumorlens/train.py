@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from tumorlens.configurations import STAGES, Configuration
-from tumorlens.errors import RunError
+from tumorlens.distributed import ALONE, World
+from tumorlens.errors import ConfigError, RunError
 from tumorlens.features import Activations
+from tumorlens.global_batch import join_batchnorm, sum_gradients
 from tumorlens.model import forward, set_learning
 from tumorlens.progress import Bar, say
 from tumorlens.runs import Json, writing
@@ -78,11 +80,15 @@ def fit(
     precision: torch.dtype,
     last: Path | None = None,
     on_epoch: Callable[[Json], None] = lambda _: None,
+    world: World = ALONE,
 ) -> tuple[list[Json], str]:
     """Train `model` in place and leave it with the weights of its best epoch.
 
     An epoch's batch order depends on `seed` and the epoch's number alone, and nothing else is
     random, so a run that goes on from `last` ends where an uninterrupted one does.
+
+    Several processes take the steps that one would: each computes its share of every batch, and gradients
+    and the statistics of learning BatchNorm are those of the whole batch. All begin with the same `model`.
 
     Parameters
     ----------
@@ -100,6 +106,8 @@ def fit(
         Where to keep the state after every epoch; an existing one of the same configuration is gone on from.
     on_epoch
         Called with each epoch's record, those of a resumed run's first part included.
+    world
+        The processes that train as one; rank 0 alone reads and writes `last`.
 
     Returns
     -------
@@ -112,13 +120,26 @@ def fit(
     Raises
     ------
     RunError
-        The loss is no finite number, or the state cannot be written.
+        The loss is no finite number, the state cannot be written, or another process has ended.
+    ConfigError
+        There are more processes than images in a batch.
     """
+    if min(configuration.batch_size, len(train)) < world.size:
+        raise ConfigError(
+            f"{configuration.name}: {world.size} processes cannot share a batch of "
+            f"{min(configuration.batch_size, len(train))} images.",
+            cure="Start fewer processes, or set a larger batch_size in a --config file.",
+        )
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if world.size > 1:
+        join_batchnorm(model, world)
     optimizer = _optimizer(model, configuration)
-    state = _State.resume(last, configuration, seed, model, optimizer) if last else _State()
+    kept = world.led(_State.read, last, configuration, seed) if last else None
+    state = _State.resume(kept, configuration, model, optimizer) if kept else _State()
+    world.reached[:] = [f"{configuration.name} starts anew"]
     for earlier in state.history:
         on_epoch(earlier)
+        world.reached[:] = [f"{configuration.name} goes on after epoch {earlier['epoch']}"]
     best_loss = min((r["validation_loss"] for r in state.history), default=float("inf"))
     best_epoch = max((r["epoch"] for r in state.history if r["best"]), default=0)
     stopped = f"all {configuration.max_epochs} epochs ran"
@@ -127,17 +148,11 @@ def fit(
             break
         began = time.perf_counter()
         train_loss, train_accuracy = _one_epoch(
-            model, configuration, source, train, optimizer, epoch, seed, device, precision
+            model, configuration, source, train, optimizer, epoch, seed, device, precision, world
         )
         seconds = time.perf_counter() - began
-        logits = predict_logits(model, source, validation.hashes, device=device, precision=precision)
-        loss = float(nn.functional.cross_entropy(logits, validation.labels))
-        if not np.isfinite(loss) or not np.isfinite(train_loss):
-            raise RunError(
-                f"{configuration.name}: the loss is {loss} after epoch {epoch}, so it diverged.",
-                cure=f"Lower learning_rate (now {configuration.learning_rate}) in a --config file.",
-            )
-        accuracy = float((logits.argmax(1) == validation.labels).double().mean())
+        logits = predict_logits(model, source, validation.hashes, device=device, precision=precision, world=world)
+        loss, accuracy = world.led(_validated, configuration, epoch, train_loss, logits, validation.labels)
         record: Json = {
             "epoch": epoch,
             "train_loss": train_loss,
@@ -153,13 +168,27 @@ def fit(
             best_loss, best_epoch = loss, epoch
             state.best = _learned(model, configuration)
         if last:
-            state.save(last, configuration, seed, model, optimizer)
+            world.led(state.save, last, configuration, seed, model, optimizer)
+            world.reached[:] = [f"{configuration.name} goes on after epoch {epoch}"]
         on_epoch(record)
     if len(state.history) - best_epoch >= configuration.patience:
         stopped = f"early stopping: no lower validation loss for {configuration.patience} epochs"
     _restore(model, state.best)
     set_learning(model, (), training=False)
     return state.history, stopped
+
+
+def _validated(
+    configuration: Configuration, epoch: int, train_loss: float, logits: Tensor, labels: Tensor
+) -> tuple[float, float]:
+    """Validation loss and accuracy; rank 0's decide for all, whose processors may round otherwise."""
+    loss = float(nn.functional.cross_entropy(logits, labels))
+    if not np.isfinite(loss) or not np.isfinite(train_loss):
+        raise RunError(
+            f"{configuration.name}: the loss is {loss} after epoch {epoch}, so it diverged.",
+            cure=f"Lower learning_rate (now {configuration.learning_rate}) in a --config file.",
+        )
+    return loss, float((logits.argmax(1) == labels).double().mean())
 
 
 def _one_epoch(
@@ -172,27 +201,38 @@ def _one_epoch(
     seed: int,
     device: torch.device,
     precision: torch.dtype,
+    world: World,
 ) -> tuple[float, float]:
     """One pass over the training images in a fresh order; returns mean loss and accuracy on the way."""
     set_learning(model, configuration.learns, training=True)
+    learning = [p for p in model.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
     batches = list(torch.randperm(len(train), generator=generator).split(configuration.batch_size))  # type: ignore[no-untyped-call]
-    if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm cannot take one image
+    # BatchNorm cannot take one image, and a process cannot take none.
+    if len(batches) > 1 and len(batches[-1]) < max(2, world.size):
         batches[-2:] = [torch.cat(batches[-2:])]
     total_loss, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     with Bar(f"{configuration.name}, epoch {epoch}", len(train)) as bar:
         for batch in batches:
-            x = source.rows([train.hashes[i] for i in batch.tolist()]).to(device)
-            y = train.labels[batch].to(device)  # (B,)
+            mine = batch[world.rank :: world.size]
+            x = source.rows([train.hashes[i] for i in mine.tolist()]).to(device)
+            y = train.labels[mine].to(device)  # (B,), of this process
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
                 logits = forward(model, x, source.boundary).float()  # (B, classes)
             loss = nn.functional.cross_entropy(logits, y)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            if world.size == 1:
+                loss.backward()  # type: ignore[no-untyped-call]
+            else:
+                share = loss * (len(y) / len(batch))  # summed over processes, the mean of the whole batch
+                share.backward()  # type: ignore[no-untyped-call]
+                sum_gradients(learning, world)
             optimizer.step()
             total_loss += loss.detach() * len(y)
             correct += (logits.detach().argmax(1) == y).sum()
-            bar.advance(len(y))
+            bar.advance(len(batch))
+    world.sum_(total_loss)
+    world.sum_(correct)
     return float(total_loss) / len(train), float(correct) / len(train)
 
 
@@ -204,17 +244,27 @@ def predict_logits(
     device: torch.device,
     precision: torch.dtype,
     title: str = "Predicting",
+    world: World = ALONE,
 ) -> Tensor:
-    """Logits float32 [n, classes] on the CPU, from activations; the model is put into eval mode."""
+    """Logits float32 [n, classes] on the CPU, from activations; the model is put into eval mode.
+
+    Several processes predict a share each, and all get the logits of all images.
+    """
     model.eval()
+    mine = hashes[world.rank :: world.size]
     found = []
-    with Bar(title, len(hashes)) as bar, torch.inference_mode():
-        for i in range(0, len(hashes), EVALUATION_BATCH):
-            x = source.rows(hashes[i : i + EVALUATION_BATCH]).to(device)
+    with Bar(title, len(mine)) as bar, torch.inference_mode():
+        for i in range(0, len(mine), EVALUATION_BATCH):
+            x = source.rows(mine[i : i + EVALUATION_BATCH]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
                 found.append(forward(model, x, source.boundary).float().cpu())
             bar.advance(len(x))
-    return torch.cat(found).clone()
+    if world.size == 1:
+        return torch.cat(found).clone()
+    logits = torch.zeros(len(hashes), model.fc.out_features)
+    if found:  # there may be fewer images than processes
+        logits[world.rank :: world.size] = torch.cat(found)
+    return world.sum_(logits)  # exact: each row is one process's, and zero at all others
 
 
 def _optimizer(model: ResNet, configuration: Configuration) -> torch.optim.Optimizer:
@@ -252,20 +302,25 @@ class _State:
         return json.dumps({"configuration": asdict(configuration), "seed": seed, "stages": STAGES}, sort_keys=True)
 
     @classmethod
-    def resume(
-        cls, last: Path, configuration: Configuration, seed: int, model: ResNet, optimizer: torch.optim.Optimizer
-    ) -> _State:
-        state = cls()
+    def read(cls, last: Path, configuration: Configuration, seed: int) -> Json | None:
+        """What `last` holds, or None where there is nothing to go on with."""
         if not last.exists():
-            return state
+            return None
         try:
-            kept = torch.load(last, map_location="cpu", weights_only=True)
+            kept: Json = torch.load(last, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many kinds on damaged files
             say(f"{last} is damaged ({type(error).__name__}): {configuration.name} starts anew.")
-            return state
+            return None
         if kept.get("key") != cls.key(configuration, seed):
             say(f"{last} belongs to another configuration: {configuration.name} starts anew.")
-            return state
+            return None
+        return kept
+
+    @classmethod
+    def resume(
+        cls, kept: Json, configuration: Configuration, model: ResNet, optimizer: torch.optim.Optimizer
+    ) -> _State:
+        state = cls()
         _restore(model, kept["weights"])
         optimizer.load_state_dict(kept["optimizer"])
         state.history, state.best = json.loads(kept["history"]), kept["best"]

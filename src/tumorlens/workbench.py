@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -16,6 +17,7 @@ from tumorlens.audit import label_doubts
 from tumorlens.configurations import Configuration
 from tumorlens.datasets.fetch import ImageFolder
 from tumorlens.datasets.index import Row
+from tumorlens.distributed import ALONE, World
 from tumorlens.errors import MissingExtraError, RunError
 from tumorlens.evaluate import Predictions, evaluate_predictions, write_predictions
 from tumorlens.features import Activations, activations
@@ -142,27 +144,30 @@ class Workbench:
             )
         return True
 
-    def train(self, configuration: Configuration) -> None:
-        """Train one configuration, or go on with it; nothing happens where it is finished."""
-        if self.finished(configuration):
+    def train(self, configuration: Configuration, world: World = ALONE) -> None:
+        """Train one configuration, or go on with it; nothing happens where it is finished.
+
+        Several processes learn together; rank 0 alone looks into the run's folder and writes there.
+        """
+        if world.led(self.finished, configuration):
             say(f"{configuration.name}: already trained.")
             return
-        name, folder = configuration.name, self.run.folder(configuration.name)
-        model = self.start(configuration)
-        learned, total = learned_parameters(model, configuration)
+        name = configuration.name
+        model, cached = world.led(self._begun, configuration)
         train, validation = self.part("train"), self.part("validation")
-        cached = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
         source = _quick(cached, (train, validation))
+        learned, total = learned_parameters(model, configuration)
         say(f"{name}: {', '.join(configuration.learns)} learn ({learned:,} of {total:,} parameters).")
         if configuration.head_solver == "lbfgs":
-            history, stopped = fit_head_lbfgs(model, configuration, source, train, validation)
+            history, stopped = world.led(fit_head_lbfgs, model, configuration, source, train, validation)
             for record in history:
                 say(f"  C {record['c']:<6g} validation loss {record['validation_loss']:.4f}")
         else:
             # A head's steps are so small that a second thread costs more than it gives, and waiting for
             # it under other load can make an epoch a hundred times slower.
             alone = configuration.frozen_prefix == "avgpool" and self.device.type == "cpu"
-            with _events(folder, self.study.tensorboard) as event, _threads(1 if alone else torch.get_num_threads()):
+            events = _events(self.run.folder(name), self.study.tensorboard and world.leads)
+            with events as event, _threads(1 if alone else torch.get_num_threads()):
 
                 def on_epoch(record: Json) -> None:
                     _say_epoch(name, record)
@@ -171,8 +176,24 @@ class Workbench:
                 history, stopped = fit(
                     model, configuration, source, train, validation,
                     seed=self.seed(configuration), device=self.device, precision=self.precision,
-                    last=self.run.last(name), on_epoch=on_epoch,
+                    last=self.run.last(name), on_epoch=on_epoch, world=world,
                 )  # fmt: skip
+        world.led(self._keep, configuration, model, cached, history, stopped, world.size)
+        world.reached[:] = [f"it goes on after {name}"]
+
+    def _begun(self, configuration: Configuration) -> tuple[ResNet, Activations]:
+        """The network at its start, and the activations that it learns from."""
+        model = self.start(configuration)
+        boundary = configuration.frozen_prefix
+        return model, self._activations(model, [boundary])[0][boundary]
+
+    def _keep(
+        self, configuration: Configuration, model: ResNet, cached: Activations, history: list[Json], stopped: str,
+        processes: int,
+    ) -> None:  # fmt: skip
+        """Write what a finished training leaves."""
+        name, folder, n = configuration.name, self.run.folder(configuration.name), len(self.part("train"))
+        learned, total = learned_parameters(model, configuration)
         best = max((r for r in history if r["best"]), key=lambda r: r["epoch"])
         sha256 = save_checkpoint(model.to("cpu"), folder / configuration.checkpoint)
         card = checkpoint_card(configuration, self.classes, sha256, self._provenance())
@@ -197,7 +218,8 @@ class Workbench:
             "best_validation_accuracy": best["validation_accuracy"],
             "train_seconds": round(seconds, 2),
             "prefix_seconds": cached.seconds,
-            "images_per_s": round(len(train) * len(history) / sum(len(train) / r["images_per_s"] for r in history), 1),
+            "images_per_s": round(n * len(history) / sum(n / r["images_per_s"] for r in history), 1),
+            "processes": processes,
             "frozen_prefix": configuration.frozen_prefix,
             "start": configuration.start,
             "checkpoint": configuration.checkpoint,
@@ -257,6 +279,11 @@ class Workbench:
 
 def _quick(source: Activations, parts: Sequence[Part]) -> Source:
     """512 numbers an image fit into memory where images are not very many; the rest is read batch by batch."""
+    if not source.path.exists():  # rank 0 has just opened it
+        raise RunError(
+            f"{platform.node()} does not see the cache {source.path}.",
+            cure="Put --cache and --out on a file system that all hosts share.",
+        )
     small = source.boundary == "avgpool" and sum(len(part) for part in parts) <= _IN_MEMORY
     return InMemory.load(source, parts) if small else source
 

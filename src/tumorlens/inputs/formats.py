@@ -59,7 +59,8 @@ def read_stream(
 
 def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """The files in it, without hidden ones."""
-    return [i for i in archive.infolist() if not i.is_dir() and not any(map(_hidden, _parts(i.filename)))]
+    # Not is_dir(), which fails on an entry without a name.
+    return [i for i in archive.infolist() if i.filename[-1:] != "/" and not any(map(_hidden, _parts(i.filename)))]
 
 
 def _read_zip(

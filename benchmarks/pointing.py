@@ -1,0 +1,66 @@
+"""How well heatmaps point at lesions whose place is known, for both configurations, beside a central blob.
+
+    python benchmarks/pointing.py PHANTOM_RUN [--n 120] [--volume T1.nii.gz --mask MASK.nii.gz --model RUN]
+
+PHANTOM_RUN is a run on generated slices; the slices measured on come from another seed. Writes
+benchmarks/results/pointing.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from measuring import keep
+
+from tumorlens.classifier import load_classifier
+from tumorlens.export import export_run
+from tumorlens.inputs import Slice, read_inputs
+from tumorlens.pointing import Case, measure_pointing, phantom_cases
+
+LEAST = 100  # pixels of 224 x 224 that a lesion must cover to count
+
+
+def volume_cases(volume: Path, mask: Path, label: str) -> Iterator[Case]:
+    """Slices of a NIfTI volume on which its mask shows the lesion."""
+    masks = {s.index: s.pixels[..., 0] >= 128 for s in read_inputs([str(mask)]) if isinstance(s, Slice)}
+    for one in read_inputs([str(volume)]):
+        if isinstance(one, Slice) and masks[one.index].sum() >= LEAST:
+            yield Case(one.pixels, masks[one.index], label)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--n", type=int, default=120)
+    parser.add_argument("--volume", type=Path)
+    parser.add_argument("--mask", type=Path)
+    parser.add_argument("--model", type=Path, help="run trained on real data, for the volume")
+    parser.add_argument("--label", default="glioma", help="what the volume shows")
+    asked = parser.parse_args(arguments)
+    found: dict[str, Any] = {}
+    figures: dict[str, float] = {}
+    cases = list(phantom_cases(asked.n))
+    for name in ("initial", "finetuned"):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "classifier.onnx"
+            export_run(asked.run, name, out=file)
+            found[name] = measure_pointing(load_classifier(file), cases)
+        figures[f"pointing.phantom.{name}"] = found[name]["heatmap"]["rate"]
+    detail = {"phantom": found}
+    if asked.volume:
+        classifier = load_classifier(asked.model)
+        detail["volume"] = measure_pointing(classifier, volume_cases(asked.volume, asked.mask, asked.label))
+    command = "python benchmarks/pointing.py " + " ".join(Path(word).name or word for word in sys.argv[1:])
+    keep("pointing", command, figures, detail)
+    print(json.dumps({"figures": figures, **detail}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Classifying files: the exported classifier beside torch, decoding included, in one process and turn by turn.
+
+    python benchmarks/predict.py RUN [--configuration finetuned] [--int8 FILE] [--images FOLDER] [--n 256]
+
+RUN must be exported (`tumorlens export RUN`, and with --int8). Images are those of the run's test part where none are
+named. Torch runs as a notebook would: read, resize, normalise, forward in eval mode without gradients, softmax; with
+as many threads as ONNX Runtime. Ours is the whole predict job: reading ahead, inference, judgement, rows as JSON.
+Writes benchmarks/results/predict.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torchvision.models import resnet18
+
+from tumorlens.classifier import Classifier, load_classifier, usable_cores
+from tumorlens.export import INT8_FILE, open_source, parity
+from tumorlens.images import read_image
+from tumorlens.model import device_name, forward, read_state
+from tumorlens.predicting import Job, predict
+from tumorlens.rows import line
+
+RESULT = Path(__file__).resolve().parent / "results" / "predict.json"
+BATCH = 32
+REPEATS = 5  # of each, alternating
+SINGLE = 32  # images one by one
+FRESH = 5  # processes
+
+Run = Callable[[Sequence[str], int], None]
+
+
+def torchs(run: Path, configuration: str, threads: int) -> Run:
+    """The usual loop in torch eager on the CPU."""
+    source = open_source(run, configuration)
+    model = resnet18(num_classes=len(source.classes))
+    model.load_state_dict(read_state(source.checkpoint, len(source.classes)))
+    model.eval()
+    torch.set_num_threads(threads)
+
+    def work(paths: Sequence[str], batch: int) -> None:
+        with torch.inference_mode():
+            for i in range(0, len(paths), batch):
+                pixels = np.stack([read_image(Path(path))[0] for path in paths[i : i + batch]])
+                torch.softmax(forward(model, torch.from_numpy(pixels).permute(0, 3, 1, 2)), 1).numpy()
+
+    return work
+
+
+def ours(classifier: Classifier) -> Run:
+    """The predict job, rows thrown away."""
+
+    def work(paths: Sequence[str], batch: int) -> None:
+        for row in predict(paths, classifier, Job(batch)):
+            line(row, "json", classifier.classes, "")
+
+    return work
+
+
+def timed(work: Run, paths: Sequence[str], batch: int) -> float:
+    began = time.perf_counter()
+    work(paths, batch)
+    return time.perf_counter() - began
+
+
+def alternating(runs: dict[str, Run], paths: Sequence[str], batch: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, turn by turn, after one round that does not count."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, work in runs.items():
+            seconds = timed(work, paths, batch)
+            if repeat:
+                found[name].append(seconds)
+    return found
+
+
+def first_answer(model: Path, image: str, repeats: int) -> list[float]:
+    """Seconds of `tumorlens predict` on one image, a whole process each."""
+    tool = Path(sys.executable).with_name("tumorlens")
+    found = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        subprocess.run([tool, "predict", image, "--model", model], check=True, capture_output=True)
+        found.append(time.perf_counter() - began)
+    return found[1:]  # the first one warms the disk
+
+
+def summary(seconds: Sequence[float], n: int) -> dict[str, Any]:
+    """Images a second: median, smallest and largest."""
+    rates = [n / s for s in seconds]
+    return {"median": statistics.median(rates), "min": min(rates), "max": max(rates), "seconds": list(seconds)}
+
+
+def speedup(found: dict[str, list[float]], name: str) -> float:
+    """Median over rounds of torch's time by ours in the same round, so that other load cancels out."""
+    return statistics.median(a / b for a, b in zip(found["torch"], found[name], strict=True))
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--configuration", default="finetuned")
+    parser.add_argument("--int8", type=Path, help="default: RUN/classifier-int8.onnx where it is there")
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--n", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--no-parity", action="store_true", help="leave out the comparison on the whole test part")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    threads = usable_cores()
+    source = open_source(options.run, options.configuration)
+    every = (
+        sorted(options.images.rglob("*.*")) if options.images else [source.root / r.path for r in source.part("test")]
+    )
+    paths = [str(path) for path in every[:: max(1, len(every) // options.n)]][: options.n]
+    runs = {"torch": torchs(options.run, options.configuration, threads), "fp32": ours(load_classifier(options.run))}
+    int8 = options.int8 or options.run / INT8_FILE
+    if int8.exists():
+        runs["int8"] = ours(load_classifier(int8))
+    batched = alternating(runs, paths, BATCH, options.repeats)
+    single = alternating(runs, paths[:SINGLE], 1, options.repeats)
+    fresh = first_answer(options.run, paths[0], FRESH)
+    figures: dict[str, float] = {"predict.first_answer_s": round(statistics.median(fresh), 3)}
+    for name in runs.keys() - {"torch"}:
+        figures[f"predict.speedup_{name}_batch32"] = round(speedup(batched, name), 2)
+        figures[f"predict.speedup_{name}_batch1"] = round(speedup(single, name), 2)
+    detail: dict[str, Any] = {}
+    if not options.no_parity:
+        detail["parity"] = parity(options.run, options.configuration)
+        figures["onnx.max_probability_difference"] = detail["parity"]["max_probability_difference"]
+    if int8.exists():
+        detail["int8"] = load_classifier(int8).card["int8"]
+        figures["int8.accuracy_drop"] = detail["int8"]["accuracy_drop"]
+    content = {
+        "name": "bench-predict",
+        "command": "python benchmarks/predict.py RUN",
+        "figures": dict(sorted(figures.items())),
+        "images": len(paths),
+        "images_per_s_batch32": {name: summary(seconds, len(paths)) for name, seconds in batched.items()},
+        "images_per_s_batch1": {name: summary(s, len(paths[:SINGLE])) for name, s in single.items()},
+        "first_answer_s": fresh,
+        **detail,
+        "machine": {
+            "platform": platform.platform(), "processor": device_name(torch.device("cpu")), "threads": threads,
+            "python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
+            "load": os.getloadavg()[0],
+        },
+    }  # fmt: skip
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content["figures"]))
+
+
+if __name__ == "__main__":
+    main()

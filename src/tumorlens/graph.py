@@ -1,0 +1,145 @@
+"""ResNet18's state dict → an ONNX graph, node by node.
+
+Written out here rather than traced by torch: PyTorch's own exporter needs a further package and its older one
+is deprecated, while the network is twenty convolutions. Each BatchNorm is folded into the convolution before
+it (in float64, rounded once), so the graph holds nothing but Conv, Relu, Add and pooling, which every runtime
+has fast kernels for and static quantisation understands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tumorlens.classifier import INPUT, OUTPUTS
+from tumorlens.images import MEAN, SIZE, STD
+
+OPSET, IR_VERSION = 17, 8  # old enough for ONNX Runtime 1.20, the oldest that we allow
+HEAD_BIAS = "fc.bias"
+_EPS = 1e-5  # of torchvision's BatchNorm layers
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+
+
+def build_graph(state: Arrays, n_classes: int) -> onnx.ModelProto:
+    """The whole network, from stored pixels to everything that is read from it.
+
+    Parameters
+    ----------
+    state
+        float32 arrays by torchvision's names for resnet18.
+    n_classes
+        K, rows of `fc.weight`.
+
+    Returns
+    -------
+    ModelProto
+        With the input `pixels`, uint8 [N, 224, 224, 3], RGB, and the outputs
+
+        - `logits`, float32 [N, K];
+        - `features`, float32 [N, 512], after global average pooling;
+        - `heatmap`, float32 [N, K, 7, 7], the class activation map (Zhou et al., CVPR 2016, eq. 2): the activations
+          of `layer4` summed with the class's weights. Signed; its mean plus the class's bias is the logit;
+        - `statistics`, float32 [N, 1024], spatial mean and then (population) standard deviation of each channel
+          after stem with its max-pooling (64), layer1 (64), layer2 (128) and layer3 (256).
+    """
+    graph = _Builder()
+    x = graph.add("Cast", INPUT, to=TensorProto.FLOAT)
+    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+    # Not folded into the first convolution: its zero padding stands for the value 0 after normalisation.
+    x = graph.add("Mul", x, graph.constant("scale", np.float32(1 / (255 * STD))))
+    x = graph.add("Sub", x, graph.constant("shift", np.float32(MEAN / STD)))
+    x = graph.add("Relu", _convolution(graph, state, x, "conv1", "bn1", stride=2, padding=3))
+    x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    statistics = _statistics(graph, x, "stem")
+    for stage in range(1, 5):
+        for block in range(2):
+            x = _basic_block(graph, state, x, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)
+        if stage < 4:
+            statistics += _statistics(graph, x, f"layer{stage}")
+    graph.add("Concat", *statistics, axis=1, output="statistics")
+    pooled = graph.add("GlobalAveragePool", x)
+    graph.add("Flatten", pooled, axis=1, output="features")
+    weight, bias = state["fc.weight"], state["fc.bias"]
+    graph.add("Gemm", "features", graph.constant("fc.weight", weight), graph.constant(HEAD_BIAS, bias),
+              transB=1, output="logits")  # fmt: skip
+    graph.add("Conv", x, graph.constant("cam.weight", weight[:, :, None, None]), kernel_shape=[1, 1], output="heatmap")
+    return graph.model(n_classes)
+
+
+def unquantised_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that stay in float32: normalisation, pooled outputs and the head, which cost nothing."""
+    heavy = {"Conv", "Relu", "Add", "MaxPool"}
+    outputs = set(OUTPUTS)
+    return [n.name for n in model.graph.node if n.op_type not in heavy or outputs & set(n.output)]
+
+
+def _basic_block(graph: _Builder, state: Arrays, x: str, name: str, *, stride: int) -> str:
+    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 2)."""
+    y = graph.add("Relu", _convolution(graph, state, x, f"{name}.conv1", f"{name}.bn1", stride=stride, padding=1))
+    y = _convolution(graph, state, y, f"{name}.conv2", f"{name}.bn2", stride=1, padding=1)
+    if f"{name}.downsample.0.weight" in state:
+        x = _convolution(graph, state, x, f"{name}.downsample.0", f"{name}.downsample.1", stride=stride, padding=0)
+    return graph.add("Relu", graph.add("Add", y, x))
+
+
+def _convolution(graph: _Builder, state: Arrays, x: str, conv: str, norm: str, *, stride: int, padding: int) -> str:
+    weight, bias = fold(state, conv, norm)
+    return graph.add(
+        "Conv", x, graph.constant(f"{conv}.weight", weight), graph.constant(f"{conv}.bias", bias),
+        kernel_shape=list(weight.shape[2:]), strides=[stride, stride], pads=[padding] * 4,
+    )  # fmt: skip
+
+
+def fold(state: Arrays, conv: str, norm: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Weight [out, in, h, w] and bias [out] of a convolution that includes the BatchNorm after it, in eval mode."""
+    gain = state[f"{norm}.weight"].astype(np.float64) / np.sqrt(state[f"{norm}.running_var"].astype(np.float64) + _EPS)
+    weight = state[f"{conv}.weight"] * gain[:, None, None, None]
+    bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def _statistics(graph: _Builder, x: str, stage: str) -> list[str]:
+    """Names of mean and standard deviation, [N, C] each. Pooling of x and x² keeps the fast blocked memory layout."""
+    mean = graph.add("Flatten", graph.add("GlobalAveragePool", x), axis=1)
+    square = graph.add("Flatten", graph.add("GlobalAveragePool", graph.add("Mul", x, x)), axis=1)
+    # Rounding can leave a variance a little below 0.
+    variance = graph.add("Relu", graph.add("Sub", square, graph.add("Mul", mean, mean)))
+    return [mean, graph.add("Sqrt", variance, output=f"{stage}.std")]
+
+
+class _Builder:
+    """Nodes and constants of a graph in the making; names are given by position."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Append a node; returns its output's name."""
+        name = f"{len(self._nodes):03d}.{kind}"
+        self._nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
+        return output or name
+
+    def constant(self, name: str, value: npt.NDArray[np.float32] | np.float32) -> str:
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def model(self, n_classes: int) -> onnx.ModelProto:
+        shapes: dict[str, list[str | int]] = {
+            "logits": ["N", n_classes], "features": ["N", 512],
+            "heatmap": ["N", n_classes, 7, 7], "statistics": ["N", 1024],
+        }  # fmt: skip
+        pixels = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", SIZE, SIZE, 3])
+        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in OUTPUTS]
+        graph = helper.make_graph(self._nodes, "tumorlens", [pixels], outputs, self._constants)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tumorlens"
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model

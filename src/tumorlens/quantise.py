@@ -1,0 +1,137 @@
+"""int8: a graph whose convolutions compute with 8-bit integers, and whether it is as good as before.
+
+Static quantisation in ONNX Runtime's QDQ format: weights as int8 with a scale a channel, activations as uint8
+with one scale a tensor, whose range is the smallest and largest value on calibration images (Jacob et al.,
+CVPR 2018). Weights use 7 of their 8 bits: processors without VNNI add pairs of products in 16 bits, and
+saturate silently with 8, so that a file measured on one processor would answer differently on another. What
+rounding shifts on average is given back in the head's bias (bias correction; Nagel et al., ICCV 2019, section 4.2).
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from tumorlens.classifier import INPUT, open_session
+from tumorlens.errors import RunError
+from tumorlens.graph import HEAD_BIAS, unquantised_nodes
+from tumorlens.images import Pixels
+from tumorlens.runs import Json
+from tumorlens.statistics import mcnemar
+
+CALIBRATION = 256  # images of Training
+MAX_DROP = 0.002  # of validation accuracy
+SIGNIFICANT = 0.05  # McNemar's p under which the two graphs count as different
+_STEP = 16  # images at once
+
+
+def quantise(model: onnx.ModelProto, pixels: Pixels) -> onnx.ModelProto:
+    """The same graph with int8 convolutions.
+
+    Parameters
+    ----------
+    model
+        From `build_graph`.
+    pixels
+        uint8 [n, 224, 224, 3], images to calibrate on: of Training, never of validation or test.
+    """
+    with tempfile.TemporaryDirectory(prefix="tumorlens-int8-") as folder, _quiet():
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, source)
+        quantize_static(
+            source, target, _Reader(pixels),
+            quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            nodes_to_exclude=unquantised_nodes(model),
+        )  # fmt: skip
+        quantised: onnx.ModelProto = onnx.load(target)
+    _correct_bias(quantised, _mean_logits(model, pixels) - _mean_logits(quantised, pixels))
+    return quantised
+
+
+def _mean_logits(model: onnx.ModelProto, pixels: Pixels) -> npt.NDArray[np.float64]:
+    session = open_session(model.SerializeToString())
+    parts = [session.run(["logits"], {INPUT: pixels[i : i + _STEP]})[0] for i in range(0, len(pixels), _STEP)]
+    mean: npt.NDArray[np.float64] = np.concatenate(parts).mean(0, dtype=np.float64)
+    return mean
+
+
+def _correct_bias(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == HEAD_BIAS)
+    corrected = (numpy_helper.to_array(bias) + shift).astype(np.float32)
+    bias.CopyFrom(numpy_helper.from_array(corrected, HEAD_BIAS))
+
+
+def accept(labels: npt.NDArray[np.int64], before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Json:
+    """Compare both graphs on validation.
+
+    Parameters
+    ----------
+    labels
+        int64 [n], true classes.
+    before, after
+        [n, K], logits of the fp32 and of the int8 graph.
+
+    Returns
+    -------
+    dict
+        `n`, accuracy before and after, `accuracy_drop` (0 to 1; negative for a gain), `changed_decisions`,
+        McNemar's `p_value`.
+
+    Raises
+    ------
+    RunError
+        Accuracy falls by more than 0.2 points, or McNemar's test finds a difference (p < 0.05).
+    """
+    first, second = before.argmax(1), after.argmax(1)
+    right, still = first == labels, second == labels
+    drop = (int(right.sum()) - int(still.sum())) / len(labels)
+    p_value = mcnemar(right, still)["p_value"]
+    if drop > MAX_DROP or p_value < SIGNIFICANT:
+        raise RunError(
+            f"The int8 graph was not written: on {len(labels):,} validation images its accuracy is "
+            f"{still.mean():.2%} and the fp32 graph's {right.mean():.2%} (McNemar p = {p_value:.3g}).",
+            cure="Use the fp32 graph: tumorlens export without --int8.",
+        )
+    return {
+        "n": len(labels),
+        "accuracy_fp32": float(right.mean()),
+        "accuracy_int8": float(still.mean()),
+        "accuracy_drop": drop,
+        "changed_decisions": int((first != second).sum()),
+        "p_value": p_value,
+    }
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    def __init__(self, pixels: Pixels) -> None:
+        self._batches: Iterator[Pixels] = (pixels[i : i + _STEP] for i in range(0, len(pixels), _STEP))
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep ONNX Runtime's advice to preprocess the graph from the log: nothing is left to fuse in ours."""
+    root = logging.getLogger()
+    root.addFilter(_no_advice)
+    try:
+        yield
+    finally:
+        root.removeFilter(_no_advice)
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    return "pre-processing" not in record.getMessage()

@@ -1,0 +1,1 @@
+"""The service: FastAPI on uvicorn over the exported classifier, no torch. Needs the extra `serve`."""

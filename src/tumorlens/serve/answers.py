@@ -1,0 +1,193 @@
+"""A body → rows: reading on a few threads, classifying in batches with everybody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+
+from tumorlens.classifier import Classifier
+from tumorlens.inputs import Plane, Slice, Unreadable
+from tumorlens.inputs.formats import read_stream
+from tumorlens.inputs.slices import SeriesNames
+from tumorlens.predicting import _failed, _row, model_name
+from tumorlens.rows import Row
+from tumorlens.serve.admission import Admission
+from tumorlens.serve.batching import Answer, Batcher
+from tumorlens.serve.metrics import Metrics
+from tumorlens.serve.pictures import heat_picture, slice_picture, spread
+from tumorlens.serve.problems import Problem, stopping, unreadable
+from tumorlens.serve.settings import Settings
+from tumorlens.volumes import with_volumes
+
+CHUNK = 8  # slices of one file that are read and classified at a time, so that others get their turn
+Item = Slice | Unreadable
+#: The last line of a batch that could not be finished.
+_STOPPED = Row("image", "", None, None, "", (), (), "error: the service is stopping", "Send what is missing again.",
+               None, 0.0)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one request asks for."""
+
+    coverage: float = 0.95
+    """Of prediction sets."""
+    plane: Plane = "axial"
+    """Of a NIfTI volume."""
+    heatmap: Literal["png", "none"] = "none"
+    """Whether rows carry pictures."""
+    label: str | None = None
+    """The class whose heatmap is drawn; the row's own where absent."""
+    slice: int | None = None
+    """The only slice that is answered for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """What every request needs."""
+
+    classifier: Classifier
+    settings: Settings
+    admission: Admission
+    metrics: Metrics
+    batcher: Batcher
+    readers: ThreadPoolExecutor
+    """Decode single files."""
+    jobs: ThreadPoolExecutor
+    """Step through whole batches."""
+
+    async def predict(self, body: bytes, wish: Wish) -> bytes:
+        """The JSON answer for one file.
+
+        Raises
+        ------
+        Problem
+            It holds no picture, or not the one that is wished for.
+        """
+        began = time.perf_counter()
+        rows: list[Row] = []
+        pictures: list[dict[str, str | None]] = []
+        reason: Unreadable | None = None
+        items = enumerate(read_stream(io.BytesIO(body), "body", wish.plane, self.settings.limits, SeriesNames()))
+        wanted = items if wish.slice is None else islice(filter(partial(_is_slice, wish.slice), items), 1)
+        while chunk := await self._in(self.readers, partial(_chunk, wanted)):
+            if self.admission.hurried:
+                raise stopping("The file was not finished in time.")
+            made, answer = await self._rows([item for _, item in chunk], wish)
+            rows += made
+            reason = next((item for _, item in chunk if isinstance(item, Unreadable)), reason)
+            if wish.heatmap == "png":
+                pictures += await self._in(self.readers, partial(self._pictures, chunk, made, answer, wish))
+        if not rows:
+            raise Problem(
+                "invalid-parameter", f"slice: the file has no slice {wish.slice}.", cure="Leave it out to see them all."
+            )
+        if reason and all(row.failed for row in rows):
+            raise unreadable(reason)
+        self.metrics.judged(rows)
+        record = {"model": model_name(self.classifier), "rows": self._listed(rows, pictures, whole=wish.slice is None)}
+        return json.dumps(record | {"seconds": round(time.perf_counter() - began, 4)}).encode()
+
+    def _listed(
+        self, rows: list[Row], pictures: Sequence[dict[str, str | None]], *, whole: bool
+    ) -> list[dict[str, Any]]:
+        """The rows as they are answered, with their pictures, and with rows for a whole volume."""
+        classes = self.classifier.classes
+        extra = iter(pictures)
+        listed = with_volumes(rows, classes) if whole else rows
+        return [_json(r, classes) | ({} if r.kind == "volume" else next(extra, {})) for r in listed]
+
+    async def _rows(self, items: Sequence[Item], wish: Wish) -> tuple[list[Row], Answer | None]:
+        """A row for each item, and what the network said of those that are slices."""
+        slices = [item.pixels for item in items if isinstance(item, Slice)]
+        answer = await self.batcher.classify(np.stack(slices), wish.coverage) if slices else None
+        rows, n = [], 0
+        for item in items:
+            if isinstance(item, Slice) and answer is not None:
+                rows.append(_row(item, n, answer.judgement, self.classifier.classes, answer.seconds))
+                n += 1
+            elif isinstance(item, Unreadable):
+                rows.append(_failed(item))
+        return rows, answer
+
+    async def batch(self, files: Iterable[tuple[str, io.BytesIO]], wish: Wish) -> AsyncIterator[bytes]:
+        """A line of JSON for each row of each file, as they come."""
+        rows = with_volumes(self._each(files, wish, asyncio.get_running_loop()), self.classifier.classes)
+        while lines := await self._in(self.jobs, partial(self._lines, rows)):
+            yield lines
+            if self.admission.hurried:
+                last = {"file": None, "series": None} | _json(_STOPPED, self.classifier.classes)
+                yield json.dumps(last).encode() + b"\n"
+                return
+
+    def _lines(self, rows: Iterator[Row]) -> bytes:
+        some = list(islice(rows, CHUNK))
+        self.metrics.judged(some)
+        return b"".join(
+            json.dumps(
+                {"file": row.file.lstrip("/") or ".", "series": row.series} | _json(row, self.classifier.classes)
+            ).encode()
+            + b"\n"
+            for row in some
+        )
+
+    def _each(
+        self, files: Iterable[tuple[str, io.BytesIO]], wish: Wish, loop: asyncio.AbstractEventLoop
+    ) -> Iterator[Row]:
+        """Rows of all files; runs on a thread, which waits for the batcher on the event loop's."""
+        names = SeriesNames()
+        for name, content in files:
+            items = read_stream(content, name, wish.plane, self.settings.limits, names)
+            while chunk := list(islice(items, CHUNK)):
+                asked = asyncio.run_coroutine_threadsafe(self._rows(chunk, wish), loop)
+                yield from asked.result(self.settings.max_seconds)[0]
+
+    def _pictures(
+        self, chunk: Sequence[tuple[int, Item]], rows: Sequence[Row], answer: Answer | None, wish: Wish
+    ) -> list[dict[str, str | None]]:
+        made: list[dict[str, str | None]] = []
+        n = 0
+        for (position, item), row in zip(chunk, rows, strict=True):
+            one: dict[str, str | None] = {"image": None, "heatmap": None}
+            if isinstance(item, Slice) and answer is not None:
+                if wish.slice is not None or position in spread(item.count):
+                    one["image"] = slice_picture(item.pixels)
+                    if row.label:  # a map of a refused image would pass for an answer
+                        one["heatmap"] = heat_picture(
+                            answer.heatmap[n], self.classifier.classes.index(wish.label or row.label)
+                        )
+                n += 1
+            made.append(one)
+        return made
+
+    async def _in(self, pool: ThreadPoolExecutor, work: partial[Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def _chunk(items: Iterator[tuple[int, Item]]) -> list[tuple[int, Item]]:
+    return list(islice(items, CHUNK))
+
+
+def _is_slice(wanted: int, entry: tuple[int, Item]) -> bool:
+    position, item = entry
+    return wanted == (position if item.index is None else item.index)
+
+
+def _json(row: Row, classes: Sequence[str]) -> dict[str, Any]:
+    """A row as it is answered, without the file's name."""
+    probabilities = {name: float(f"{p:.6g}") for name, p in zip(classes, row.probabilities, strict=False)}
+    return {
+        "kind": row.kind, "slice": row.slice, "class": row.label or None, "probabilities": probabilities or None,
+        "set": list(row.set), "verdict": row.verdict, "reason": row.reason,
+        "score": None if row.score is None else float(f"{row.score:.6g}"),
+    }  # fmt: skip

@@ -1,0 +1,67 @@
+"""The files within the body of a batch: a zip, or the parts of a multipart form. Nothing is put on disk.
+
+Starlette's own form parser writes parts of over 1 MB into temporary files; images must not get there.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from email.message import Message
+from email.parser import BytesHeaderParser
+
+from tumorlens.inputs.slices import shown
+from tumorlens.serve.problems import Problem
+
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_CURE = "Send a zip as the body, or multipart/form-data with a file in each part."
+
+
+def is_zip(body: bytes) -> bool:
+    """Whether it begins as a zip does."""
+    return body.startswith(_ZIP)
+
+
+def files_of(body: bytes, content_type: str, most: int) -> Iterator[tuple[str, io.BytesIO]]:
+    """Name and content of each file; a zip is one, whose entries the reader unfolds.
+
+    Parameters
+    ----------
+    content_type
+        The request's header.
+    most
+        Parts at most.
+
+    Raises
+    ------
+    Problem
+        400 for a damaged form, 413 for too many parts, 415 for anything else.
+    """
+    message = Message()
+    message["content-type"] = content_type or "application/octet-stream"
+    if message.get_content_maintype() == "multipart":
+        boundary = message.get_boundary()
+        if not boundary:
+            raise Problem("bad-request", "The multipart body has no boundary in its Content-Type.", cure=_CURE)
+        return iter(list(_parts(body, boundary.encode("latin-1", "replace"), most)))
+    if not is_zip(body):
+        raise Problem("unsupported-format", "The body is neither a zip nor multipart/form-data.", cure=_CURE)
+    return iter([("", io.BytesIO(body))])
+
+
+def _parts(body: bytes, boundary: bytes, most: int) -> Iterator[tuple[str, io.BytesIO]]:
+    """RFC 2046, section 5.1.1; what stands before the first boundary and after the last is nothing."""
+    delimiter = b"\r\n--" + boundary
+    pieces = (b"\r\n" + body).split(delimiter)
+    if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
+        raise Problem("bad-request", "The multipart body is cut off, or its boundary is another.", cure=_CURE)
+    if len(pieces) - 2 > most:
+        raise Problem("too-large", f"{len(pieces) - 2:,} parts, over the limit of {most:,}.", cure="Send fewer.")
+    for number, piece in enumerate(pieces[1:-1], 1):
+        padding, line_end, rest = piece.partition(b"\r\n")
+        # A part without headers starts with the empty line that ends them.
+        header, blank, content = (b"", b"\r\n", rest[2:]) if rest.startswith(b"\r\n") else rest.partition(b"\r\n\r\n")
+        if padding.strip(b" \t") or not line_end or not blank:
+            raise Problem("bad-request", f"Part {number} of the multipart body has a damaged header.", cure=_CURE)
+        name = BytesHeaderParser().parsebytes(header).get_filename()
+        yield shown(name) if name else f"part-{number}", io.BytesIO(content)

@@ -1,0 +1,179 @@
+"""uvicorn around the application: workers, signals, and clients who dawdle over their headers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import h11
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.supervisors import Multiprocess
+
+from tumorlens.classifier import BATCH, load_classifier, usable_cores
+from tumorlens.errors import RunError
+from tumorlens.images import SIZE
+from tumorlens.progress import say
+from tumorlens.serve.admission import Admission
+from tumorlens.serve.app import create_app
+from tumorlens.serve.metrics import MULTIPROCESS
+from tumorlens.serve.settings import Settings
+
+HEADER_SECONDS = 10.0  # for a header, and for the rest of a body after its answer
+# Seconds after the signal: 503 is answered at least so long; long work is told to stop; all are waited for so long.
+_LINGER, _HURRY, _DRAIN = 0.5, 3.0, 5.0
+_GRACE = 1  # seconds more that uvicorn gives open connections; all in all under 10
+
+
+class Connection(H11Protocol):
+    """uvicorn's, but it hangs up on clients who send their header, or what follows their answer, too slowly."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relax()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Have a timer run while no request is in work."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._relax()
+        elif self._patience is None and not self.transport.is_closing():
+            self._patience = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+
+    def _relax(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _hang_up(self) -> None:
+        self._patience = None
+        if not self.transport.is_closing():
+            with suppress(h11.LocalProtocolError):
+                self.conn.send(h11.ConnectionClosed())
+            self.transport.close()
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is in work, answer 503 to the rest, and return within 10 s.
+
+    Raises
+    ------
+    ConfigError, RunError, WeightsError
+        Before anything listens: a setting, the tokens, the port or the model is unusable.
+    """
+    settings.tokens()
+    # ONNX Runtime from 1.29 on reports its use to its maker, and keeps an identifier of the machine on disk for it,
+    # unless this is said before it is imported.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    card = load_classifier(settings.model, 1).card  # each worker opens its own: this tells in time what is wrong
+    listener = _listen(settings)
+    port = listener.getsockname()[1]
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    say(f"{card['configuration']} ({card['precision']}) answers on http://{shown}:{port}/ (Ctrl-C stops it).")
+    config = uvicorn.Config(
+        partial(make_app, settings), factory=True, host=settings.host, port=settings.port, http=Connection, ws="none",
+        workers=settings.workers, access_log=False, server_header=False, proxy_headers=False, log_config=None,
+        timeout_graceful_shutdown=_GRACE, lifespan="on",
+    )  # fmt: skip
+    with suppress(KeyboardInterrupt):
+        if settings.workers == 1:
+            signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # uvicorn raises it once more at its end
+            uvicorn.Server(config).run([listener])
+            return
+        with tempfile.TemporaryDirectory(prefix="tumorlens-metrics-") as folder:  # counters alone
+            os.environ[MULTIPROCESS] = folder
+            Multiprocess(config, [listener]).run()
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """The application of one worker, with its own model."""
+    # Readers quiet the warnings of damaged files one by one; with several threads that holds only if no other
+    # state than silence is ever put back. Such warnings quote what they found.
+    warnings.simplefilter("ignore")
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("tumorlens.serve").setLevel(logging.INFO)
+    for name in ("pydicom", "PIL", "nibabel"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    threads = max(1, usable_cores() // settings.workers)
+    classifier = load_classifier(settings.model, threads)
+    # What the largest batch and the readers of volumes need is taken now: load cannot ask for more later.
+    classifier.run(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8))
+    for reader in ("pydicom", "nibabel.nifti2", "nibabel.orientations"):
+        import_module(reader)
+    return create_app(classifier, settings, _ending_softly)
+
+
+@contextmanager
+def _ending_softly(admission: Admission, give_up: Callable[[], None]) -> Iterator[None]:
+    """On the first SIGTERM or SIGINT drain, and only then let uvicorn close; on the second at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before: dict[int, Any] = {}
+    tasks = set()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if admission.draining:
+            before[number](number, frame)
+            return
+        admission.draining = True
+        loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(drain(number))))
+
+    async def drain(number: int) -> None:
+        began = time.monotonic()
+        while (took := time.monotonic() - began) < _LINGER or (admission.present and took < _DRAIN):
+            if took > _HURRY:
+                admission.hurried = True
+                give_up()
+            await asyncio.sleep(0.05)
+        before[number](number, None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The socket that all workers share."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        raise RunError(
+            f"Nothing can listen on {settings.host} port {settings.port} ({error.strerror}).",
+            cure="Name a free port with --port, or 0 for any; or an address of this machine with --host.",
+        ) from None

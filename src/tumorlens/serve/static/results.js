@@ -1,0 +1,70 @@
+// What one file, volume or series got, and its pictures, which are fetched when they are looked at.
+
+import { predict } from "./api.js";
+import { stateOf } from "./words.js";
+
+const LASTING = /^4(?!01|08|29)/; // of such an answer another try changes nothing
+let made = 0;
+
+/**
+ * A result: `rows` of its slices in order (one for a plain image), `whole` for the volume or null, `options` under
+ * which it was made, `blobOf(row)` → the content behind a row, or null.
+ */
+export function resultOf(name, rows, { options, model = "", blobOf = async () => null, again = null }) {
+  const whole = rows.find((row) => row.kind === "volume") ?? null;
+  const slices = rows.filter((row) => row.kind !== "volume");
+  if (slices.every((row) => Number.isInteger(row.slice))) slices.sort((a, b) => a.slice - b.slice);
+  const result = { id: ++made, name, rows: slices, whole, options, model, at: new Date(), blobOf, again, pictures: new Map() };
+  for (const row of slices) if (row.image) keep(result, row, row.class, row);
+  return result;
+}
+
+/** A request that failed as a whole. */
+export function failureOf(name, problem, options, again) {
+  const told = problem.detail.replace(/^The body\b/, "The file") || problem.title;
+  const row = {
+    title: problem.title, kind: "image", slice: null, class: null, probabilities: null, set: [],
+    verdict: `error: ${told}`, reason: problem.cure, score: null,
+  };
+  return resultOf(name, [row], { options, again: LASTING.test(problem.status) ? null : again });
+}
+
+/** The row that stands for a result in lists. */
+export const chief = (result) => result.whole ?? result.rows[0];
+
+/** The slice to open a result with: the surest one of the class that the whole is called, else the middle. */
+export function firstSlice(result) {
+  const called = result.whole?.class;
+  const p = (row) => (called && row.class === called && row.verdict === "ok" ? row.probabilities[called] : 0);
+  const best = result.rows.reduce((a, b) => (p(b) > p(a) ? b : a));
+  return p(best) ? result.rows.indexOf(best) : Math.floor((result.rows.length - 1) / 2);
+}
+
+/** {image, heatmap} of a slice, data addresses, the heatmap of `name` or null; null where there is no picture. */
+export async function pictureOf(result, row, name, signal) {
+  const known = knownPicture(result, row, name);
+  if (known || stateOf(row) === "error") return known;
+  const blob = await result.blobOf(row);
+  if (!blob) return null;
+  const several = result.rows.filter((other) => other.file === row.file).length > 1;
+  const query = { ...result.options, heatmap: "png", class: name, slice: several ? row.slice : null };
+  const answer = await predict(blob, query, signal);
+  const found = answer.rows.find((other) => other.image && (!several || other.slice === row.slice));
+  return found ? keep(result, row, name, found) : null;
+}
+
+function keep(result, row, name, { image, heatmap = null }) {
+  const picture = { image, heatmap };
+  result.pictures.set(key(row, name), picture);
+  return picture;
+}
+
+const key = (row, name) => JSON.stringify([row.file ?? "", row.slice, name ?? ""]);
+
+/** The same where it is here already. */
+export const knownPicture = (result, row, name) => result.pictures.get(key(row, name)) ?? null;
+
+/** Any picture that is here, for a list. */
+export function thumbnail(result) {
+  return result.pictures.values().next().value?.image ?? null;
+}

@@ -1,0 +1,160 @@
+"""Opening exported files: what is refused, with which words; no torch; nothing spins."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from classifier_fixture import CARD, CLASSES, write_classifier
+
+from tumorlens import load_classifier
+from tumorlens.classifier import CARD as CARD_KEY
+from tumorlens.classifier import TRUST as TRUST_KEY
+from tumorlens.errors import ConfigError, RunError, TumorlensError, WeightsError
+from tumorlens.trust import OK, UNCERTAIN
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classifier(tmp_path_factory.mktemp("classifier") / "classifier.onnx")
+
+
+@pytest.fixture(scope="module")
+def classifier(path: Path):
+    return load_classifier(path, 1)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+
+
+def with_metadata(path: Path, target: Path, **changes: str | None) -> Path:
+    """A copy whose metadata are changed; None takes an entry out."""
+    model = onnx.load(path)
+    entries = {p.key: p.value for p in model.metadata_props} | changes
+    del model.metadata_props[:]
+    for key, value in entries.items():
+        if value is not None:
+            model.metadata_props.add(key=key, value=value)
+    onnx.save(model, target)
+    return target
+
+
+def test_a_runs_folder_or_its_file_can_be_named(path, classifier):
+    assert load_classifier(path.parent, 1).classes == classifier.classes == CLASSES
+    assert classifier.card["configuration"] == "finetuned"
+
+
+def test_an_answer_has_the_documented_shapes(classifier, pixels):
+    found = classifier.run(pixels)
+    assert [a.shape for a in (found.logits, found.features, found.heatmap, found.statistics)] == [
+        (2, 4), (2, 512), (2, 4, 7, 7), (2, 1024),
+    ]  # fmt: skip
+    assert {a.dtype for a in (found.logits, found.features, found.heatmap, found.statistics)} == {np.dtype("f4")}
+    judged = classifier.classify(pixels, coverage=0.9)
+    assert judged.probabilities.shape == judged.sets.shape == (2, 4)
+    assert set(judged.verdicts) <= {OK, UNCERTAIN}
+    temperature = classifier.trust.temperature
+    p = np.exp(found.logits / temperature)
+    np.testing.assert_allclose(judged.probabilities, p / p.sum(1, keepdims=True), rtol=1e-4)
+
+
+def test_no_images_give_no_answers(classifier, pixels):
+    assert classifier.run(pixels[:0]).heatmap.shape == (0, 4, 7, 7)
+    assert classifier.classify(pixels[:0]).verdicts == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((1, 224, 224, 3), np.float32), np.zeros((224, 224, 3), np.uint8), np.zeros((1, 3, 224, 224), np.uint8)],
+)
+def test_other_pixels_are_refused_not_reinterpreted(classifier, wrong):
+    with pytest.raises(ConfigError, match="got pixels"):
+        classifier.run(wrong)
+
+
+def test_what_is_not_there_is_told(tmp_path):
+    with pytest.raises(RunError, match="holds no") as caught:
+        load_classifier(tmp_path)
+    assert "tumorlens export" in caught.value.cure
+    with pytest.raises(RunError, match="is not there"):
+        load_classifier(tmp_path / "absent.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x08" * 400])
+def test_a_file_that_is_no_model_is_told(tmp_path, content):
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(WeightsError, match="cannot be opened"):
+        load_classifier(tmp_path / "a.onnx")
+
+
+def test_a_cut_file_is_told(path, tmp_path):
+    (tmp_path / "a.onnx").write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsError):
+        load_classifier(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (CARD_KEY, None, "without the entry"),
+        (TRUST_KEY, None, "without the entry"),
+        (CARD_KEY, "{", "damaged"),
+        (CARD_KEY, "[]", "damaged"),
+        (CARD_KEY, json.dumps(CARD | {"classes": ["a", "a"]}), "damaged"),
+        (CARD_KEY, json.dumps(CARD | {"classes": "ab"}), "damaged"),
+        (CARD_KEY, json.dumps(CARD | {"format": 99}), "format 99"),
+        (CARD_KEY, json.dumps(CARD | {"preprocessing": {"mean": [0.4] * 3}}), "preprocessing"),
+        (CARD_KEY, json.dumps(CARD | {"classes": ["a", "b"]}), "inputs and outputs"),
+        (CARD_KEY, json.dumps(CARD | {"classes": list(CLASSES)[::-1]}), "judges"),
+        (TRUST_KEY, "{}", "damaged"),
+        (TRUST_KEY, "7", "damaged"),
+    ],
+)
+def test_a_file_without_sound_metadata_is_refused(path, tmp_path, key, value, words):
+    changed = with_metadata(path, tmp_path / "a.onnx", **{key: value})
+    with pytest.raises(TumorlensError, match=words) as caught:
+        load_classifier(changed)
+    assert str(changed) in caught.value.what
+    assert "tumorlens export" in caught.value.cure
+
+
+def test_predict_works_where_torch_and_the_studys_libraries_are_missing(path, tmp_path):
+    from PIL import Image
+
+    Image.new("L", (64, 64), 90).save(tmp_path / "a.png")
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'torchvision', 'onnx', 'scipy', 'sklearn', 'matplotlib'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from tumorlens.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["predict", str(tmp_path / "a.png"), "--model", str(path), "--format", "json", "--heatmaps", str(tmp_path)]
+    found = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["verdict"] in (OK, UNCERTAIN)
+    assert len(list(tmp_path.glob("a.png-*.png"))) == 1
+
+
+def test_there_must_be_a_thread(path):
+    with pytest.raises(ConfigError, match="--threads 0"):
+        load_classifier(path, 0)
+
+
+def test_threads_sleep_between_calls(path, pixels):
+    classifier = load_classifier(path, 2)
+    classifier.run(pixels)
+    before = time.process_time()
+    time.sleep(0.4)
+    assert time.process_time() - before < 0.1

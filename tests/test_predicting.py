@@ -1,0 +1,294 @@
+"""Predict: rows and their order, the rule for volumes, resuming, exit codes, memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from classifier_fixture import CLASSES, fake_classifier, grey, level, write_classifier
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tumorlens import predicting
+from tumorlens.ahead import ahead
+from tumorlens.cli import main
+from tumorlens.errors import ConfigError, RunError
+from tumorlens.inputs import Slice
+from tumorlens.predicting import Job, finished, predict, predict_to
+from tumorlens.rows import Row, header, line, parse
+from tumorlens.trust import OK, REFUSED, UNCERTAIN
+from tumorlens.volumes import call_volume, with_volumes
+
+MODEL = "finetuned-fp32-01234567"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_classifier(tmp_path_factory.mktemp("model") / "classifier.onnx"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five files: ok, uncertain, refused, unreadable, ok."""
+    root = tmp_path / "in"
+    root.mkdir()
+    grey("glioma").save(root / "a.png")
+    grey("meningioma", UNCERTAIN).save(root / "b.png")
+    grey("pituitary", REFUSED).save(root / "c.png")
+    (root / "d.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    grey("notumor").save(root / "e.png")
+    return root
+
+
+def slices(*labels: str, series: str = "series-1", file: str = "v.nii") -> list[Slice]:
+    """Slices of a volume that say what is named: `glioma`, `glioma?` (uncertain) or `x` (refused)."""
+    found = []
+    for i, text in enumerate(labels):
+        verdict = REFUSED if text == "x" else UNCERTAIN if text.endswith("?") else OK
+        value = level("notumor" if text == "x" else text.rstrip("?"), verdict)
+        found.append(Slice(file, i, len(labels), series, np.full((224, 224, 3), value, np.uint8), {}))
+    return found
+
+
+class TestRows:
+    def test_one_bad_file_stops_nothing_and_order_is_kept(self, folder):
+        rows = list(predict([str(folder)], fake_classifier(), Job(batch=2)))
+        assert [Path(row.file).name for row in rows] == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+        assert [row.verdict for row in rows][:3] == [OK, UNCERTAIN, REFUSED]
+        assert [row.label for row in rows] == ["glioma", "meningioma", "", "", "notumor"]
+        assert rows[3].verdict.startswith("error: ")
+        assert rows[3].reason
+        assert rows[0].set == ("glioma",)
+        assert sum(rows[0].probabilities) == pytest.approx(1)
+
+    def test_a_refused_image_shows_nothing_that_reads_as_an_answer(self, folder):
+        row = list(predict([str(folder)], fake_classifier()))[2]
+        assert (row.label, row.probabilities, row.set) == ("", (), ())
+        assert "pituitary" not in line(row, "table", CLASSES, MODEL)
+        assert json.loads(line(row, "json", CLASSES, MODEL))["probabilities"] is None
+
+    def test_the_batch_changes_nothing(self, folder):
+        both = [[replace(r, seconds=0) for r in predict([str(folder)], fake_classifier(), Job(b))] for b in (1, 32)]
+        assert both[0] == both[1]
+
+    @settings(max_examples=50, deadline=None)
+    @given(
+        st.text(min_size=1).filter(lambda t: t.isprintable()), st.sampled_from([None, 0, 7]),
+        st.floats(0, 1), st.sampled_from(["json", "csv"]), st.booleans(),
+    )  # fmt: skip
+    def test_what_is_written_can_be_read(self, name, number, p, form, refused):
+        row = Row("slice", name, "series-2", number, "" if refused else "glioma", () if refused else (p, 1 - p, 0, 0),
+                  () if refused else ("glioma", "notumor"), REFUSED if refused else OK, "", 0.5, 0.01)  # fmt: skip
+        back, model = parse(line(row, form, CLASSES, MODEL), form, CLASSES)
+        assert model == MODEL
+        assert replace(back, probabilities=()) == replace(row, probabilities=())
+        assert back.probabilities == pytest.approx(row.probabilities, abs=1e-5)
+
+    def test_csv_has_a_column_for_each_probability(self, folder, tmp_path):
+        predict_to([str(folder)], fake_classifier(), form="csv", out=tmp_path / "rows.csv")
+        rows = list(csv.DictReader(io.StringIO((tmp_path / "rows.csv").read_text())))
+        assert float(rows[0]["p_glioma"]) > 0.9
+        assert rows[2]["p_glioma"] == rows[2]["class"] == ""
+
+    @pytest.mark.parametrize("job", [{"batch": 0}, {"coverage": 0.0}, {"coverage": 1.0}])
+    def test_wrong_options_are_told(self, job):
+        with pytest.raises(ConfigError):
+            Job(**job)
+
+
+class TestVolumes:
+    @pytest.mark.parametrize(
+        ("said", "label", "verdict"),
+        [
+            (["glioma"] * 3, "glioma", OK),
+            (["notumor"] * 9 + ["glioma"] * 3, "glioma", OK),
+            (["notumor"] * 9 + ["glioma"] * 2, "", UNCERTAIN),
+            (["notumor"] * 9 + ["glioma", "notumor", "glioma"], "notumor", OK),
+            (["glioma", "glioma", "x", "glioma"], "", UNCERTAIN),
+            (["glioma", "glioma?", "glioma"], "", UNCERTAIN),
+            (["glioma"] * 3 + ["pituitary"] * 4, "pituitary", OK),
+            (["notumor", "notumor?"], "notumor", OK),
+            (["notumor", "notumor?", "notumor?"], "", UNCERTAIN),
+            (["x", "x", "notumor"], "", REFUSED),
+            (["x", "notumor"], "notumor", OK),
+        ],
+    )
+    def test_the_rule(self, monkeypatch, said, label, verdict):
+        monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(slices(*said)))
+        *rows, whole = predict(["v.nii"], fake_classifier())
+        assert len(rows) == len(said)
+        assert all(row.kind == "slice" for row in rows)
+        assert (whole.kind, whole.label, whole.verdict) == ("volume", label, verdict)
+        assert whole.series == "series-1"
+
+    def test_low_probability_is_no_vote(self):
+        row = Row("slice", "v", "series-1", 0, "glioma", (0.89, 0.11, 0, 0), (), OK, "", 0, 0)
+        weak = [replace(row, slice=i) for i in range(5)]
+        assert call_volume(weak, CLASSES).verdict == UNCERTAIN
+        strong = [replace(r, probabilities=(0.9, 0.1, 0, 0)) for r in weak]
+        assert call_volume(strong, CLASSES).label == "glioma"
+
+    def test_order_of_reading_does_not_matter_and_gaps_end_a_run(self):
+        row = Row("slice", "d/1.dcm", "series-1", 0, "glioma", (0.95, 0.05, 0, 0), (), OK, "", 0, 0)
+        rows = [replace(row, slice=i, file=f"d/{i}.dcm") for i in (4, 2, 3)]
+        assert call_volume(rows, CLASSES).label == "glioma"
+        assert call_volume(rows, CLASSES).file == "d"
+        assert call_volume([rows[0], rows[1], replace(row, slice=0)], CLASSES).label == ""
+
+    def test_series_may_be_mixed_and_a_single_slice_has_no_whole(self):
+        row = Row("slice", "f", "series-1", 0, "glioma", (1, 0, 0, 0), (), OK, "", 0, 0)
+        mixed = [replace(row, series=s, slice=i) for i, s in enumerate(["a", "b", "a", "b", "a", "c"])]
+        found = [r for r in with_volumes(mixed, CLASSES) if r.kind == "volume"]
+        assert [r.series for r in found] == ["a", "b"]
+
+    def test_a_nifti_volume_goes_through(self, tmp_path):
+        volume = np.zeros((16, 16, 5), np.uint8)
+        volume[4:12, 4:12] = 200
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "v.nii.gz")
+        rows = list(predict([str(tmp_path / "v.nii.gz")], fake_classifier()))
+        assert [row.kind for row in rows] == ["slice"] * 5 + ["volume"]
+        assert [row.slice for row in rows[:5]] == list(range(5))
+
+
+class TestResume:
+    @pytest.fixture
+    def stream(self, monkeypatch) -> None:
+        """Two volumes and an image in place of files."""
+        found = [*slices("glioma", "glioma", "glioma"), *slices("notumor", "x", series="series-2", file="w.nii"),
+                 Slice("z.png", None, None, None, np.full((224, 224, 3), level("notumor"), np.uint8), {})]  # fmt: skip
+        monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(found))
+        monkeypatch.setattr(predicting, "count_inputs", lambda *_: 3)
+
+    @staticmethod
+    def rows(path: Path, form: str) -> list[Row]:
+        lines = path.read_text().splitlines(keepends=True)[form == "csv" :]
+        return [replace(parse(text, form, CLASSES)[0], seconds=0) for text in lines]
+
+    @pytest.mark.parametrize("form", ["json", "csv"])
+    def test_cut_anywhere_it_ends_the_same(self, stream, tmp_path, form):
+        out = tmp_path / "rows"
+        whole = predict_to(["x"], fake_classifier(), Job(batch=2), form=form, out=out)
+        assert (whole.rows, whole.failed) == (8, 0)
+        wanted, content = self.rows(out, form), out.read_bytes()
+        for end in range(0, len(content) + 1, 23):
+            out.write_bytes(content[:end])
+            again = predict_to(["x"], fake_classifier(), Job(batch=2), form=form, out=out, resume=True)
+            assert again == whole
+            assert self.rows(out, form) == wanted
+            kept = content[: content[:end].rfind(b"\n") + 1]
+            assert out.read_bytes().startswith(kept)  # seconds and all
+
+    def test_finished_slices_are_not_computed_again(self, stream, tmp_path, monkeypatch):
+        out = tmp_path / "rows"
+        predict_to(["x"], fake_classifier(), form="json", out=out)
+        monkeypatch.setattr(predicting, "_classified", lambda *_: pytest.fail("computed"))
+        assert predict_to(["x"], fake_classifier(), form="json", out=out, resume=True).rows == 8
+
+    def test_a_file_is_never_overwritten_without_being_asked(self, stream, tmp_path):
+        (tmp_path / "rows").write_text("precious")
+        with pytest.raises(RunError, match="already there"):
+            predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows")
+        (tmp_path / "rows").write_text("precious\n")
+        with pytest.raises(RunError, match="no row of ours"):
+            predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows", resume=True)
+        assert (tmp_path / "rows").read_text() == "precious\n"
+
+    def test_another_model_or_format_is_not_mixed_in(self, stream, tmp_path):
+        predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows")
+        with pytest.raises(RunError, match="the model was"):
+            finished(tmp_path / "rows", "json", CLASSES, "initial-fp32-76543210")
+        with pytest.raises(RunError, match="columns"):
+            finished(tmp_path / "rows", "csv", CLASSES, MODEL)
+
+    def test_other_inputs_are_told(self, stream, tmp_path, monkeypatch):
+        predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows")
+        changed = slices("glioma", series="series-9")
+        monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(changed))
+        with pytest.raises(RunError, match="another series"):
+            predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows", resume=True)
+
+    def test_a_table_cannot_be_gone_on_with(self, tmp_path):
+        with pytest.raises(ConfigError, match="--resume"):
+            predict_to(["x"], fake_classifier(), out=tmp_path / "rows", resume=True)
+
+
+class TestCommand:
+    def test_exit_code_3_says_that_some_failed(self, folder, model, capsys):
+        assert main(["predict", str(folder), "--model", model, "--format", "json", "--batch", "2"]) == 3
+        out, err = capsys.readouterr()
+        rows = [json.loads(text) for text in out.splitlines()]
+        assert len(rows) == 5
+        assert sum(row["verdict"].startswith("error") for row in rows) == 1
+        assert "1 of 5 could not be read" in err
+
+    def test_a_table_is_for_reading(self, folder, model, capsys):
+        assert main(["predict", str(folder / "a.png"), "--model", model, "--threads", "1"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == ["file", "slice", "class", "prob.", "set", "verdict"]
+        assert len(lines) == 2
+
+    def test_standard_input(self, model, monkeypatch, capsys):
+        content = io.BytesIO()
+        grey("glioma").save(content, "PNG")
+        content.seek(0)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(content))
+        assert main(["predict", "-", "--model", model, "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["file"] == "-"
+
+    def test_a_missing_model_is_told(self, folder, tmp_path, capsys):
+        assert main(["predict", str(folder), "--model", str(tmp_path / "absent.onnx")]) == 1
+        assert "Name an .onnx file" in capsys.readouterr().err
+
+
+class TestAhead:
+    def test_order_is_kept(self):
+        assert list(ahead(iter(range(100)), 3)) == list(range(100))
+
+    def test_an_exception_arrives_in_its_place(self):
+        def items():
+            yield 1
+            raise ValueError("here")
+
+        found = ahead(items(), 2)
+        assert next(found) == 1
+        with pytest.raises(ValueError, match="here"):
+            next(found)
+
+    def test_a_reader_that_stops_stops_the_thread(self):
+        made = itertools.count()
+        found = ahead(made, 2)
+        assert next(found) == 0
+        found.close()
+        assert next(made) < 6
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.lists(st.integers()), st.integers(1, 4))
+    def test_any_items_any_size(self, items, size):
+        assert list(ahead(iter(items), size)) == items
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux only")
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
+    grey("glioma").save(tmp_path / "0.png")
+    for i in range(1, 1500):
+        os.link(tmp_path / "0.png", tmp_path / f"{i}.png")
+    rows = predict([str(tmp_path)], fake_classifier(), Job(batch=16))
+    assert sum(1 for _ in itertools.islice(rows, 200)) == 200
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert sum(1 for _ in rows) == 1300
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 20, "1,300 decoded images are 196 MB"
+
+
+def test_header_of_json_is_empty():
+    assert header("json", CLASSES) == ""

@@ -1,0 +1,194 @@
+"""The service under uvicorn: slow, broken and impatient clients, signals, workers."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from serve_model import png, problem_of, write_model
+
+from tumorlens.classifier import load_classifier
+from tumorlens.serve import admission, running
+from tumorlens.serve.app import create_app
+from tumorlens.serve.settings import Settings
+
+NAME = "Mueller_Anna_1970"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "classifier.onnx")
+
+
+def until(condition, seconds=8.0):
+    """Wait for something that must come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.02)
+
+
+def read_all(client):
+    """What comes until the other side closes."""
+    found = b""
+    while part := client.recv(65536):
+        found += part
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    """The service on a thread of this process, with little patience; gives its admission and its address."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "HEADER_SECONDS", 0.4)
+        patch.setattr(admission, "GRACE", 0.4)
+        app = create_app(load_classifier(model, 1), Settings(model=model, quiet=True, window=0.3))
+        config = uvicorn.Config(app, port=0, http=running.Connection, ws="none", log_config=None, lifespan="on")
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        until(lambda: server.started)
+        yield app.state.admission, listener.getsockname()
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+class TestConnections:
+    @contextmanager
+    def client(self, server):
+        with socket.create_connection(server[1], timeout=5) as client:
+            yield client
+
+    def test_a_slow_header_is_cut(self, server):
+        with self.client(server) as client:
+            began = time.monotonic()
+            client.sendall(b"GET /healthz HT")
+            assert read_all(client) == b""
+            assert time.monotonic() - began < 3
+
+    def test_a_slow_body_is_answered_and_cut(self, server):
+        with self.client(server) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab")
+            answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"urn:tumorlens:problem:too-slow" in answer
+        until(lambda: server[0].present == server[0].held == server[0].in_work == 0)
+
+    def test_slow_bodies_take_no_places(self, server):
+        with self.client(server) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab")
+            until(lambda: server[0].held == 2)
+            assert server[0].in_work == 0
+
+    def test_a_half_sent_body_frees_what_it_held(self, server):
+        with self.client(server) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500)
+            until(lambda: server[0].held == 500)
+        until(lambda: server[0].present == server[0].held == 0)
+
+    def test_who_hangs_up_frees_the_place(self, server):
+        body = png()
+        with self.client(server) as client:
+            header = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.sendall(header.encode() + body)
+            until(lambda: server[0].in_work == 1)
+        began = time.monotonic()
+        until(lambda: server[0].in_work == 0)
+        assert time.monotonic() - began < 0.25  # before the batch's window is over
+
+    def test_what_is_sent_after_the_answer_does_not_hold_the_line(self, server):
+        with self.client(server) as client:
+            client.sendall(b"PUT /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab")
+            answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 405 ")
+
+
+@contextmanager
+def process(model, *options, temporary=None):
+    """`tumorlens serve` as a process; gives it and its address."""
+    command = [sys.executable, "-m", "tumorlens.cli", "serve", "--model", str(model), "--port", "0", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"TMPDIR": str(temporary)} if temporary else {})
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert running.stderr is not None
+        address = re.search(r"http://[^ ]+", running.stderr.readline())
+        assert address
+        with httpx.Client(base_url=address.group(), timeout=30) as client:
+            yield running, client
+    finally:
+        running.kill()
+        running.wait()
+        running.stderr.close()
+
+
+def test_a_service_from_start_to_end(model, tmp_path):
+    with process(model, "--window", "0.8", temporary=tmp_path) as (running, client):
+        parts = [("file", (f"{NAME}.png", png())), ("file", ("big.png", bytes(2_000_000)))]
+        rows = [
+            json.loads(line) for line in client.post("/v1/batch", files=parts, params={"plane": "axial"}).iter_lines()
+        ]
+        assert [row["file"] for row in rows] == [f"{NAME}.png", "big.png"]
+        assert client.post(f"/v1/predict?name={NAME}", content=b"x" + NAME.encode()).status_code == 415
+        assert list(tmp_path.iterdir()) == []
+
+        answers = {}
+        waiting = threading.Thread(target=lambda: answers.update(first=client.post("/v1/predict", content=png())))
+        with httpx.Client(base_url=client.base_url, timeout=30) as other:
+            assert other.get("/readyz").status_code == 200
+            waiting.start()
+            time.sleep(0.3)
+            began = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+            late = other.post("/v1/predict", content=png())
+        waiting.join()
+        assert answers["first"].status_code == 200
+        assert problem_of(late) == (503, "stopping")
+        assert running.wait(10) == 0
+        assert time.monotonic() - began < 10
+        log = running.stderr.read()
+    assert NAME not in log
+    assert "POST /v1/batch 200" in log
+    assert "127.0.0.1" not in log
+
+
+def children(pid):
+    """Workers of the service, by what they were started with."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == pid and b"spawn_main" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+        except (OSError, ValueError):
+            continue
+    return sorted(found)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for workers in /proc")
+def test_a_worker_that_is_killed_is_replaced(model, tmp_path):
+    with process(model, "--workers", "2", "--quiet", temporary=tmp_path) as (running, client):
+        until(lambda: len(children(running.pid)) == 2, 30)
+        assert client.post("/v1/predict", content=png()).status_code == 200
+        before = children(running.pid)
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: len(children(running.pid)) == 2 and children(running.pid) != before, 30)
+        with httpx.Client(base_url=client.base_url, timeout=30) as fresh:
+            assert fresh.post("/v1/predict", content=png()).status_code == 200
+            text = fresh.get("/metrics").text
+        assert 'route="/v1/predict",status="200"} 2.0' in text  # of all workers, the dead one too
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(10) == 0
+    assert list(tmp_path.iterdir()) == []
