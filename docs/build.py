@@ -203,7 +203,7 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
             leak=LEAK,
             twin_free_train=TWIN_FREE_TRAIN,
             folds=FOLDS,
-            trust=measured.get("trust"),
+            **{name: measured.get(name) for name in ("trust", "pointing", "fuzz")},
         )
         pages.append(page.strip())
     return "\n\n".join(page for page in pages if page) + "\n"

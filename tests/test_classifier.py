@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -158,3 +159,10 @@ def test_threads_sleep_between_calls(path, pixels):
     before = time.process_time()
     time.sleep(0.4)
     assert time.process_time() - before < 0.1
+
+
+def test_onnx_runtime_reports_nothing_home() -> None:
+    code = "import os, tumorlens.quantise; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    plain = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"

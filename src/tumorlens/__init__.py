@@ -6,10 +6,14 @@ result = run_study(Study(data="phantom", weights="none", max_epochs=5))
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Before anything imports ONNX Runtime, which from 1.29 on reports its use to its maker unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from tumorlens.classifier import Classifier, load_classifier
