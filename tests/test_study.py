@@ -176,7 +176,9 @@ def test_killed_and_started_again_ends_the_same(small_folder: Path, small_cache:
 def test_ctrl_c_prints_how_to_go_on(small_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tumorlens.cli", "study", "--data", str(small_folder), "--weights", "none",
                "--device", "cpu", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     assert process.stderr is not None
     seen = ""
     for line in process.stderr:
