@@ -210,6 +210,12 @@ class TestResume:
         with pytest.raises(RunError, match="columns"):
             finished(tmp_path / "rows", "csv", CLASSES, MODEL)
 
+    @pytest.mark.parametrize("other", [Job(plane="coronal"), Job(coverage=0.9)])
+    def test_rows_of_another_plane_or_coverage_are_not_gone_on_with(self, other, stream, tmp_path):
+        predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows")
+        with pytest.raises(RunError, match="axial"):
+            predict_to(["x"], fake_classifier(), other, form="json", out=tmp_path / "rows", resume=True)
+
     def test_other_inputs_are_told(self, stream, tmp_path, monkeypatch):
         predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows")
         changed = slices("glioma", series="series-9")

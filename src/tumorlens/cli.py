@@ -308,6 +308,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say_error(error)
         return 1
     except KeyboardInterrupt:
+        if _argv[:1] == ["predict"] and not {"--out", "--resume"} & {word.split("=")[0] for word in _argv}:
+            say("\nInterrupted. With --out FILE and --format json or csv, --resume would go on from there.")
+            return 130
         more = " --resume" if _argv[:1] == ["predict"] and "--resume" not in _argv else ""
         say(f"\nInterrupted. What was finished is kept; this goes on from there:\n  {_command()}{more}")
         return 130

@@ -160,7 +160,7 @@ def explain(
     contrast
         Show what speaks for the called class rather than for this one.
     dicom
-        For DICOM input also write secondary captures, which carry nothing of the patient.
+        For DICOM input also write secondary captures, which carry nothing of its header.
     plane
         Of the slices of NIfTI volumes.
     """

@@ -206,7 +206,8 @@ def predict_to(
         raise ConfigError("--resume needs a file to go on with.", cure="Say --out FILE with --format json or csv.")
     if out is not None and out.exists() and not resume:
         raise RunError(f"--out {out} is already there.", cure="Add --resume to go on with it, or name another file.")
-    model = model_name(classifier)
+    # Rows of another plane or coverage must not be gone on with either.
+    model = f"{model_name(classifier)} {job.plane} {job.coverage:g}"
     kept = finished(out, form, classifier.classes, model) if out and resume and out.exists() else _NOTHING
     rows = predict(inputs, classifier, job, stdin=stdin, before=kept, on_slice=on_slice)
     n, failed = kept.rows, kept.failed

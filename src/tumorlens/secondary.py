@@ -1,4 +1,4 @@
-"""DICOM secondary captures of explanations, which carry nothing of the patient."""
+"""DICOM secondary captures of explanations, which carry nothing of the original's header."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Captures:
         for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
                      "ReferringPhysicianName", "StudyID", "AccessionNumber", "PatientOrientation"):  # fmt: skip
             setattr(data, name, "")
-        data.PatientIdentityRemoved = "YES"
+        # Not PatientIdentityRemoved: names burned into the original's pixels would still be there.
         data.DeidentificationMethod = "Nothing of the original header was copied"
         data.Modality, data.ConversionType = "OT", "WSD"
         data.ImageType = ["DERIVED", "SECONDARY"]

@@ -87,7 +87,8 @@ def count_inputs(inputs: Sequence[str]) -> int | None:
 
     Folders are walked and zips recognised by their suffix, so that no other file is opened.
     """
-    if any(name in ("-", "@-") for name in inputs):
+    # A list that comes through a pipe can be read once only.
+    if any(name == "-" or (name.startswith("@") and not Path(name[1:]).is_file()) for name in inputs):
         return None
     total = 0
     for found in _files(inputs, None):

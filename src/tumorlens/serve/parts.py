@@ -14,6 +14,7 @@ from tumorlens.inputs.slices import shown
 from tumorlens.serve.problems import Problem
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_MAX_HEADER = 8_192  # bytes of a part
 _CURE = "Send a zip as the body, or multipart/form-data with a file in each part."
 
 
@@ -52,6 +53,8 @@ def files_of(body: bytes, content_type: str, most: int) -> Iterator[tuple[str, i
 def _parts(body: bytes, boundary: bytes, most: int) -> Iterator[tuple[str, io.BytesIO]]:
     """RFC 2046, section 5.1.1; what stands before the first boundary and after the last is nothing."""
     delimiter = b"\r\n--" + boundary
+    if (several := body.count(delimiter) - 1) > most:  # before anything is cut: there may be millions
+        raise Problem("too-large", f"{several:,} parts, over the limit of {most:,}.", cure="Send fewer.")
     pieces = (b"\r\n" + body).split(delimiter)
     if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
         raise Problem("bad-request", "The multipart body is cut off, or its boundary is another.", cure=_CURE)
@@ -61,7 +64,7 @@ def _parts(body: bytes, boundary: bytes, most: int) -> Iterator[tuple[str, io.By
         padding, line_end, rest = piece.partition(b"\r\n")
         # A part without headers starts with the empty line that ends them.
         header, blank, content = (b"", b"\r\n", rest[2:]) if rest.startswith(b"\r\n") else rest.partition(b"\r\n\r\n")
-        if padding.strip(b" \t") or not line_end or not blank:
+        if padding.strip(b" \t") or not line_end or not blank or len(header) > _MAX_HEADER:
             raise Problem("bad-request", f"Part {number} of the multipart body has a damaged header.", cure=_CURE)
         name = BytesHeaderParser().parsebytes(header).get_filename()
         yield shown(name) if name else f"part-{number}", io.BytesIO(content)

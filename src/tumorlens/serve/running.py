@@ -103,6 +103,7 @@ def serve(settings: Settings) -> None:
         partial(make_app, settings), factory=True, host=settings.host, port=settings.port, http=Connection, ws="none",
         workers=settings.workers, access_log=False, server_header=False, proxy_headers=False, log_config=None,
         timeout_graceful_shutdown=_GRACE, lifespan="on",
+        timeout_worker_healthcheck=60,  # a worker imports before it answers, which takes long on busy cores
     )  # fmt: skip
     with suppress(KeyboardInterrupt):
         if settings.workers == 1:
