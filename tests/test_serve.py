@@ -20,6 +20,7 @@ from tumorlens.classifier import load_classifier
 from tumorlens.datasets.phantom import write_dicom, write_nifti
 from tumorlens.overlays import colours
 from tumorlens.predicting import predict
+from tumorlens.serve import answers as answering
 from tumorlens.serve.answers import CHUNK
 from tumorlens.serve.pictures import AT_MOST
 
@@ -261,6 +262,28 @@ class TestOthers:
             assert answer.headers["referrer-policy"] == "no-referrer"
             assert "access-control-allow-origin" not in answer.headers
             assert "server" not in answer.headers
+
+    def test_few_volumes_are_held_at_a_time(self, here, volume, monkeypatch):
+        live, most = set(), []
+
+        def counted(*args, **kwargs):
+            token = object()
+            live.add(token)
+            most.append(len(live))
+            try:
+                yield from read_stream(*args, **kwargs)
+            finally:
+                live.discard(token)
+
+        read_stream = answering.read_stream
+        monkeypatch.setattr(answering, "read_stream", counted)
+
+        async def at_once():
+            ask = (here.client.post("/v1/predict", content=volume.read_bytes()) for _ in range(9))
+            return [answer.status_code for answer in await asyncio.gather(*ask)]
+
+        assert here.run(at_once()) == [200] * 9
+        assert 1 < max(most) <= answering._UNFOLDED
 
     def test_many_at_once_get_their_own_answers(self, here):
         bodies = [png(label, number) for label in range(4) for number in range(10)]

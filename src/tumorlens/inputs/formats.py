@@ -45,7 +45,7 @@ def read_stream(
             yield from read_dicom(stream, source, limits, names)
         elif head.startswith(b"\x1f\x8b") or is_nifti(head):
             yield from read_nifti(stream, source, plane, limits, names, packed=head.startswith(b"\x1f\x8b"))
-        elif head.startswith(_RASTERS) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        elif is_raster(head):
             yield from read_raster(stream, source, limits, names)
         elif not head:
             raise ImageError("empty file (0 bytes)", cure="Download or copy it again.")
@@ -55,6 +55,11 @@ def read_stream(
         yield Unreadable(source, None, error.what, error.cure)
     except OSError as error:
         yield Unreadable(source, None, f"cannot be read ({error.strerror or 'input/output error'})", "Copy it again.")
+
+
+def is_raster(head: bytes) -> bool:
+    """Whether a file that begins so is a plain picture: JPEG, PNG, BMP, TIFF or WebP."""
+    return head.startswith(_RASTERS) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
 
 
 def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

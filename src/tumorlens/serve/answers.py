@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import numpy as np
 
 from tumorlens.classifier import Classifier
 from tumorlens.inputs import Plane, Slice, Unreadable
-from tumorlens.inputs.formats import read_stream
+from tumorlens.inputs.formats import is_raster, read_stream
 from tumorlens.inputs.slices import SeriesNames
 from tumorlens.predicting import _failed, _row, model_name
 from tumorlens.rows import Row
@@ -30,6 +30,7 @@ from tumorlens.serve.settings import Settings
 from tumorlens.volumes import with_volumes
 
 CHUNK = 8  # slices of one file that are read and classified at a time, so that others get their turn
+_UNFOLDED = 4  # volumes and archives that are read at a time
 Item = Slice | Unreadable
 #: The last line of a batch that could not be finished.
 _STOPPED = Row("image", "", None, None, "", (), (), "error: the service is stopping", "Send what is missing again.",
@@ -65,6 +66,8 @@ class Service:
     """Decode single files."""
     jobs: ThreadPoolExecutor
     """Step through whole batches."""
+    unfolding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_UNFOLDED))
+    """A volume or archive that is being read holds up to its limit of memory, however small its body: few at once."""
 
     async def predict(self, body: bytes, wish: Wish) -> bytes:
         """The JSON answer for one file.
@@ -74,6 +77,12 @@ class Service:
         Problem
             It holds no picture, or not the one that is wished for.
         """
+        if is_raster(body):
+            return await self._predicted(body, wish)
+        async with self.unfolding:
+            return await self._predicted(body, wish)
+
+    async def _predicted(self, body: bytes, wish: Wish) -> bytes:
         began = time.perf_counter()
         rows: list[Row] = []
         pictures: list[dict[str, str | None]] = []
@@ -122,13 +131,14 @@ class Service:
 
     async def batch(self, files: Iterable[tuple[str, io.BytesIO]], wish: Wish) -> AsyncIterator[bytes]:
         """A line of JSON for each row of each file, as they come."""
-        rows = with_volumes(self._each(files, wish, asyncio.get_running_loop()), self.classifier.classes)
-        while lines := await self._in(self.jobs, partial(self._lines, rows)):
-            yield lines
-            if self.admission.hurried:
-                last = {"file": None, "series": None} | _json(_STOPPED, self.classifier.classes)
-                yield json.dumps(last).encode() + b"\n"
-                return
+        async with self.unfolding:
+            rows = with_volumes(self._each(files, wish, asyncio.get_running_loop()), self.classifier.classes)
+            while lines := await self._in(self.jobs, partial(self._lines, rows)):
+                yield lines
+                if self.admission.hurried:
+                    last = {"file": None, "series": None} | _json(_STOPPED, self.classifier.classes)
+                    yield json.dumps(last).encode() + b"\n"
+                    return
 
     def _lines(self, rows: Iterator[Row]) -> bytes:
         some = list(islice(rows, CHUNK))
