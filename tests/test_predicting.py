@@ -131,6 +131,13 @@ class TestVolumes:
         assert (whole.kind, whole.label, whole.verdict) == ("volume", label, verdict)
         assert whole.series == "series-1"
 
+    def test_a_model_without_the_healthy_class_calls_no_volume(self, monkeypatch):
+        monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(slices(*["glioma"] * 5)))
+        *rows, _ = predict(["v.nii"], fake_classifier())
+        whole = call_volume(rows, ("glioma", "healthy"))
+        assert (whole.label, whole.verdict) == ("", UNCERTAIN)
+        assert "no class 'notumor'" in whole.reason
+
     def test_low_probability_is_no_vote(self):
         row = Row("slice", "v", "series-1", 0, "glioma", (0.89, 0.11, 0, 0), (), OK, "", 0, 0)
         weak = [replace(row, slice=i) for i in range(5)]

@@ -47,6 +47,9 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
     if 2 * len(accepted) < len(slices):
         reason = f"{len(slices) - len(accepted)} of {len(slices)} slices are refused"
         return replace(whole, verdict="refused: not a brain MRI", reason=reason)
+    if NO_TUMOUR not in classes:  # a healthy class of another name would count as a tumour
+        reason = f"the model has no class {NO_TUMOUR!r}, which the rule for volumes needs"
+        return replace(whole, probabilities=_mean(accepted), reason=reason)
     runs = _runs(slices, classes)
     if long := [run for run in runs if len(run) >= NEIGHBOURS]:
         best = max(long, key=lambda run: sum(max(row.probabilities) for row in run))
