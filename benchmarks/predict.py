@@ -19,12 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from measuring import alternate
 from torchvision.models import resnet18
 
 from tumorlens.classifier import Classifier, load_classifier, usable_cores
@@ -70,21 +72,9 @@ def ours(classifier: Classifier) -> Run:
     return work
 
 
-def timed(work: Run, paths: Sequence[str], batch: int) -> float:
-    began = time.perf_counter()
-    work(paths, batch)
-    return time.perf_counter() - began
-
-
 def alternating(runs: dict[str, Run], paths: Sequence[str], batch: int, repeats: int) -> dict[str, list[float]]:
     """Seconds of each, turn by turn, after one round that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, work in runs.items():
-            seconds = timed(work, paths, batch)
-            if repeat:
-                found[name].append(seconds)
-    return found
+    return alternate({name: partial(work, paths, batch) for name, work in runs.items()}, repeats)
 
 
 def first_answer(model: Path, image: str, repeats: int) -> list[float]:

@@ -125,7 +125,7 @@ def _answers(items: Iterator[Item], classifier: Classifier, job: Job, on_slice: 
     while group := list(islice(items, job.batch)):
         rows = _classified([item for item in group if isinstance(item, Slice)], classifier, job, on_slice)
         for item in group:
-            yield next(rows) if isinstance(item, Slice) else _failed(item)
+            yield next(rows) if isinstance(item, Slice) else failed_row(item)
 
 
 def _classified(
@@ -139,13 +139,14 @@ def _classified(
     judged = classifier.judge(outputs, pixels, coverage=job.coverage)
     seconds = (time.perf_counter() - began) / len(slices)
     for i, item in enumerate(slices):
-        row = _row(item, i, judged, classifier.classes, seconds)
+        row = row_of(item, i, judged, classifier.classes, seconds)
         if on_slice is not None:
             on_slice(item, row, outputs.heatmap[i])
         yield row
 
 
-def _row(item: Slice, i: int, judged: Judgement, classes: Sequence[str], seconds: float) -> Row:
+def row_of(item: Slice, i: int, judged: Judgement, classes: Sequence[str], seconds: float) -> Row:
+    """The row of slice `i` of those judged; `seconds` is its share of their time."""
     verdict, reason, score = judged.verdicts[i], judged.reasons[i], float(judged.scores[i])
     kind: Kind = "image" if item.series is None else "slice"
     if verdict.startswith(REFUSED):  # a class that is shown is read as an answer, whatever stands beside it
@@ -158,7 +159,8 @@ def _row(item: Slice, i: int, judged: Judgement, classes: Sequence[str], seconds
     )
 
 
-def _failed(item: Unreadable) -> Row:
+def failed_row(item: Unreadable) -> Row:
+    """The row of what cannot be read."""
     kind: Kind = "image" if item.index is None else "slice"
     return Row(kind, item.source, None, item.index, "", (), (), f"{ERROR}: {item.reason}", item.cure, None, 0.0)
 

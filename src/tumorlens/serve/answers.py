@@ -19,7 +19,7 @@ from tumorlens.classifier import Classifier
 from tumorlens.inputs import Plane, Slice, Unreadable
 from tumorlens.inputs.formats import is_raster, read_stream
 from tumorlens.inputs.slices import SeriesNames
-from tumorlens.predicting import _failed, _row, model_name
+from tumorlens.predicting import failed_row, model_name, row_of
 from tumorlens.rows import Row
 from tumorlens.serve.admission import Admission
 from tumorlens.serve.batching import Answer, Batcher
@@ -123,10 +123,10 @@ class Service:
         rows, n = [], 0
         for item in items:
             if isinstance(item, Slice) and answer is not None:
-                rows.append(_row(item, n, answer.judgement, self.classifier.classes, answer.seconds))
+                rows.append(row_of(item, n, answer.judgement, self.classifier.classes, answer.seconds))
                 n += 1
             elif isinstance(item, Unreadable):
-                rows.append(_failed(item))
+                rows.append(failed_row(item))
         return rows, answer
 
     async def batch(self, files: Iterable[tuple[str, io.BytesIO]], wish: Wish) -> AsyncIterator[bytes]:
