@@ -15,12 +15,15 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from input_files import load
 from serve_model import png, problem_of, write_model
 
 from tumorlens.classifier import load_classifier
 from tumorlens.serve import admission, running
 from tumorlens.serve.app import create_app
 from tumorlens.serve.settings import Settings
+
+workers = load("clients").workers
 
 NAME = "Mueller_Anna_1970"
 
@@ -164,27 +167,14 @@ def test_a_service_from_start_to_end(model, tmp_path):
     assert "127.0.0.1" not in log
 
 
-def children(pid):
-    """Workers of the service, by what they were started with."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == pid and b"spawn_main" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-        except (OSError, ValueError):
-            continue
-    return sorted(found)
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for workers in /proc")
 def test_a_worker_that_is_killed_is_replaced(model, tmp_path):
     with process(model, "--workers", "2", "--quiet", temporary=tmp_path) as (running, client):
-        until(lambda: len(children(running.pid)) == 2, 30)
+        until(lambda: len(workers(running.pid)) == 2, 30)
         assert client.post("/v1/predict", content=png()).status_code == 200
-        before = children(running.pid)
+        before = workers(running.pid)
         os.kill(before[0], signal.SIGKILL)
-        until(lambda: len(children(running.pid)) == 2 and children(running.pid) != before, 30)
+        until(lambda: len(workers(running.pid)) == 2 and workers(running.pid) != before, 30)
         with httpx.Client(base_url=client.base_url, timeout=30) as fresh:
             assert fresh.post("/v1/predict", content=png()).status_code == 200
             text = fresh.get("/metrics").text
