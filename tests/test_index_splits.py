@@ -12,7 +12,7 @@ from conftest import draw, write_folder
 
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import Index, Row, build_index, read_index, write_index
-from tumorlens.datasets.splits import split_index
+from tumorlens.datasets.splits import read_column, split_index
 from tumorlens.errors import DataError, RunError
 
 
@@ -80,10 +80,25 @@ def test_split_file_round_trip_and_misfits(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2: split is 'exam'"):
         split_index(index, seed=0, file=tmp_path / "wrong.csv")
     (tmp_path / "columns.csv").write_text("file,part\n")
-    with pytest.raises(DataError, match="lacks the columns"):
+    with pytest.raises(DataError, match=r"--split .*columns.csv lacks the columns"):
         split_index(index, seed=0, file=tmp_path / "columns.csv")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"--split .*absent.csv cannot be read"):
         split_index(index, seed=0, file=tmp_path / "absent.csv")
+    (tmp_path / "marked.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    assert split_index(index, seed=0, file=tmp_path / "marked.csv").rows == split.rows
+
+
+@pytest.mark.parametrize(
+    ("last", "wanted"),
+    [
+        ("test", "line 3: there is no path"),
+        ("train,a.jpg\ntest,a.jpg", "line 4: 'a.jpg' was 'train' before, not 'test'"),
+    ],
+)
+def test_a_line_without_a_path_or_against_another_is_refused(tmp_path: Path, last: str, wanted: str) -> None:
+    (tmp_path / "split.csv").write_text(f"split,path\ntrain,b.jpg\n{last}\n")
+    with pytest.raises(DataError, match=wanted):
+        read_column(tmp_path / "split.csv", "split")
 
 
 def test_odd_names_survive_index_csv(tmp_path: Path) -> None:

@@ -48,6 +48,19 @@ def test_pages_of_a_tiff_are_a_series() -> None:
     assert "more than 2 pages" in reason(read_bytes(content, "x", limits=Limits(frames=2)))
 
 
+def test_libtiff_keeps_its_errors_to_itself_and_the_reason_comes(capfd: pytest.CaptureFixture[str]) -> None:
+    pages = [Image.fromarray(PICTURE)] * 2
+    content = bytearray(seeds.raster("TIFF", PICTURE, compression="tiff_lzw", save_all=True, append_images=pages))
+    start = 8  # of the first page's LZW codes
+    content[start : start + 200] = b"\xff" * 200
+    found = list(read_bytes(bytes(content), "x"))
+    assert [(type(one), one.index, one.series) for one in found] == [
+        (Unreadable, 0, "series-1"), (Slice, 1, "series-1"), (Slice, 2, "series-1"),
+    ]  # fmt: skip
+    print("still heard", file=sys.stderr)
+    assert capfd.readouterr() == ("", "still heard\n")
+
+
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [

@@ -186,12 +186,12 @@ def test_a_damaged_frame_does_not_stop_the_others(syntax: str) -> None:
     found = list(read_bytes(file.getvalue(), "x"))
     assert [(type(one), one.index) for one in found] == [(Slice, 0), (Unreadable, 1), (Slice, 2)]
     assert isinstance(found[1], Unreadable)
-    assert found[1].reason == "frame 2 cannot be decoded"
+    assert (found[1].reason, found[1].series) == ("frame 2 cannot be decoded", "series-1")
 
 
 def test_frames_that_are_not_there_are_told() -> None:
     found = list(read_bytes(dicom(np.stack([DEEP, DEEP]), NumberOfFrames=4), "x"))
-    assert [one.index for one in found] == [0, 1, 2]
+    assert [(one.index, one.series) for one in found] == [(i, "series-1") for i in (0, 1, 3)]
     assert isinstance(found[2], Unreadable)
     assert found[2].reason == "promises 4 frames and holds 2"
 
@@ -209,6 +209,25 @@ def test_a_series_keeps_its_name_and_its_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        dicom(DEEP, SeriesInstanceUID="1.2.3", InstanceNumber=7)[:-2000],
+        dicom(DEEP, SeriesInstanceUID="1.2.3", InstanceNumber=7, syntax=seeds.RLE)[:-100],
+        dicom(DEEP, SeriesInstanceUID="1.2.3", InstanceNumber=7, BitsAllocated=12),
+    ],
+    ids=["cut off", "damaged", "of a wrong depth"],
+)
+def test_a_file_that_cannot_be_used_tells_the_series_that_lacks_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "1").write_bytes(dicom(DEEP, SeriesInstanceUID="1.2.3", InstanceNumber=6))
+    (tmp_path / "2").write_bytes(content)
+    (tmp_path / "3").write_bytes(dicom(None, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11"))
+    found = list(read_inputs([str(tmp_path)]))
+    assert [(type(one), one.index, one.series) for one in found] == [
+        (Slice, 5, "series-1"), (Unreadable, 6, "series-1"), (Unreadable, None, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("content", "wanted"),
     [
         (dicom(None, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11"), "without an image (Basic Text SR Storage)"),
@@ -216,7 +235,7 @@ def test_a_series_keeps_its_name_and_its_order(tmp_path: Path) -> None:
         (dicom(None, SOPClassUID="1.2.840.10008.1.3.10"), "without an image (Media Storage Directory Storage)"),
         (dicom(None, SOPClassUID="1.2.3"), "a DICOM file without an image"),
         (dicom(DEEP)[:-9], "cut off: its pixels are missing"),
-        (dicom(DEEP)[: -2 * DEEP.size - 12], "cut off: it ends before its pixels"),
+        (dicom(DEEP)[: -2 * DEEP.size - 12], "cut off: it ends before its pixels do"),
         (dicom(DEEP, Rows=None), "header lacks Rows"),
         (dicom(DEEP, PhotometricInterpretation="CMYK"), "neither grey"),
         (dicom(DEEP, syntax="1.2.840.10008.1.2.4.70", encapsulated=[b"\xff\xd8"]), "stored as JPEG Lossless"),

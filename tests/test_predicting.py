@@ -18,12 +18,12 @@ import pytest
 from classifier_fixture import CLASSES, fake_classifier, grey, level, write_classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from input_files import seeds
 
 from tumorlens import predicting
-from tumorlens.ahead import ahead
 from tumorlens.cli import main
 from tumorlens.errors import ConfigError, RunError
-from tumorlens.inputs import Slice
+from tumorlens.inputs import Slice, Unreadable
 from tumorlens.predicting import Job, finished, predict, predict_to
 from tumorlens.rows import Row, header, line, parse
 from tumorlens.trust import OK, REFUSED, UNCERTAIN
@@ -50,10 +50,13 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def slices(*labels: str, series: str = "series-1", file: str = "v.nii") -> list[Slice]:
-    """Slices of a volume that say what is named: `glioma`, `glioma?` (uncertain) or `x` (refused)."""
-    found = []
+def slices(*labels: str, series: str = "series-1", file: str = "v.nii") -> list[Slice | Unreadable]:
+    """Slices of a volume that say what is named: `glioma`, `glioma?` (uncertain), `x` (refused) or `!` (unreadable)."""
+    found: list[Slice | Unreadable] = []
     for i, text in enumerate(labels):
+        if text == "!":
+            found.append(Unreadable(file, i, f"frame {i + 1} cannot be decoded", "Export it again.", series))
+            continue
         verdict = REFUSED if text == "x" else UNCERTAIN if text.endswith("?") else OK
         value = level("notumor" if text == "x" else text.rstrip("?"), verdict)
         found.append(Slice(file, i, len(labels), series, np.full((224, 224, 3), value, np.uint8), {}))
@@ -94,6 +97,14 @@ class TestRows:
         assert replace(back, probabilities=()) == replace(row, probabilities=())
         assert back.probabilities == pytest.approx(row.probabilities, abs=1e-5)
 
+    @pytest.mark.parametrize("chosen", [(), ("no tumour",), ("no tumour", "glial tumour")])
+    def test_names_of_classes_may_hold_spaces(self, chosen):
+        names = ("glial tumour", "no tumour")
+        row = Row("image", "a.png", None, None, "no tumour", (0.4, 0.6), chosen, OK, "", 0.5, 0.01)
+        written = line(row, "csv", names, MODEL)
+        assert next(csv.DictReader([header("csv", names), written]))["set"] == "|".join(chosen)
+        assert parse(written, "csv", names)[0] == row
+
     def test_csv_has_a_column_for_each_probability(self, folder, tmp_path):
         predict_to([str(folder)], fake_classifier(), form="csv", out=tmp_path / "rows.csv")
         rows = list(csv.DictReader(io.StringIO((tmp_path / "rows.csv").read_text())))
@@ -117,7 +128,8 @@ class TestVolumes:
             (["glioma", "glioma", "x", "glioma"], "", UNCERTAIN),
             (["glioma", "glioma?", "glioma"], "", UNCERTAIN),
             (["glioma"] * 3 + ["pituitary"] * 4, "pituitary", OK),
-            (["notumor", "notumor?"], "notumor", OK),
+            (["notumor", "notumor", "notumor?"], "notumor", OK),
+            (["notumor", "notumor?"], "", UNCERTAIN),
             (["notumor", "notumor?", "notumor?"], "", UNCERTAIN),
             (["x", "x", "notumor"], "", REFUSED),
             (["x", "notumor"], "notumor", OK),
@@ -130,6 +142,48 @@ class TestVolumes:
         assert all(row.kind == "slice" for row in rows)
         assert (whole.kind, whole.label, whole.verdict) == ("volume", label, verdict)
         assert whole.series == "series-1"
+
+    @pytest.mark.parametrize(
+        ("said", "label", "verdict"),
+        [
+            (["notumor", "!", "notumor"], "notumor", OK),
+            (["notumor", "!"] * 5, "", UNCERTAIN),
+            (["notumor"] + ["!"] * 9, "", UNCERTAIN),
+            (["notumor", "notumor", "x", "x", "!", "!"], "", UNCERTAIN),
+            (["x", "x", "notumor"] + ["!"] * 9, "", REFUSED),
+            (["glioma"] * 3 + ["!"] * 9, "glioma", OK),
+            (["glioma", "glioma", "!", "glioma"], "", UNCERTAIN),
+        ],
+    )
+    def test_slices_that_cannot_be_read_do_not_say_that_there_is_no_tumour(self, monkeypatch, said, label, verdict):
+        monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(slices(*said)))
+        *_, whole = predict(["v.dcm"], fake_classifier())
+        assert (whole.kind, whole.label, whole.verdict) == ("volume", label, verdict)
+        assert whole.reason.endswith(f"; {said.count('!')} of {len(said)} cannot be read")
+
+    def test_a_row_for_all_frames_that_are_missing_counts_for_each(self, monkeypatch):
+        cut = [*slices(*["notumor"] * 5), Unreadable("v.nii", 9, "promises 10 frames and holds 5", "", "series-1")]
+        monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(cut))
+        *_, whole = predict(["v.dcm"], fake_classifier())
+        assert whole.verdict == UNCERTAIN
+        assert whole.reason.endswith("; 5 of 10 cannot be read")
+
+    def test_a_volume_without_a_readable_slice_has_no_whole(self, monkeypatch):
+        monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(slices("!", "!")))
+        assert [row.kind for row in predict(["v.dcm"], fake_classifier())] == ["slice", "slice"]
+
+    def test_damaged_files_of_a_dicom_series_count(self, tmp_path):
+        uid = "1.2.826.0.1.3680043.8.498.1"
+        for i in range(6):
+            content = seeds.dicom(np.full((32, 32, 3), level("notumor"), np.uint8), photometric="RGB",
+                                  SeriesInstanceUID=uid, InstanceNumber=i + 1)  # fmt: skip
+            (tmp_path / f"{i}.dcm").write_bytes(content if i % 2 else content[:-1000])
+        *rows, whole = predict([str(tmp_path)], fake_classifier())
+        assert [(row.kind, row.slice, row.series, row.failed) for row in rows] == [
+            ("slice", i, "series-1", i % 2 == 0) for i in range(6)
+        ]
+        assert (whole.verdict, whole.series) == (UNCERTAIN, "series-1")
+        assert whole.reason.endswith("; 3 of 6 cannot be read")
 
     def test_a_model_without_the_healthy_class_calls_no_volume(self, monkeypatch):
         monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(slices(*["glioma"] * 5)))
@@ -171,7 +225,7 @@ class TestResume:
     @pytest.fixture
     def stream(self, monkeypatch) -> None:
         """Two volumes and an image in place of files."""
-        found = [*slices("glioma", "glioma", "glioma"), *slices("notumor", "x", series="series-2", file="w.nii"),
+        found = [*slices("glioma", "glioma", "glioma"), *slices("notumor", "!", series="series-2", file="w.nii"),
                  Slice("z.png", None, None, None, np.full((224, 224, 3), level("notumor"), np.uint8), {})]  # fmt: skip
         monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(found))
         monkeypatch.setattr(predicting, "count_inputs", lambda *_: 3)
@@ -185,7 +239,7 @@ class TestResume:
     def test_cut_anywhere_it_ends_the_same(self, stream, tmp_path, form):
         out = tmp_path / "rows"
         whole = predict_to(["x"], fake_classifier(), Job(batch=2), form=form, out=out)
-        assert (whole.rows, whole.failed) == (8, 0)
+        assert (whole.rows, whole.failed) == (8, 1)
         wanted, content = self.rows(out, form), out.read_bytes()
         for end in range(0, len(content) + 1, 23):
             out.write_bytes(content[:end])
@@ -261,33 +315,6 @@ class TestCommand:
     def test_a_missing_model_is_told(self, folder, tmp_path, capsys):
         assert main(["predict", str(folder), "--model", str(tmp_path / "absent.onnx")]) == 1
         assert "Name an .onnx file" in capsys.readouterr().err
-
-
-class TestAhead:
-    def test_order_is_kept(self):
-        assert list(ahead(iter(range(100)), 3)) == list(range(100))
-
-    def test_an_exception_arrives_in_its_place(self):
-        def items():
-            yield 1
-            raise ValueError("here")
-
-        found = ahead(items(), 2)
-        assert next(found) == 1
-        with pytest.raises(ValueError, match="here"):
-            next(found)
-
-    def test_a_reader_that_stops_stops_the_thread(self):
-        made = itertools.count()
-        found = ahead(made, 2)
-        assert next(found) == 0
-        found.close()
-        assert next(made) < 6
-
-    @settings(max_examples=20, deadline=None)
-    @given(st.lists(st.integers()), st.integers(1, 4))
-    def test_any_items_any_size(self, items, size):
-        assert list(ahead(iter(items), size)) == items
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux only")

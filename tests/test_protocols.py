@@ -105,9 +105,9 @@ def test_groups_that_the_user_names_are_used_as_they_are(index, tmp_path) -> Non
     with pytest.raises(DataError, match=r"gives 71 image\(s\) no group"):
         assign(index, protocol="grouped-cv", seed=0, similarity=0.99, groups_file=file)
     file.write_text("path,patient\n")
-    with pytest.raises(DataError, match="lacks the columns"):
+    with pytest.raises(DataError, match=r"--groups .*patients.csv lacks the columns 'path' and 'group'"):
         assign(index, protocol="grouped-cv", seed=0, similarity=0.99, groups_file=file)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"--groups .*absent.csv cannot be read"):
         assign(index, protocol="grouped-cv", seed=0, similarity=0.99, groups_file=tmp_path / "absent.csv")
 
 

@@ -12,8 +12,11 @@ from tumorlens.progress import say
 
 FAILED = 3  # exit code: some inputs could not be read, all others were classified
 
-Plane = Literal["axial", "coronal", "sagittal"]
-Inputs = Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)]  # `-` is standard input
+# What commands share is described here; `-` is standard input.
+_INPUTS = "Files, folders or zips; - for standard input; @list.txt for a list of names, one a line."
+Inputs = Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, help=_INPUTS)]
+Model = Annotated[Path, Parameter(help="An exported .onnx file, or the folder of an exported run.")]
+Plane = Annotated[Literal["axial", "coronal", "sagittal"], Parameter(help="Of the slices of NIfTI volumes.")]
 _HERE = Path("classifier.onnx")
 
 
@@ -70,7 +73,7 @@ def predict(
     inputs: Inputs,
     /,
     *,
-    model: Path = _HERE,
+    model: Model = _HERE,
     heatmaps: Path | None = None,
     format: Literal["table", "json", "csv"] = "table",
     batch: int = 32,
@@ -86,26 +89,21 @@ def predict(
     uncertain, refused: not a brain MRI, or error. A refused image gets no class.
 
     Volumes and series also get a row for the whole, after all slices: refused
-    where over half of the slices are; a tumour class that 3 neighbouring slices
-    name, each ok with probability 0.9 or more; notumor where no 2 neighbours do
-    and half of the accepted slices say notumor, ok; else uncertain.
+    where over half of the readable slices are; a tumour class that 3 neighbouring
+    slices name, each ok with probability 0.9 or more; notumor where no 2 neighbours
+    do and over half of the slices say notumor, ok, without the refused ones but
+    with those that cannot be read; else uncertain.
 
     Exit code 3: some inputs could not be read, the others were classified.
 
     Parameters
     ----------
-    inputs
-        Files, folders or zips; - for standard input; @list.txt for a list of names, one a line.
-    model
-        An exported .onnx file, or the folder of an exported run.
     heatmaps
         Also write a picture for each image or slice into this folder.
     format
-        A table to read, JSON (an object a line), or CSV.
+        A table to read, JSON (an object a line), or CSV, in which | parts the classes of a set.
     batch
         Images through the network at once.
-    plane
-        Of the slices of NIfTI volumes.
     coverage
         Share of prediction sets that hold the true class, for images like the training data.
     out
@@ -134,7 +132,7 @@ def explain(
     /,
     *,
     out: Path,
-    model: Path = _HERE,
+    model: Model = _HERE,
     opacity: float = 0.6,
     contrast: str | None = None,
     dicom: bool = False,
@@ -149,20 +147,14 @@ def explain(
 
     Parameters
     ----------
-    inputs
-        Files, folders or zips; - for standard input; @list.txt for a list of names, one a line.
     out
         Folder of the pictures.
-    model
-        An exported .onnx file, or the folder of an exported run.
     opacity
         Of the hottest place, 0 to 1.
     contrast
         Show what speaks for the called class rather than for this one.
     dicom
         For DICOM input also write secondary captures, which carry nothing of its header.
-    plane
-        Of the slices of NIfTI volumes.
     """
     from tumorlens.classifier import load_classifier
     from tumorlens.explain import Look, explain_all

@@ -56,7 +56,7 @@ class Finished:
     series_of: dict[int, str | None] = field(default_factory=dict)
     """Of each slice or image, by the hash of its file and number."""
     slices: dict[str, list[Row]] = field(default_factory=dict)
-    """Readable slices by series; an empty list where the row for the whole is there too."""
+    """By series, unreadable ones too; an empty list where the row for the whole is there."""
     bytes: int = 0
     """Length of the file without a line that was cut off."""
     files: int = 0
@@ -161,8 +161,8 @@ def row_of(item: Slice, i: int, judged: Judgement, classes: Sequence[str], secon
 
 def failed_row(item: Unreadable) -> Row:
     """The row of what cannot be read."""
-    kind: Kind = "image" if item.index is None else "slice"
-    return Row(kind, item.source, None, item.index, "", (), (), f"{ERROR}: {item.reason}", item.cure, None, 0.0)
+    kind: Kind = "image" if item.index is None and item.series is None else "slice"
+    return Row(kind, item.source, item.series, item.index, "", (), (), f"{ERROR}: {item.reason}", item.cure, None, 0.0)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def bootstrap_accuracy(
     correct
         bool [n].
     groups
-        Group of each image [n], any sortable ids.
+        Group of each image [n], any sortable ids: patients, or sets of near-duplicates.
     repeats
         Number of resamples.
     seed
@@ -78,12 +78,11 @@ def bootstrap_accuracy(
         No images, unequal lengths, no resample, or fewer than two groups or images.
     """
     right = answers(correct)
-    group_of = _grouped(groups, len(right))
-    sizes = np.bincount(group_of)  # (groups,)
-    sums = np.stack([np.bincount(group_of[right], minlength=len(sizes)), sizes], 1)
+    sums = _group_sums(right.astype(np.int64), groups)
     found = _resample(sums, _ratio, repeats, seed).studentised(confidence)
     if found is not None:
         return found
+    sizes = sums[:, 1]
     effective = float(sizes.sum()) ** 2 / float((sizes**2).sum())
     return wilson(float(right.mean()) * effective, effective, confidence)
 
@@ -105,14 +104,8 @@ def bootstrap_difference(
     ----------
     first_correct, second_correct
         bool [n], image by image in the same order.
-    groups
-        Group of each image [n], any sortable ids: patients, or sets of near-duplicates.
-    repeats
-        Number of resamples.
-    seed
-        Makes the result repeatable.
-    confidence
-        Nominal coverage, between 0 and 1.
+    groups, repeats, seed, confidence
+        As in `bootstrap_accuracy`.
 
     Returns
     -------
@@ -128,10 +121,7 @@ def bootstrap_difference(
     gain = second.astype(np.int64) - first  # (n,), each -1, 0 or 1
     n = len(gain)
     if groups is not None:
-        group_of = _grouped(groups, n)
-        gains = np.bincount(group_of, weights=gain).astype(np.int64)
-        sums = np.stack([gains, np.bincount(group_of)], 1)
-        return _resample(sums, _ratio, repeats, seed).percentile(confidence)
+        return _resample(_group_sums(gain, groups), _ratio, repeats, seed).percentile(confidence)
     _check_repeats(repeats)
     # Resampling n values of three kinds is a multinomial draw of the three counts.
     shares = np.array([np.sum(gain < 0), np.sum(gain == 0), np.sum(gain > 0)]) / n
@@ -288,6 +278,12 @@ def _macro_f1_difference(sums: Floats) -> tuple[Floats, Floats]:
     first, second = _macro_f1(sums[:, : 3 * k]), _macro_f1(np.delete(sums, slice(k, 3 * k), axis=1))
     by_support = second[1][:, :k] - first[1][:, :k]
     return second[0] - first[0], np.hstack([by_support, -first[1][:, k:], second[1][:, k:]])
+
+
+def _group_sums(values: Ints, groups: npt.ArrayLike | None) -> Ints:
+    """(groups, 2), the columns of `_ratio`: the sum of each group's values, and how many it has."""
+    group_of = _grouped(groups, len(values))
+    return np.stack([np.bincount(group_of, weights=values).astype(np.int64), np.bincount(group_of)], 1)
 
 
 def _class_sums(

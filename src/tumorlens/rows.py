@@ -12,6 +12,7 @@ from typing import Any, Literal
 Format = Literal["table", "json", "csv"]
 Kind = Literal["image", "slice", "volume"]
 REFUSED, ERROR = "refused", "error"  # how such verdicts begin
+_BETWEEN = "|"  # classes of a set in CSV; names may hold spaces
 _WIDTH = 40  # of a file's name in the table
 _COLUMNS = ("kind", "file", "series", "slice", "class", "set", "verdict", "reason", "score", "seconds", "model")
 
@@ -75,7 +76,7 @@ def line(row: Row, form: Format, classes: Sequence[str], model: str) -> str:
     if form == "json":
         values["probabilities"] = dict(zip(classes, probabilities, strict=True)) if probabilities else None
         return json.dumps(values) + "\n"
-    values["set"] = " ".join(row.set)
+    values["set"] = _BETWEEN.join(row.set)
     shown: list[Any] = [*probabilities] or [None] * len(classes)
     return _csv(["" if v is None else str(v) for v in (*values.values(), *shown)])
 
@@ -96,7 +97,7 @@ def parse(text: str, form: Format, classes: Sequence[str]) -> tuple[Row, str]:
             raise ValueError(f"{len(values)} values")
         record = dict(zip(_COLUMNS, (value or None for value in values), strict=False))
         probabilities = tuple(float(p) for p in values[len(_COLUMNS) :] if p)
-        chosen = (record["set"] or "").split()
+        chosen = record["set"].split(_BETWEEN) if record["set"] else ()
     if missing := [name for name in _COLUMNS if name not in record]:
         raise ValueError(f"no {missing[0]!r}")
     if record["kind"] not in ("image", "slice", "volume") or not record["file"]:

@@ -2,21 +2,21 @@
 
 The rule is a plain one, fixed beforehand and fitted to nothing:
 
-1. Where over half of the slices are refused, the volume is refused.
+1. Where over half of the readable slices are refused, the volume is refused.
 2. A tumour class is called that at least 3 neighbouring slices name with the verdict `ok` and a probability of
    at least 0.9 each; of several such runs the one with the greatest sum of probabilities.
-3. `notumor` is called where at least half of the slices that are not refused say notumor with `ok`, and no two
-   neighbours name the same tumour class as in 2.
+3. `notumor` is called where over half of the slices that are not refused say notumor with `ok`, and no two
+   neighbours name the same tumour class as in 2. Slices that cannot be read count here as saying nothing.
 4. Otherwise the volume is `uncertain`.
 
 Neighbours have numbers that follow each other; slices without numbers follow each other as they were read. So a
-slice that is missing, unreadable, refused or uncertain ends a run.
+slice that is missing, unreadable, refused or uncertain ends a run. A DICOM file whose header cannot be read tells
+no series, and counts in none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import PurePath
 
 import numpy as np
@@ -35,39 +35,43 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
     Parameters
     ----------
     slices
-        Readable slices of one volume or series in any order, one or more.
+        Slices of one volume or series in any order, one or more of them readable.
     classes
         K names.
     """
     if all(row.slice is not None for row in slices):
         slices = sorted(slices, key=lambda row: row.slice or 0)
-    accepted = [row for row in slices if not row.refused]
-    whole = Row("volume", _place(slices), slices[0].series, None, "", (), (), "uncertain", "", None,
-                sum(row.seconds for row in slices))  # fmt: skip
-    if 2 * len(accepted) < len(slices):
-        reason = f"{len(slices) - len(accepted)} of {len(slices)} slices are refused"
-        return replace(whole, verdict="refused: not a brain MRI", reason=reason)
+    readable = [row for row in slices if not row.failed]
+    accepted = [row for row in readable if not row.refused]
+    lost = _lost(slices, len(readable))
+    n = len(readable) + lost
+
+    def called(verdict: str, reason: str, deciding: Sequence[Row] = (), label: str = "") -> Row:
+        reason += f"; {lost} of {n} cannot be read" if lost else ""
+        return Row("volume", _place(slices), slices[0].series, None, label, _mean(deciding), (), verdict, reason, None,
+                   sum(row.seconds for row in slices))  # fmt: skip
+
+    if 2 * len(accepted) < len(readable):
+        return called("refused: not a brain MRI", f"{len(readable) - len(accepted)} of {n} slices are refused")
     if NO_TUMOUR not in classes:  # a healthy class of another name would count as a tumour
-        reason = f"the model has no class {NO_TUMOUR!r}, which the rule for volumes needs"
-        return replace(whole, probabilities=_mean(accepted), reason=reason)
+        return called("uncertain", f"the model has no class {NO_TUMOUR!r}, which the rule for volumes needs", accepted)
     runs = _runs(slices, classes)
     if long := [run for run in runs if len(run) >= NEIGHBOURS]:
         best = max(long, key=lambda run: sum(max(row.probabilities) for row in run))
-        reason = f"{len(best)} neighbours of {len(slices)} slices"
-        return replace(whole, label=best[0].label, probabilities=_mean(best), verdict="ok", reason=reason)
+        return called("ok", f"{len(best)} neighbours of {n} slices", best, best[0].label)
     healthy = [row for row in accepted if row.label == NO_TUMOUR and row.verdict == "ok"]
     pair = any(len(run) > 1 for run in runs)
-    if 2 * len(healthy) >= len(accepted) and not pair:
-        reason = f"{len(healthy)} of {len(slices)} slices"
-        return replace(whole, label=NO_TUMOUR, probabilities=_mean(healthy), verdict="ok", reason=reason)
+    if 2 * len(healthy) > len(accepted) + lost and not pair:
+        return called("ok", f"{len(healthy)} of {n} slices", healthy, NO_TUMOUR)
     reason = "two neighbouring slices alone name" if pair else f"no {NEIGHBOURS} neighbouring slices name"
-    return replace(whole, probabilities=_mean(accepted), reason=f"{reason} one tumour class")
+    return called("uncertain", f"{reason} one tumour class", accepted)
 
 
 def with_volumes(
     rows: Iterable[Row], classes: Sequence[str], before: dict[str, list[Row]] | None = None
 ) -> Iterator[Row]:
-    """The same rows, and at the end a row for the whole of each volume or series with two slices or more.
+    """The same rows, and at the end a row for the whole of each volume or series with two slices or more, one of
+    them readable.
 
     A DICOM series can go on in any later file, so the wholes come last.
 
@@ -84,7 +88,7 @@ def with_volumes(
     series = {name: list(slices) for name, slices in (before or {}).items()}
     over = {name for name, slices in series.items() if not slices}
     for row in rows:
-        if row.series is not None and not row.failed:
+        if row.series is not None:
             if row.series in over:
                 raise RunError(
                     f"{row.file} adds a slice to a series whose row for the whole is already written.",
@@ -93,7 +97,7 @@ def with_volumes(
             series.setdefault(row.series, []).append(row)
         yield row
     for slices in series.values():
-        if len(slices) > 1:
+        if len(slices) > 1 and not all(row.failed for row in slices):
             yield call_volume(slices, classes)
 
 
@@ -119,7 +123,16 @@ def _follows(before: Row, row: Row) -> bool:
 
 
 def _mean(rows: Sequence[Row]) -> tuple[float, ...]:
-    return tuple(np.mean([row.probabilities for row in rows], axis=0).tolist())
+    return tuple(np.mean([row.probabilities for row in rows], axis=0).tolist()) if rows else ()
+
+
+def _lost(slices: Sequence[Row], readable: int) -> int:
+    """How many slices cannot be read."""
+    failed = sum(row.failed for row in slices)
+    if failed and len({row.file for row in slices}) == 1:
+        # One row may stand for many frames; those of one file are numbered from 0, so the last tells how many.
+        return 1 + max(row.slice or 0 for row in slices) - readable
+    return failed
 
 
 def _place(rows: Sequence[Row]) -> str:

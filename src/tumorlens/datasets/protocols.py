@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from tumorlens.datasets.groups import Groups, group_twins
 from tumorlens.datasets.index import TESTING, Index, Row
-from tumorlens.datasets.splits import Split, split_index
+from tumorlens.datasets.splits import Split, read_column, split_index
 from tumorlens.datasets.twins import COARSE, TRANSFORMATIONS, Twins, find_twins
 from tumorlens.errors import DataError
 
@@ -178,18 +177,8 @@ def _folds(n: int, seed: int) -> Any:
 
 
 def _from_file(index: Index, file: Path) -> Strings:
-    """Group of each row from a CSV with columns path and group."""
-    try:
-        with file.open(newline="", encoding="utf-8") as opened:
-            reader = csv.DictReader(opened)
-            if not {"path", "group"} <= set(reader.fieldnames or ()):
-                raise DataError(
-                    f"--groups {file} lacks the columns 'path' and 'group' (it has {reader.fieldnames}).",
-                    cure="Name a CSV with both; paths are relative to the data set's root.",
-                )
-            group_of = {record["path"]: record["group"] or "" for record in reader}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"--groups {file} cannot be read ({error}).", cure="Check the path and the file.") from None
+    """Group of each row."""
+    group_of = read_column(file, "group")
     missing = [row.path for row in index.rows if not group_of.get(row.path)]
     if missing:
         raise DataError(

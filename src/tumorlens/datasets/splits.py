@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -80,26 +81,42 @@ def _draw(rows: Sequence[Row], share: float, random: np.random.Generator) -> lis
     return chosen
 
 
-def _from_file(index: Index, file: Path) -> Split:
-    """Take path → split from a CSV with these two columns, such as an earlier run's index.csv."""
+def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]:
+    """Path → split or group from a CSV with these two columns, such as an earlier run's index.csv.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or lacks a column, or a line has no path, contradicts another, or names an
+        unknown split. A group may be empty.
+    """
+    named = f"--{'groups' if column == 'group' else column} {file}"
+    found: dict[str, str] = {}
     try:
-        with file.open(newline="", encoding="utf-8") as opened:
+        with file.open(newline="", encoding="utf-8-sig") as opened:  # spreadsheets begin UTF-8 with a mark
             reader = csv.DictReader(opened)
-            if not {"path", "split"} <= set(reader.fieldnames or ()):
+            if not {"path", column} <= set(reader.fieldnames or ()):
                 raise DataError(
-                    f"--split {file} lacks the columns 'path' and 'split' (it has {reader.fieldnames}).",
-                    cure="Name a CSV with both, such as an earlier run's index.csv.",
+                    f"{named} lacks the columns 'path' and {column!r} (it has {reader.fieldnames}).",
+                    cure="Name a CSV with both, such as a run's index.csv; paths are relative to the data set's root.",
                 )
-            place: dict[str, str] = {}
-            for line, record in enumerate(reader, start=2):
-                if record["split"] not in SPLITS:
+            for record in reader:
+                path, value = record["path"], record[column] or ""
+                if column == "split" and value not in SPLITS:
                     raise DataError(
-                        f"--split {file}, line {line}: split is {record['split']!r}.",
+                        f"{named}, line {reader.line_num}: split is {value!r}.",
                         cure=f"Write one of {', '.join(SPLITS)}.",
                     )
-                place[record["path"]] = record["split"]
+                if not path or found.setdefault(path, value) != value:
+                    what = f"{path!r} was {found[path]!r} before, not {value!r}" if path else "there is no path"
+                    raise DataError(f"{named}, line {reader.line_num}: {what}.", cure=f"Give each path one {column}.")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"--split {file} cannot be read ({error}).", cure="Check the path and the file.") from None
+        raise DataError(f"{named} cannot be read ({error}).", cure="Check the path and the file.") from None
+    return found
+
+
+def _from_file(index: Index, file: Path) -> Split:
+    place = read_column(file, "split")
     missing = [row.path for row in index.rows if row.path not in place]
     extra = sorted(set(place) - {row.path for row in index.rows} - {u.path for u in index.unreadable})
     if missing or extra:

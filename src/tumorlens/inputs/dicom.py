@@ -70,16 +70,23 @@ def is_dicom(head: bytes) -> bool:
 
 
 def read_dicom(stream: BinaryIO, source: str, limits: Limits, names: SeriesNames) -> Iterator[Slice | Unreadable]:
-    """The frames of a file, decoded one by one.
+    """The frames of a file, decoded one by one; one that is damaged, over a limit, or stored in a way that is not
+    decoded is Unreadable.
 
     Raises
     ------
     ImageError
-        No image, damaged, over a limit, or stored in a way that is not decoded. A damaged frame among others is
-        Unreadable.
+        It has no image, or a header that cannot be read: it belongs to no series.
     """
-    image = _open(stream, limits)
-    index, count, series = _place(image, names)
+    data = _header(stream, limits)
+    try:
+        with _quiet("is DICOM, but its header cannot be read", _AGAIN):
+            image = _checked(data, limits)
+    except ImageError as error:
+        index, _, series = _place(data, 1, names)
+        yield Unreadable(source, index, error.what, error.cure, series)
+        return
+    index, count, series = _place(data, image.frames, names)
     endless = 0
     for frame in range(image.present):
         facts = dict(image.facts)
@@ -87,21 +94,22 @@ def read_dicom(stream: BinaryIO, source: str, limits: Limits, names: SeriesNames
             with _quiet("cannot be decoded", _EXPORT):
                 pixels = _frame(image, frame, facts)
         except ImageError as error:
-            if image.frames == 1:
-                raise
-            yield Unreadable(source, frame, f"frame {frame + 1} {error.what}", error.cure)
+            if count is None:
+                yield Unreadable(source, index, error.what, error.cure, series)
+                return
+            yield Unreadable(source, frame, f"frame {frame + 1} {error.what}", error.cure, series)
             endless += isinstance(error, _EndlessError)
             if endless == _ENDLESS_FRAMES and frame + 1 < image.frames:
                 left = (
                     f"frames {frame + 2} to {image.frames} were left out after {endless} whose decoding would not end"
                 )
-                yield Unreadable(source, frame + 1, left, _EXPORT)
+                yield Unreadable(source, image.frames - 1, left, _EXPORT, series)
                 return
             continue
         yield Slice(source, index if count is None else frame, count, series, pixels, facts)
     if image.present < image.frames:
         reason = f"promises {image.frames:,} frames and holds {image.present:,}"
-        yield Unreadable(source, image.present, reason, _AGAIN)
+        yield Unreadable(source, image.frames - 1, reason, _AGAIN, series)
 
 
 class _EndlessError(ImageError):
@@ -118,7 +126,8 @@ class _Image:
     facts: Facts
 
 
-def _open(stream: BinaryIO, limits: Limits) -> _Image:
+def _header(stream: BinaryIO, limits: Limits) -> Any:
+    """pydicom's dataset with the elements listed above."""
     import pydicom
 
     size = stream.seek(0, 2)
@@ -128,11 +137,16 @@ def _open(stream: BinaryIO, limits: Limits) -> _Image:
         _check_deflated(stream, limits)
         stream.seek(0)
         data = pydicom.dcmread(stream, force=True, specific_tags=list(_ELEMENTS))
+        if not data:  # which is all that pydicom leaves of a file that ends within compressed pixels
+            stream.seek(0)
+            data = pydicom.dcmread(stream, force=True, specific_tags=list(_ELEMENTS), stop_before_pixels=True)
         if "TransferSyntaxUID" not in data.file_meta:  # a file without the preamble has no such group
             implicit, little = data.original_encoding
             kinds = pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.ExplicitVRLittleEndian
             data.file_meta.TransferSyntaxUID = kinds[not implicit] if little else pydicom.uid.ExplicitVRBigEndian
-        return _checked(data, limits)
+        if "Rows" not in data and not any(k in data for k in _PIXELS):
+            raise ImageError(f"a DICOM file without an image{_kind(data)}", cure="Leave it out.")
+        return data
 
 
 def _check_deflated(stream: BinaryIO, limits: Limits) -> None:
@@ -157,9 +171,7 @@ def _checked(data: Any, limits: Limits) -> _Image:
     """Everything that can be told before decoding."""
     keyword = next((k for k in _PIXELS if k in data), None)
     if keyword is None:
-        if "Rows" in data:
-            raise ImageError("cut off: it ends before its pixels", cure=_AGAIN)
-        raise ImageError(f"a DICOM file without an image{_kind(data)}", cure="Leave it out.")
+        raise ImageError("cut off: it ends before its pixels do", cure=_AGAIN)
     if missing := [name for name in _NEEDED if data.get(name) in (None, "")]:
         raise ImageError(f"a DICOM image whose header lacks {', '.join(missing)}", cure=_EXPORT)
     rows, columns, samples = int(data.Rows), int(data.Columns), int(data.SamplesPerPixel)
@@ -225,12 +237,12 @@ def _frames_present(data: Any, keyword: str, samples: int, colours: str) -> int:
     return parse_fragments(value[offset:])[0]
 
 
-def _place(image: _Image, names: SeriesNames) -> tuple[int | None, int | None, str]:
+def _place(data: Any, frames: int, names: SeriesNames) -> tuple[int | None, int | None, str]:
     """Index, count and series of a file; a file of several frames is a series of its own."""
-    if image.frames > 1:
-        return None, image.frames, names.new()
+    if frames > 1:
+        return None, frames, names.new()
     with _quiet("is DICOM, but its header cannot be read", _AGAIN):
-        uid, number = image.data.get("SeriesInstanceUID"), image.data.get("InstanceNumber")
+        uid, number = data.get("SeriesInstanceUID"), data.get("InstanceNumber")
         # Longer numbers are no places in a series, and could be numbers of something else.
         index = int(number) - 1 if number is not None and 1 <= int(number) <= 0xFFFF else None
         return index, None, names.of(str(uid)) if uid else names.new()

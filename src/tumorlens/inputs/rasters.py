@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, _imaging
 
 from tumorlens.errors import ImageError
 from tumorlens.images import decoded, explained, resized
@@ -27,6 +30,8 @@ def read_raster(stream: BinaryIO, source: str, limits: Limits, names: SeriesName
     """
     with explained(limits.pixels):
         image = Image.open(stream, formats=_FORMATS)
+    if image.format == "TIFF":
+        _hush_libtiff()
     with image:
         pages = _pages(image, limits)
         series = names.new() if pages > 1 else None
@@ -40,7 +45,7 @@ def read_raster(stream: BinaryIO, source: str, limits: Limits, names: SeriesName
             except ImageError as error:
                 if pages == 1:
                     raise
-                yield Unreadable(source, page, f"page {page + 1} {error.what}", error.cure)
+                yield Unreadable(source, page, f"page {page + 1} {error.what}", error.cure, series)
                 continue
             about: dict[str, str | int | float] = {
                 "format": "JPEG" if facts.format == "MPO" else facts.format,
@@ -49,6 +54,14 @@ def read_raster(stream: BinaryIO, source: str, limits: Limits, names: SeriesName
             }
             index, count = (page, pages) if pages > 1 else (None, None)
             yield Slice(source, index, count, series, pixels, about)
+
+
+@cache
+def _hush_libtiff() -> None:
+    """Keep libtiff from printing why it fails, which Pillow raises too; no stream is touched, so threads may print."""
+    # A Pillow that hides its libtiff is left as it is.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _pages(image: Image.Image, limits: Limits) -> int:

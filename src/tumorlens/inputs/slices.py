@@ -47,13 +47,16 @@ class Slice:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file, or a slice of one, that could not be read."""
+    """A file, or slices of one, that could not be read."""
 
     source: str
     index: int | None
+    """As a Slice's; of several frames that are missing, the last."""
     reason: str
     """Reads well after the file's name."""
     cure: str
+    series: str | None = None
+    """That it belongs to, as far as its file tells."""
 
 
 @dataclass(frozen=True)

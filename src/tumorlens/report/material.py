@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.errors import RunError
+from tumorlens.evaluate import read_predictions
 from tumorlens.runs import Json, Run, read_json
 
 
@@ -203,21 +204,14 @@ def _read_history(path: Path, cure: str) -> list[Json]:
 
 def _read_answers(path: Path, classes: Sequence[str], cure: str) -> tuple[dict[str, Answer], dict[str, str]]:
     """Answers and labels of the test images in predictions.csv, by path."""
-    answers: dict[str, Answer] = {}
-    labels: dict[str, str] = {}
-    for row in _read_csv(path, ("path", "label", "predicted", "split", *(f"p_{name}" for name in classes)), cure):
-        if row["split"] != "test":
-            continue
-        if row["label"] not in classes or row["predicted"] not in classes:
-            raise RunError(f"{path}: {row['path']!r} has a class that metrics.json does not have.", cure=cure)
-        value = row[f"p_{row['predicted']}"]
-        try:
-            probability = float(value)
-        except ValueError:
-            raise RunError(f"{path}: {row['path']!r} has the probability {value!r}.", cure=cure) from None
-        answers[row["path"]] = Answer(row["predicted"], probability)
-        labels[row["path"]] = row["label"]
-    return answers, labels
+    test = read_predictions(path).part("test")
+    if list(test.classes) != list(classes):
+        raise RunError(f"{path} has the classes {list(test.classes)}, metrics.json {list(classes)}.", cure=cure)
+    answers = {
+        image: Answer(classes[top], float(row[top]))
+        for image, top, row in zip(test.paths, test.predicted.tolist(), test.probabilities, strict=True)
+    }
+    return answers, {image: classes[label] for image, label in zip(test.paths, test.labels.tolist(), strict=True)}
 
 
 def _read_csv(path: Path, columns: Sequence[str], cure: str) -> list[dict[str, str]]:

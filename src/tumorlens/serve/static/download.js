@@ -16,7 +16,7 @@ export function recordsOf(results) {
 
 export function csvOf(results, classes) {
   const lines = recordsOf(results).map((record) => [
-    ...COLUMNS.map((name) => (name === "set" ? record.set.join(" ") : record[name])),
+    ...COLUMNS.map((name) => (name === "set" ? record.set.join("|") : record[name])),
     ...classes.map((name) => record.probabilities?.[name]),
   ]);
   return [[...COLUMNS, ...classes.map((name) => `p_${name}`)], ...lines].map((line) => `${line.map(cell).join()}\n`).join("");
