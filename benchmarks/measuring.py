@@ -61,9 +61,10 @@ def keep(name: str, command: str, figures: Mapping[str, float], detail: Mapping[
     """Write benchmarks/results/NAME.json; figures of parts that were not run this time stay."""
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
+    commands = {**before.get("commands", {}), **dict.fromkeys(detail, command)}
     content = {
-        "name": name, "command": command, **{k: v for k, v in before.items() if k not in ("figures", "name")},
-        **detail, "figures": {**before.get("figures", {}), **figures}, "machine": machine(), "versions": versions(),
+        **before, "name": name, "command": command, "commands": commands, **detail,
+        "figures": {**before.get("figures", {}), **figures}, "machine": machine(), "versions": versions(),
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")

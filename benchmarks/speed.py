@@ -225,6 +225,37 @@ def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str,
     }
 
 
+def folds(material: Material, repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """A cold cross-validation of both configurations, five folds beside the first alone; two epochs each."""
+    data = material.folder / "pooled"
+    for row in material.rows:
+        place = data / row.label / f"{row.sha256[:16]}{Path(row.path).suffix}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(material.root / row.path)
+    torch.save(plain_state(build(material.weights, len(material.classes), 0)), material.folder / "folds.pth")
+    turn = iter(range(1000))
+    prefix_seconds: list[float] = []
+
+    def run(*more: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            words = [str(Path(sys.executable).with_name("tumorlens")), "study", "--data", str(data), "--weights",
+                     str(material.folder / "folds.pth"), "--protocol", "grouped-cv", "--max-epochs", "2", "--out",
+                     f"{folder}/run", "--cache", f"{folder}/cache-{next(turn)}", *more]  # fmt: skip
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+            records = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("run/fold-*/study.json"))]
+            prefix_seconds[:] = [record["timing"]["prefix_s"] for record in records]
+
+    found = alternate({"one": lambda: run("--fold", "1"), "five": run}, repeats, warm=False)
+    middle = {name: statistics.median(values) for name, values in found.items()}
+    return {"folds.cost_over_one": middle["five"] / middle["one"]}, {
+        "folds": {
+            "images": len(material.rows),
+            "seconds": {k: spread(v) for k, v in found.items()},
+            "prefix_s": prefix_seconds,
+        }
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -235,10 +266,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the study")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--study", action="store_true")
-    parser.add_argument("--parts", nargs="*", default=["decode", "prefix", "epochs"])
+    parser.add_argument("--parts", nargs="*", default=["decode", "prefix", "folds", "epochs"])
     asked = parser.parse_args(arguments)
     if asked.quick:
         asked.images, asked.repeats = asked.images or 256, 1
+        asked.parts = [part for part in asked.parts if part != "folds"]
     folder = fetch(asked.data, cache=cache_dir())
     index = build_index(folder, cache_dir())
     training = [row for row in index.rows if row.part == TRAINING]
@@ -255,6 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measured.append(decode(material, asked.repeats))
         if "prefix" in asked.parts:
             measured.append(prefix(some, "fp32", asked.repeats))
+        if "folds" in asked.parts:
+            measured.append(folds(some, 1))
         if "epochs" in asked.parts:
             measured.append(epochs(material, native, asked.repeats))
             if asked.study:

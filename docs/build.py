@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import performance
+
+from tumorlens.crossval import FoldAnswers, fold_answers, pool_folds
+from tumorlens.runs import Run
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -59,19 +63,48 @@ def collect(root: Path, name: str) -> None:
 
 
 def collect_folds(root: Path, name: str) -> None:
-    """Keep cv.json of a cross-validation, and how each fold was trained."""
+    """Keep the finished folds of a cross-validation beside those kept before, from whatever machine, and pool all."""
     cv = read(root / "cv.json")
-    first = read(root / "fold-1" / "study.json")
-    folds = {
-        str(k): {
-            one: {key: read(root / f"fold-{k}" / one / "training.json")[key] for key in ("epochs_run", "best_epoch")}
-            for one in cv["configurations"]
-        }
-        for k in cv["done"]
+    path = RESULTS / f"{name}.json"
+    kept = read(path)["answers"] if path.exists() else {}
+    about = {
+        key: cv[key] for key in ("of", "groups", "group_similarity", "groups_from", "largest_group", "copies_dropped")
     }
-    about = {key: first[key] for key in ("weights", "device", "environment", "git")}
-    seconds = {str(k): read(root / f"fold-{k}" / "study.json")["timing"]["total_s"] for k in cv["done"]}
-    keep(name, {"name": name, "cv": cv, "training": folds, "seconds": seconds, **about})
+    if path.exists() and (was := {key: read(path)["cv"][key] for key in about}) != about:
+        sys.exit(f"{path} holds folds of other groups ({was}; now {about}). Choose another name.")
+    for fold in cv["done"]:
+        run = Run(root / f"fold-{fold}")
+        study = read(run.study)
+        kept[str(fold)] = {
+            "seconds": study["timing"]["total_s"],
+            **{key: study[key] for key in ("classes", "weights", "device", "environment", "git")},
+            "configurations": {one: packed(fold_answers(run, one), run.root / one) for one in cv["configurations"]},
+        }
+    kept = dict(sorted(kept.items(), key=lambda item: int(item[0])))
+    first = next(iter(kept.values()))
+    pooled = {
+        one: pool_folds([unpacked(fold["configurations"][one]) for fold in kept.values()], first["classes"])
+        for one in first["configurations"]
+    }
+    done = [int(fold) for fold in kept]
+    keep(name, {"name": name, "cv": {"done": done, **about, "configurations": pooled}, "answers": kept})
+
+
+def packed(answers: FoldAnswers, folder: Path) -> dict[str, Any]:
+    """A fold's answers in little space, and how long it was trained."""
+    training = read(folder / "training.json")
+    return {
+        **{key: training[key] for key in ("epochs_run", "best_epoch")},
+        "labels": "".join(map(str, answers.labels)),
+        "predicted": "".join(map(str, answers.predicted)),
+        "groups": " ".join(answers.groups),
+    }
+
+
+def unpacked(kept: dict[str, Any]) -> FoldAnswers:
+    """What `packed` kept; class numbers have one digit."""
+    labels, predicted = (np.array(list(kept[key]), np.int64) for key in ("labels", "predicted"))
+    return FoldAnswers(labels, predicted, np.array(kept["groups"].split(" ")))
 
 
 def keep(name: str, content: dict[str, Any]) -> None:

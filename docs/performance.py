@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,24 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
     return flat
 
 
+def met(goal: str, value: float) -> bool:
+    """Whether a figure reaches a goal as the table words it: "≥ 3×", "< 1", "≤ +0.10", "0"."""
+    sign, number = re.fullmatch(r"([≥≤<]?) ?\+?([\d.,]+)×?", goal).groups()  # type: ignore[union-attr]
+    bound = float(number.replace(",", ""))
+    return {"≥": value >= bound, "≤": value <= bound, "<": value < bound, "": value == bound}[sign]
+
+
 def page(found: dict[str, Any], flat: dict[str, float]) -> str:
     """docs/performance.md."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FileSystemLoader(HERE)
     )
     goals = [dict(zip(("name", "what", "goal", "form"), row, strict=True)) for row in GOALS]
+    for one in goals:
+        one["met"] = one["name"] in flat and met(one["goal"], flat[one["name"]])
     known = {name: one for name, one in found.items() if "-" not in name}
     if "speed" in known:
-        known["speed"] = {"epochs": None, "prefix": None, "decode": None, "study": None} | known["speed"]
+        known["speed"] = dict.fromkeys(("commands", "epochs", "prefix", "decode", "study", "folds")) | known["speed"]
     text = environment.get_template("performance.md.j2").render(figures=flat, goals=goals, **known)
     lines = [line.rstrip() for line in text.splitlines()]
     kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]

@@ -43,6 +43,22 @@ def test_pixels_are_what_the_published_pipeline_feeds(tmp_path: Path, mode: str)
     assert float((ours - wanted).abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize("colour", [0, 1, 12])
+@pytest.mark.parametrize("more", [{}, {"subsampling": 0}, {"progressive": True}, {"keep_rgb": True}])
+def test_a_colour_jpeg_of_a_grey_picture_is_read_as_pillow_reads_it(tmp_path: Path, colour: int, more: dict) -> None:
+    """Brightness is decoded alone where there is no colour; where there is a little, all is."""
+    rng = np.random.default_rng(0)
+    pixels = np.repeat(rng.integers(20, 236, (301, 255, 1), dtype=np.uint8), 3, axis=2)
+    pixels[40:90, 30:80, 0] += np.uint8(colour)
+    path = tmp_path / "x.jpg"
+    Image.fromarray(pixels).save(path, quality=90, **more)
+    with Image.open(path) as image:
+        wanted = np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    pixels, facts = read_image(path)
+    assert facts.mode == "RGB"
+    np.testing.assert_array_equal(pixels, wanted)
+
+
 def test_16_bit_greyscale_keeps_its_range(tmp_path: Path) -> None:
     ramp = np.linspace(0, 4000, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "x.png")

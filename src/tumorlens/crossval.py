@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from tumorlens.datasets.index import read_index
 from tumorlens.errors import RunError
-from tumorlens.evaluate import Predictions, measure, read_predictions
+from tumorlens.evaluate import measure, read_predictions
 from tumorlens.resampling import bootstrap_accuracy
 from tumorlens.runs import Json, Run, read_json, write_json
 from tumorlens.statistics import summarise_seeds
@@ -41,8 +43,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         raise RunError(f"{root} has no finished fold.", cure="Run the same command again: it goes on from here.")
     runs = [Run(fold_folder(root, k)) for k in done]
     names = read_json(runs[0].comparison)["configurations"]
-    group_of = {row.path: row.group for row in read_index(runs[0].index)}
-    sizes = np.unique(list(group_of.values()), return_counts=True)[1]
+    sizes = np.unique([row.group for row in read_index(runs[0].index)], return_counts=True)[1]
     study = read_json(runs[0].study)
     result: Json = {
         "done": done,
@@ -55,27 +56,47 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         "copies_dropped": study["split"]["left_out"],
         "configurations": {},
     }
+    classes = study["classes"]
     for name in names:
-        parts = [read_predictions(run.predictions(name)).part("test") for run in runs]
-        result["configurations"][name] = _pooled(parts, group_of)
+        result["configurations"][name] = pool_folds([fold_answers(run, name) for run in runs], classes)
     write_json(root / "cv.json", result)
     return result
 
 
-def _pooled(parts: Sequence[Predictions], group_of: dict[str, str]) -> Json:
-    labels = np.concatenate([part.labels for part in parts])
-    probabilities = np.concatenate([part.probabilities for part in parts])
-    groups = np.array([group_of[path] for part in parts for path in part.paths])
-    found = measure(labels, probabilities, parts[0].classes)
-    accuracies = [float(np.mean(part.predicted == part.labels)) for part in parts]
+@dataclass(frozen=True, eq=False)
+class FoldAnswers:
+    """What one fold's test images are, and what one configuration said of them."""
+
+    labels: npt.NDArray[np.integer]
+    """int [n], class numbers."""
+    predicted: npt.NDArray[np.integer]
+    """int [n]."""
+    groups: npt.NDArray[np.str_]
+    """str [n]; a name means the same group in every fold."""
+
+
+def fold_answers(run: Run, configuration: str) -> FoldAnswers:
+    """Of a finished fold; RunError where a file of it is missing or damaged."""
+    group_of = {row.path: row.group for row in read_index(run.index)}
+    part = read_predictions(run.predictions(configuration)).part("test")
+    return FoldAnswers(part.labels, part.predicted, np.array([group_of[path] for path in part.paths]))
+
+
+def pool_folds(folds: Sequence[FoldAnswers], classes: Sequence[str]) -> Json:
+    """Several folds of one configuration as one result: a configuration's part of cv.json."""
+    labels, predicted, groups = (
+        np.concatenate([getattr(fold, name) for fold in folds]) for name in ("labels", "predicted", "groups")
+    )
+    found = measure(labels, np.eye(len(classes))[predicted], classes)
+    accuracies = [float(np.mean(fold.predicted == fold.labels)) for fold in folds]
     return {
         "accuracies": accuracies,
-        "n": [len(part) for part in parts],
+        "n": [len(fold.labels) for fold in folds],
         "folds": summarise_seeds(accuracies),
         "pooled": {
             "n": found["n"],
             "accuracy": found["accuracy"],
-            "interval": list(bootstrap_accuracy(probabilities.argmax(1) == labels, groups)),
+            "interval": list(bootstrap_accuracy(predicted == labels, groups)),
             "macro_f1": found["macro"]["f1"],
             "recall": {c: row["recall"] for c, row in found["per_class"].items()},
             "confusion": found["confusion"],
