@@ -4,8 +4,9 @@
     python benchmarks/trust.py RUN [--model FILE] [--foreign FOLDER]
 
 Test images as they are, all and without twins; test images changed as another scanner, sequence or preprocessing
-would (families marked for judging); generated images that are no brain MRI, and the half by hash of a folder of
-real ones, whose families are the file names up to the first underscore. Writes benchmarks/results/trust.json.
+would (families marked for judging: all, those seen before, and the fresh ones); generated images that are no brain
+MRI, and the half by hash of a folder of real ones, whose families are the file names up to the first underscore.
+Writes benchmarks/results/trust.json.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tumorlens.export import Source, open_source
 from tumorlens.images import read_image
 from tumorlens.progress import say
 from tumorlens.trust import Answers, evaluate_trust
+from tumorlens.trust.evaluation import near_shift
 from tumorlens.trust.families import changed, families, half_of, phantom_plane
 
 
@@ -94,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, Any] = evaluate_trust(
         classifier.trust, validation, test, twin_free=twin_free, near=near, far=far, groups=[r.group for r in rows]
     )
+    fresh = {family.name for family in families("near", "judge") if family.fresh}
+    for part, held in (("fresh", fresh), ("seen", near.keys() - fresh)):
+        found[part] = near_shift(classifier.trust, {name: one for name, one in near.items() if name in held})
     official, free = found["parts"]["official"], found["parts"].get("twin_free")
     sets = official["conformal"]["lac"]["marginal"]["0.95"]
     figures = {
@@ -103,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "refusal.far_rate": found["far"]["rate"],
         "refusal.test_rate": official["refused"]["rate"],
         "near_shift.silent_error_rate": found["near"]["silent_error_rate"],
+        "near_shift.fresh_silent_error_rate": found["fresh"]["silent_error_rate"],
+        "near_shift.seen_silent_error_rate": found["seen"]["silent_error_rate"],
         "near_shift.test_deferral_rate": official["deferred"]["rate"],
         "selective.accuracy_at_0.95_coverage": official["selective"]["accuracy_at_0.95_coverage"],
     } | ({"calibration.ece_twin_free": free["after"]["ece"]} if free else {})

@@ -56,7 +56,7 @@ def lenient_trust() -> Trust:
         CLASSES, labels, logits, features, statistics, pixels,
         train=Learned(labels, features, statistics, image_facts(pixels)),
     )  # fmt: skip
-    return replace(trust, refuse_above=1e6, doubt_above=1e6)
+    return replace(trust, refuse_above=1e6, doubt_above=1e6, beyond_above=1e6)
 
 
 def write_classifier(path: Path, seed: int = 0, **changes: object) -> Path:

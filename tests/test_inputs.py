@@ -128,6 +128,20 @@ def test_lists_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert count_inputs(["a.png", "-"]) is None
 
 
+@pytest.mark.parametrize("comment", [b"", b"a comment"])
+def test_a_zips_long_list_of_files_is_refused_before_it_is_held(
+    comment: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.comment = comment
+        for i in range(200):
+            archive.writestr(f"{i}", b"")
+    monkeypatch.setattr(zipfile, "ZipFile", lambda _: pytest.fail("the list was held"))
+    limits = Limits(entries=20)
+    assert "over the limit of 6,000" in reason(read_bytes(file.getvalue(), "many.zip", limits=limits))
+
+
 def test_a_zip_is_read_entry_by_entry_and_names_stay_inside(tmp_path: Path) -> None:
     entries = {
         "b/1.png": PNG, "a.dcm": seeds.dicom(seeds.picture()), "../../etc/x.png": PNG, "/root\\..\\y.png": PNG,

@@ -23,6 +23,7 @@ from tumorlens.predicting import predict
 from tumorlens.serve import answers as answering
 from tumorlens.serve.answers import CHUNK
 from tumorlens.serve.pictures import AT_MOST
+from tumorlens.serve.problems import busy
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,27 @@ class TestBatch:
             assert [row["file"] for row in rows] == [*(f"{i}.png" for i in range(CHUNK)), None]
             assert rows[-1]["verdict"] == "error: the service is stopping"
             assert problem_of(here.predict(volume.read_bytes())) == (503, "stopping")
+
+    @pytest.mark.parametrize("why", ["late", "busy"])
+    def test_a_batch_that_is_broken_off_says_so_in_the_last_line(self, model, monkeypatch, why):
+        with service(model, max_seconds=2.0) as here:
+            batcher = here.app.state.service.batcher
+            plain, asked = batcher.classify, []
+
+            async def classify(*args):
+                asked.append(1)
+                if len(asked) == 2 and why == "busy":
+                    raise busy("Too much to do.")
+                if len(asked) == 2:
+                    await asyncio.sleep(60)
+                return await plain(*args)
+
+            monkeypatch.setattr(batcher, "classify", classify)
+            parts = [("f", (f"{i}.png", png())) for i in range(3 * CHUNK)]
+            rows = [json.loads(line) for line in here.post("/v1/batch", files=parts).text.splitlines()]
+        assert [row["file"] for row in rows] == ["0.png", None]
+        assert rows[-1]["verdict"] == {"late": "error: it took too long", "busy": "error: Too much to do"}[why]
+        assert "Not all was read" in rows[-1]["reason"]
 
     def test_other_bodies(self, here):
         assert problem_of(here.post("/v1/batch", content=png())) == (415, "unsupported-format")

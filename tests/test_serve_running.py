@@ -119,20 +119,24 @@ class TestConnections:
 
 
 @contextmanager
-def process(model, *options, temporary=None):
+def process(model, *options, temporary=None, group=False, command=None):
     """`tumorlens serve` as a process; gives it and its address."""
-    command = [sys.executable, "-m", "tumorlens.cli", "serve", "--model", str(model), "--port", "0", *options]
+    command = command or [
+        sys.executable, "-m", "tumorlens.cli", "serve", "--model", str(model), "--port", "0", *options
+    ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"TMPDIR": str(temporary)} if temporary else {})
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+                               start_new_session=group)  # fmt: skip
     try:
         assert running.stderr is not None
         address = re.search(r"http://[^ ]+", running.stderr.readline())
         assert address
-        with httpx.Client(base_url=address.group(), timeout=30) as client:
+        with httpx.Client(base_url=address.group(), timeout=120) as client:
             yield running, client
     finally:
         running.kill()
         running.wait()
+        running.stdout.close()
         running.stderr.close()
 
 
@@ -168,17 +172,80 @@ def test_a_service_from_start_to_end(model, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for workers in /proc")
-def test_a_worker_that_is_killed_is_replaced(model, tmp_path):
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_worker_that_is_killed_is_replaced(model, tmp_path, ready):
     with process(model, "--workers", "2", "--quiet", temporary=tmp_path) as (running, client):
-        until(lambda: len(workers(running.pid)) == 2, 30)
-        assert client.post("/v1/predict", content=png()).status_code == 200
+        until(lambda: len(workers(running.pid)) == 2, 120)
+        if ready:
+            assert client.post("/v1/predict", content=png()).status_code == 200
         before = workers(running.pid)
-        os.kill(before[0], signal.SIGKILL)
-        until(lambda: len(workers(running.pid)) == 2 and workers(running.pid) != before, 30)
-        with httpx.Client(base_url=client.base_url, timeout=30) as fresh:
+        os.kill(before[1], signal.SIGKILL)  # where they are not ready, it is still importing
+        until(lambda: before[1] not in (now := workers(running.pid)) and len(now) == 2, 120)
+        with httpx.Client(base_url=client.base_url, timeout=120) as fresh:
             assert fresh.post("/v1/predict", content=png()).status_code == 200
             text = fresh.get("/metrics").text
-        assert 'route="/v1/predict",status="200"} 2.0' in text  # of all workers, the dead one too
+        assert f'route="/v1/predict",method="POST",status="200"}} {1 + ready}.0' in text.replace(  # the dead one's too
+            'method="POST",route="/v1/predict"', 'route="/v1/predict",method="POST"'
+        )
         running.send_signal(signal.SIGTERM)
-        assert running.wait(10) == 0
+        assert running.wait(30) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def patched(model, lines):
+    """Words that start a service whose module `answers` or `running` is changed by lines of Python."""
+    code = (
+        "import pathlib, signal, time\nfrom tumorlens.serve import answers, running\n"
+        f"from tumorlens.serve.settings import Settings\nread = answers.read_stream\n{lines}\n"
+        f"running.serve(Settings(model=pathlib.Path({str(model)!r}), port=0, quiet=True))\n"
+    )
+    return [sys.executable, "-c", code]
+
+
+SLOW = """
+def slow(*words):
+    print("reading", flush=True)
+    time.sleep(SECONDS)
+    yield from read(*words)
+answers.read_stream = slow
+"""
+
+
+def test_ctrl_c_finishes_what_is_in_work(model):
+    """In a terminal it reaches a worker twice: as SIGINT, and as SIGTERM from its supervisor."""
+    with process(model, command=patched(model, SLOW.replace("SECONDS", "2.5"))) as (running, client):
+        answers = {}
+        waiting = threading.Thread(target=lambda: answers.update(first=client.post("/v1/predict", content=png())))
+        waiting.start()
+        assert running.stdout.readline() == "reading\n"
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        running.send_signal(signal.SIGTERM)
+        waiting.join(60)
+        assert answers["first"].status_code == 200
+        assert running.wait(30) == 0
+
+
+def test_ctrl_c_ends_all_workers(model, tmp_path):
+    with process(model, "--workers", "2", "--quiet", temporary=tmp_path, group=True) as (running, client):
+        assert client.post("/v1/predict", content=png()).status_code == 200
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(30) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_does_not_end_does_not_hold_the_exit(model):
+    words = patched(model, SLOW.replace("SECONDS", "300") + "running._END = 1.0")
+    with process(model, command=words) as (running, client):
+
+        def ask():
+            with pytest.raises(httpx.HTTPError):
+                client.post("/v1/predict", content=png())
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert running.stdout.readline() == "reading\n"
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 1
+        asking.join(60)
+        assert "cut off" in running.stderr.read()

@@ -19,6 +19,8 @@ _CHUNK = 1 << 18  # bytes
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _RASTERS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _READ = "JPEG, PNG, TIFF, BMP, WebP, DICOM, NIfTI and zips of them"
+_ENTRY_BYTES = 300  # of a zip's list of files: 46 and a name
+_TAIL = 22 + 65_535 + 76  # bytes of a zip's end record with the longest comment, and of the records for zip64
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, NotImplementedError)
 
 
@@ -71,6 +73,9 @@ def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 def _read_zip(
     stream: BinaryIO, source: str, plane: Plane, limits: Limits, names: SeriesNames
 ) -> Iterator[Slice | Unreadable]:
+    most = limits.entries * _ENTRY_BYTES
+    if (table := _table_bytes(stream)) > most:  # zipfile would hold all of it before it tells how many files there are
+        raise ImageError(f"a zip whose list of files has {table:,} bytes, over the limit of {most:,}", cure="Split it.")
     try:
         archive = zipfile.ZipFile(stream)
     except _DAMAGED:
@@ -91,6 +96,21 @@ def _read_zip(
                 yield Unreadable(name, None, error.what, error.cure)
                 continue
             yield from read_stream(io.BytesIO(content), name, plane, limits, names, in_zip=True)
+
+
+def _table_bytes(stream: BinaryIO) -> int:
+    """Size of a zip's central directory by its end record (APPNOTE 4.3.14 to 4.3.16); 0 where there is none."""
+    at = stream.tell()
+    length = stream.seek(0, io.SEEK_END)
+    stream.seek(max(0, length - _TAIL))
+    tail = stream.read(_TAIL)
+    stream.seek(at)
+    # As zipfile looks for it: without a comment first.
+    plain = tail[-22:].startswith(b"PK\5\6") and tail.endswith(b"\0\0")
+    found = len(tail) - 22 if plain else tail.rfind(b"PK\5\6")
+    large = tail[max(0, found - 76) : max(0, found - 20)]  # the zip64 record, if there is one
+    size = int.from_bytes(large[40:48], "little") if large.startswith(b"PK\6\6") else 0
+    return max(size, int.from_bytes(tail[found + 12 : found + 16], "little")) if found >= 0 else 0
 
 
 def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limits: Limits) -> bytes:

@@ -32,9 +32,6 @@ from tumorlens.volumes import with_volumes
 CHUNK = 8  # slices of one file that are read and classified at a time, so that others get their turn
 _UNFOLDED = 4  # volumes and archives that are read at a time
 Item = Slice | Unreadable
-#: The last line of a batch that could not be finished.
-_STOPPED = Row("image", "", None, None, "", (), (), "error: the service is stopping", "Send what is missing again.",
-               None, 0.0)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,26 +127,32 @@ class Service:
         return rows, answer
 
     async def batch(self, files: Iterable[tuple[str, io.BytesIO]], wish: Wish) -> AsyncIterator[bytes]:
-        """A line of JSON for each row of each file, as they come."""
+        """A line of JSON for each row of each file, as they come; a last one says why, where not all was read."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 0.9 * self.settings.max_seconds  # the last line takes time too
         async with self.unfolding:
-            rows = with_volumes(self._each(files, wish, asyncio.get_running_loop()), self.classifier.classes)
-            while lines := await self._in(self.jobs, partial(self._lines, rows)):
-                yield lines
-                if self.admission.hurried:
-                    last = {"file": None, "series": None} | _json(_STOPPED, self.classifier.classes)
-                    yield json.dumps(last).encode() + b"\n"
-                    return
+            rows = with_volumes(self._each(files, wish, loop), self.classifier.classes)
+            why: Exception | None = None
+            while why is None:
+                done: list[Row] = []  # kept whatever comes of the rest
+                try:
+                    await asyncio.wait_for(self._in(self.jobs, partial(_take, rows, done)), end - loop.time())
+                    if not done:
+                        return
+                    if self.admission.hurried:
+                        why = stopping("the service is stopping")
+                except (Problem, TimeoutError) as error:
+                    why = error
+                self.metrics.judged(done)
+                for row in done:
+                    yield self._line({"file": row.file.lstrip("/") or ".", "series": row.series}, row)
+            cure = why.cure if isinstance(why, Problem) else "Send less at once, or raise --max-seconds."
+            reason = why.detail.rstrip(".") if isinstance(why, Problem) else "it took too long"
+            last = Row("image", "", None, None, "", (), (), f"error: {reason}", f"Not all was read. {cure}", None, 0.0)
+            yield self._line({"file": None, "series": None}, last)
 
-    def _lines(self, rows: Iterator[Row]) -> bytes:
-        some = list(islice(rows, CHUNK))
-        self.metrics.judged(some)
-        return b"".join(
-            json.dumps(
-                {"file": row.file.lstrip("/") or ".", "series": row.series} | _json(row, self.classifier.classes)
-            ).encode()
-            + b"\n"
-            for row in some
-        )
+    def _line(self, where: dict[str, str | None], row: Row) -> bytes:
+        return json.dumps(where | _json(row, self.classifier.classes)).encode() + b"\n"
 
     def _each(
         self, files: Iterable[tuple[str, io.BytesIO]], wish: Wish, loop: asyncio.AbstractEventLoop
@@ -182,6 +185,12 @@ class Service:
 
     async def _in(self, pool: ThreadPoolExecutor, work: partial[Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def _take(rows: Iterator[Row], done: list[Row]) -> None:
+    """Move the next few rows to `done`, one by one: those before an error stay."""
+    for row in islice(rows, CHUNK):
+        done.append(row)
 
 
 def _chunk(items: Iterator[tuple[int, Item]]) -> list[tuple[int, Item]]:

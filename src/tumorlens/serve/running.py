@@ -24,7 +24,6 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.supervisors import Multiprocess
 
 from tumorlens.classifier import BATCH, load_classifier, usable_cores
 from tumorlens.errors import RunError
@@ -34,11 +33,13 @@ from tumorlens.serve.admission import Admission
 from tumorlens.serve.app import create_app
 from tumorlens.serve.metrics import MULTIPROCESS
 from tumorlens.serve.settings import Settings
+from tumorlens.serve.supervising import Supervisor
 
 HEADER_SECONDS = 10.0  # for a header, and for the rest of a body after its answer
 # Seconds after the signal: 503 is answered at least so long; long work is told to stop; all are waited for so long.
 _LINGER, _HURRY, _DRAIN = 0.5, 3.0, 5.0
 _GRACE = 1  # seconds more that uvicorn gives open connections; all in all under 10
+_END = 9.0  # seconds until what is still there is cut off
 
 
 class Connection(H11Protocol):
@@ -91,9 +92,6 @@ def serve(settings: Settings) -> None:
         Before anything listens: a setting, the tokens, the port or the model is unusable.
     """
     settings.tokens()
-    # ONNX Runtime from 1.29 on reports its use to its maker, and keeps an identifier of the machine on disk for it,
-    # unless this is said before it is imported.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     card = load_classifier(settings.model, 1).card  # each worker opens its own: this tells in time what is wrong
     listener = _listen(settings)
     port = listener.getsockname()[1]
@@ -112,7 +110,7 @@ def serve(settings: Settings) -> None:
             return
         with tempfile.TemporaryDirectory(prefix="tumorlens-metrics-") as folder:  # counters alone
             os.environ[MULTIPROCESS] = folder
-            Multiprocess(config, [listener]).run()
+            Supervisor(config, [listener], _END).run()
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -135,19 +133,29 @@ def make_app(settings: Settings) -> FastAPI:
 
 @contextmanager
 def _ending_softly(admission: Admission, give_up: Callable[[], None]) -> Iterator[None]:
-    """On the first SIGTERM or SIGINT drain, and only then let uvicorn close; on the second at once."""
+    """On the first SIGTERM or SIGINT drain, and only then let uvicorn close; on the same one again at once.
+
+    A Ctrl-C in a terminal reaches a worker twice: as SIGINT from there, and as SIGTERM from its supervisor.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
     before: dict[int, Any] = {}
     tasks = set()
+    seen: set[int] = set()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if admission.draining:
+        if number in seen:
             before[number](number, frame)
             return
+        seen.add(number)
+        if admission.draining:
+            return
         admission.draining = True
+        timer = threading.Timer(_END, _cut_off)  # a file that is still being decoded would hold the exit
+        timer.daemon = True
+        timer.start()
         loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(drain(number))))
 
     async def drain(number: int) -> None:
@@ -166,6 +174,11 @@ def _ending_softly(admission: Admission, give_up: Callable[[], None]) -> Iterato
     finally:
         for caught, handler in before.items():
             signal.signal(caught, handler)
+
+
+def _cut_off() -> None:
+    say("Work that did not end in time is cut off.")
+    os._exit(1)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from tumorlens.runs import Json
 from tumorlens.trust.arrays import Floats, softmax
 from tumorlens.trust.fitting import FEATURES_RANK, Answers, Learned
-from tumorlens.trust.judging import Trust, directions, odds_against
-from tumorlens.trust.refusal import fit_distance, image_facts
+from tumorlens.trust.judging import Trust, directions
+from tumorlens.trust.refusal import LOOKS, fit_distance, image_facts
 
 _NEIGHBOUR = 10
 Of = Callable[[Answers], Floats]
@@ -36,7 +36,7 @@ def compare_scores(
         (Hendrycks and Gimpel, ICLR 2017). On features: `neighbours` (10th nearest by cosine; Sun et al., ICML
         2022), `mahalanobis` (nearest class; Lee et al., NeurIPS 2018), `relative mahalanobis` (Ren et al.,
         arXiv 2106.09022). Then those in use: `features` (Mahalanobis on their directions), `statistics`, `looks`,
-        and `refusal` and `doubt`, what verdicts are made from.
+        and `refusal`, `bounds` and `doubt`, what verdicts are made from.
     """
     outside: Json = {}
     for name, score in scorers(trust, train, validation).items():
@@ -52,10 +52,10 @@ def scorers(trust: Trust, train: Learned, validation: Answers) -> dict[str, Of]:
     known = directions(train.features)
 
     def refusal(a: Answers) -> Floats:
-        return np.asarray(trust.distances(a.features, a.statistics, a.pixels).mean(1))
+        return np.asarray(trust.distances(a.features, a.statistics, image_facts(a.pixels)).mean(1))
 
     def doubt(a: Answers) -> Floats:
-        return (trust.statistics.scores(a.statistics) + trust.odds.of(odds_against(a.logits, trust.temperature))) / 2
+        return trust.doubt(trust.statistics.scores(a.statistics), a.logits)
 
     return {
         "energy": lambda a: -np.logaddexp.reduce(np.asarray(a.logits, np.float64), axis=1),
@@ -65,7 +65,8 @@ def scorers(trust: Trust, train: Learned, validation: Answers) -> dict[str, Of]:
         "relative mahalanobis": lambda a: classwise.squared(a.features) - whole.squared(a.features),
         "statistics": lambda a: trust.statistics.scores(a.statistics),
         "features": lambda a: trust.features.scores(directions(a.features)),
-        "looks": lambda a: trust.looks.scores(image_facts(a.pixels)),
+        "looks": lambda a: trust.looks.scores(image_facts(a.pixels)[:, :LOOKS]),
+        "bounds": lambda a: trust.bounds.beyond(image_facts(a.pixels)).max(1),
         "refusal": refusal,
         "doubt": doubt,
     }

@@ -1,8 +1,10 @@
 """Families of changed and foreign images, and which of them may be looked at while fitting.
 
-Scores and budgets of `tumorlens.trust` were chosen on families marked `fit`; figures are told for families
-marked `judge`, none of which is among them. Files of a folder of foreign images fall into halves by hash: one
-to look at, one for the final figure alone.
+Scores and budgets of `tumorlens.trust` were chosen on families marked `fit`; figures are told for families marked
+`judge`, none of which is among them. Two near ones for fitting come close to ones for judging: `squeezed` shrinks one
+side about as much as `wide_field` shrinks both, and `banded` bends grey levels as the sequence-like ones do, by other
+curves. Results on the judging families of `near` were seen between two versions of the rules; those of `artefacts` are
+fresh. Files of a folder of foreign images fall into halves by hash: one to look at, one for the final figure alone.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from tumorlens.datasets.phantom import LABELS, VIEWS, make_slice
 from tumorlens.datasets.scanner import make_scan
 from tumorlens.errors import ConfigError
 from tumorlens.images import SIZE, Pixels, resized
-from tumorlens.trust import far, near
+from tumorlens.trust import artefacts, far, near
 from tumorlens.trust.near import Make
 
 Kind = Literal["near", "far"]
@@ -36,15 +38,18 @@ class Family:
     use: Use
     make: Make
     """(uint8 [224, 224, 3], generator) → uint8 [224, 224, 3]."""
+    fresh: bool = False
+    """For judging, and none of its results had been seen when the rules of `judging` were fixed."""
 
 
-def _family(kind: Kind, use: Use, makes: tuple[Make, ...]) -> list[Family]:
-    return [Family(make.__name__, kind, use, make) for make in makes]
+def _family(kind: Kind, use: Use, makes: tuple[Make, ...], *, fresh: bool = False) -> list[Family]:
+    return [Family(make.__name__, kind, use, make, fresh) for make in makes]
 
 
 FAMILIES: tuple[Family, ...] = (
     *_family("near", "fit", near.FITTING),
     *_family("near", "judge", near.JUDGING),
+    *_family("near", "judge", artefacts.JUDGING, fresh=True),
     *_family("far", "fit", far.FITTING),
     *_family("far", "judge", far.JUDGING),
 )

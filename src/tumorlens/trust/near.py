@@ -98,7 +98,8 @@ def tinted(image: Pixels, rng: Generator) -> Pixels:
 
 def zoomed(image: Pixels, rng: Generator) -> Pixels:
     """The middle 60 to 75 % of the image, enlarged."""
-    return _framed(image, rng.uniform(0.6, 0.75))
+    extent = rng.uniform(0.6, 0.75)
+    return _framed(image, (extent, extent))
 
 
 def equalised(image: Pixels, rng: Generator) -> Pixels:
@@ -118,6 +119,48 @@ def banded(image: Pixels, rng: Generator) -> Pixels:
     grey = to_grey(image)
     low, high = rng.uniform(0.1, 0.4), rng.uniform(0.6, 1)
     return to_pixels(_levels(grey, [0, high, low, rng.uniform(0.3, 0.7), 1], head_of(grey)))
+
+
+def windowed(image: Pixels, rng: Generator) -> Pixels:
+    """A narrow window: all under 0.08 to 0.2 black, all over 0.4 to 0.65 white."""
+    low, high = rng.uniform(0.08, 0.2), rng.uniform(0.4, 0.65)
+    return to_pixels((to_grey(image) - low) / (high - low))
+
+
+def faded(image: Pixels, rng: Generator) -> Pixels:
+    """Contrast of 0.3 to 0.6 over a grey of 0.05 to 0.2."""
+    return to_pixels(to_grey(image) * rng.uniform(0.3, 0.6) + rng.uniform(0.05, 0.2))
+
+
+def posterised(image: Pixels, rng: Generator) -> Pixels:
+    """Four to seven grey levels."""
+    steps = int(rng.integers(3, 7))
+    return to_pixels(np.round(to_grey(image) * steps) / steps)
+
+
+def squeezed(image: Pixels, rng: Generator) -> Pixels:
+    """One side at 60 to 80 % of its length, black beside it."""
+    extent = 1 / rng.uniform(0.6, 0.8)
+    return _framed(image, (extent, 1) if rng.integers(2) else (1, extent))
+
+
+def moved(image: Pixels, rng: Generator) -> Pixels:
+    """The head moved by 10 to 20 % of the side in any direction, partly out of the picture."""
+    turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.2)
+    return _framed(image, (1, 1), (far * np.cos(turn), far * np.sin(turn)))
+
+
+def rotated(image: Pixels, rng: Generator) -> Pixels:
+    """Turned by 15 to 45 degrees either way."""
+    angle = rng.uniform(15, 45) * rng.choice([-1, 1])
+    return np.array(Image.fromarray(image).rotate(angle, Image.Resampling.BICUBIC))
+
+
+def warped(image: Pixels, rng: Generator) -> Pixels:
+    """Bent smoothly: displacements with an sd of 3 to 7 pixels that change over about 20."""
+    bend = ndimage.gaussian_filter(rng.normal(size=(2, SIZE, SIZE)), (0, 20, 20))
+    place = np.mgrid[:SIZE, :SIZE] + bend / bend.std() * rng.uniform(3, 7)
+    return to_pixels(ndimage.map_coordinates(to_grey(image), place, order=1))
 
 
 # --- for judging -----------------------------------------------------------------------------------
@@ -204,7 +247,8 @@ def wavelet(image: Pixels, rng: Generator) -> Pixels:
 
 def wide_field(image: Pixels, rng: Generator) -> Pixels:
     """The whole image at 55 to 75 % of its size in a black border, off the centre."""
-    return _framed(image, 1 / rng.uniform(0.55, 0.75), (rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1)))
+    extent = 1 / rng.uniform(0.55, 0.75)
+    return _framed(image, (extent, extent), (rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1)))
 
 
 def low_resolution(image: Pixels, rng: Generator) -> Pixels:
@@ -222,15 +266,14 @@ def coil_bias(image: Pixels, rng: Generator) -> Pixels:
     return to_pixels(to_grey(image) * 1.9 * np.exp(-((away / rng.uniform(0.8, 1.3)) ** 2)))
 
 
-def _framed(image: Pixels, extent: float, shift: tuple[float, float] = (0.0, 0.0)) -> Pixels:
-    """A field of view of `extent` times the image's, black outside; `shift` in fractions of the result."""
-    width = SIZE * extent
-    left, top = ((SIZE - width) / 2 - width * move for move in shift)
+def _framed(image: Pixels, extent: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> Pixels:
+    """A field of view of `extent` (x, y) times the image's, black outside; `shift` in fractions of the result."""
+    left, top = (SIZE * ((1 - size) / 2 - size * move) for size, move in zip(extent, shift, strict=True))
     return np.array(
         Image.fromarray(image).transform(
             (SIZE, SIZE),
             Image.Transform.AFFINE,
-            (extent, 0, left, 0, extent, top),
+            (extent[0], 0, left, 0, extent[1], top),
             Image.Resampling.BICUBIC,
         )
     )
@@ -253,7 +296,8 @@ def _shrunk(values: Grey, threshold: float, levels: int) -> Grey:
 
 Make = Callable[[Pixels, Generator], Pixels]
 FITTING: tuple[Make, ...] = (
-    darker, brighter, blurred, sharpened, noisy, tilted, tinted, zoomed, equalised, banded,
+    darker, brighter, blurred, sharpened, noisy, tilted, tinted, zoomed, equalised, banded, windowed, faded, posterised,
+    squeezed, moved, rotated, warped,
 )  # fmt: skip
 JUDGING: tuple[Make, ...] = (
     skull_stripped, t2_like, flair_like, pd_like, colour_composite, clahe, butterworth, clahe_butterworth, wavelet,

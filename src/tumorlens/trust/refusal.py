@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,16 @@ FACTS = (
     "centre y",
     "spread x",  # sd of brightness along x
     "spread y",
+    "height",  # ln(0.05 + h), h from the first row to the last that is not air, as a fraction of the side
+    "width",  # the same of columns
+    "aspect",  # height less width
 )
+LOOKS = 17  # the first of them, whose distance counts
+#: Those of which a single one far outside the images learned from makes an answer uncertain.
+PLAIN = ("centre mean", "sd", "height", "width", "aspect")
 _STEP = 4  # pixels between samples
 _GRID = 56
+_DARK = 0.08  # grey level; a row or column of which no more than 5 % is brighter is air
 
 
 def image_facts(pixels: Pixels) -> Singles:
@@ -49,7 +57,7 @@ def image_facts(pixels: Pixels) -> Singles:
 
     Returns
     -------
-    float32 [n, 17]
+    float32 [n, 20]
         As named by FACTS; grey levels from 0 to 1. Every fourth pixel is looked at.
     """
     n = len(pixels)
@@ -68,14 +76,23 @@ def image_facts(pixels: Pixels) -> Singles:
     place = np.linspace(-1, 1, _GRID, dtype=np.float32)
     along, down = grey.sum(1) / total[:, None], grey.sum(2) / total[:, None]
     x, y = along @ place, down @ place
+    head = grey > _DARK
+    height, width = (np.log(0.05 + _extent(head.mean(axis) > 0.05)) for axis in (2, 1))
     coarse = np.abs(np.diff(grey, axis=1)).mean((1, 2)) + np.abs(np.diff(grey, axis=2)).mean((1, 2))
     facts = (
         colour.mean((1, 2)), flat.mean(1), sd, border.mean(1), border.std(1), corner.mean(1), centre.mean(1),
-        centre.std(1), (flat < 0.08).mean(1), (flat > 0.75).mean(1), np.abs(beside - grey).mean((1, 2)) / sd,
+        centre.std(1), (flat < _DARK).mean(1), (flat > 0.75).mean(1), np.abs(beside - grey).mean((1, 2)) / sd,
         coarse / sd, -(shares * np.log(shares + 1e-9)).sum(1), x, y,
         np.sqrt(np.maximum(along @ place**2 - x**2, 0)), np.sqrt(np.maximum(down @ place**2 - y**2, 0)),
+        height, width, height - width,
     )  # fmt: skip
     return np.stack(facts, 1).astype(np.float32)
+
+
+def _extent(held: npt.NDArray[np.bool_]) -> Floats:
+    """float64 [n], from the first to the last True of each row [n, 56], as a fraction; 0 where there is none."""
+    span = _GRID - held.argmax(1) - held[:, ::-1].argmax(1)
+    return np.where(held.any(1), span, 0) / _GRID
 
 
 def _frame() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -117,6 +134,47 @@ def fit_scale(score: Floats) -> Scale:
 
 
 @dataclass(frozen=True, eq=False)
+class Bounds:
+    """Where each of the PLAIN facts lies for the images learned from: [5] each, in their order."""
+
+    low: Singles
+    """1st percentile."""
+    middle: Singles
+    """Median."""
+    high: Singles
+    """99th percentile."""
+
+    def beyond(self, facts: npt.NDArray[np.floating]) -> Floats:
+        """float64 [n, 5] of `image_facts` [n, 20]: distance from the median, 1 at the percentile on that side."""
+        away = np.asarray(facts[:, _PLAIN], np.float64) - self.middle
+        return np.asarray(np.where(away < 0, away / (self.low - self.middle), away / (self.high - self.middle)))
+
+    def to_json(self) -> Json:
+        return {"low": packed(self.low), "middle": packed(self.middle), "high": packed(self.high)}
+
+    @classmethod
+    def from_json(cls, record: Any, name: str) -> Bounds:
+        """WeightsError where it is missing or damaged."""
+        if not isinstance(record, dict):
+            raise WeightsError(f"The trust record lacks {name!r}.", cure=CURE)
+        low, middle, high = (unpacked(record.get(k), (len(PLAIN),), f"{name}.{k}") for k in ("low", "middle", "high"))
+        if (low >= middle).any() or (middle >= high).any():
+            raise WeightsError(f"The trust record's {name!r} are not in order.", cure=CURE)
+        return cls(low, middle, high)
+
+
+_PLAIN = [FACTS.index(name) for name in PLAIN]
+
+
+def fit_bounds(facts: npt.NDArray[np.floating]) -> Bounds:
+    """From `image_facts` [n, 20] of the images learned from, n ≥ 1."""
+    low, middle, high = np.quantile(np.asarray(facts[:, _PLAIN], np.float64), [0.01, 0.5, 0.99], axis=0)
+    room = 0.01  # images that are all alike leave no less, so that nothing divides by 0
+    found = (np.minimum(low, middle - room), middle, np.maximum(high, middle + room))
+    return Bounds(*(np.asarray(values, np.float32) for values in found))
+
+
+@dataclass(frozen=True, eq=False)
 class Distance:
     """Logarithm of a Mahalanobis distance, on the scale of validation images.
 
@@ -148,8 +206,12 @@ class Distance:
 
     def _from(self, away: Singles) -> Singles:
         along = away @ self.directions  # (n, r), in standard deviations
-        inside = (along**2 / (self.directions**2).sum(0)).sum(1)  # squared length within the directions
+        inside = (along**2 / self._squared_lengths).sum(1)  # squared length within the directions
         return np.asarray((along**2).sum(1) + np.maximum((away**2).sum(1) - inside, 0) / self.rest)
+
+    @cached_property
+    def _squared_lengths(self) -> Singles:
+        return np.asarray((self.directions**2).sum(0), np.float32)
 
     def to_json(self) -> Json:
         """Directions in float16, everything else in float32."""
@@ -192,7 +254,7 @@ def fit_distance(
     validation
         float [m, d], m ≥ 1.
     rank
-        Directions to keep, at most d / 2 and a tenth of n: there must be a rest.
+        Directions to keep, at most d − 1, as there must be a rest, and a sixth of n.
     labels
         int [n]: a centre a class. One for all without.
     """
@@ -203,7 +265,7 @@ def fit_distance(
     of = np.zeros(len(x), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
     centres = np.stack([x[of == c].mean(0) for c in range(of.max() + 1)])
     spread, axes = np.linalg.eigh(np.cov((x - centres[of]).T, bias=True))  # ascending
-    r = max(1, min(rank, x.shape[1] // 2, len(x) // 10))
+    r = max(1, min(rank, x.shape[1] - 1, len(x) // 6))
     rest = max(float(spread[:-r].mean()), 1e-6)
     directions = axes[:, -r:] / np.sqrt(np.maximum(spread[-r:], rest))
     # As stored, so that a record read back judges as the one just fitted.
