@@ -38,8 +38,9 @@ class Settings:
     """Requests in work or waiting, in each worker; one more is answered 503 at once."""
     per_client: int | None = None
     """Of them, by one token, or one address where there are no tokens; one more is answered 429."""
-    window: float = 0.002
-    """Seconds that a request waits for others to be classified with it. Measured: docs/serving.md."""
+    window: float = 0.0
+    """Seconds that a request waits for others to be classified with it. While the network is busy the next batch
+    gathers anyway, and more gained nothing: docs/performance.md."""
     max_megabytes: int = 64
     """Of one request's body."""
     max_seconds: float = 120.0
