@@ -208,7 +208,7 @@ class TestBatch:
 
     @pytest.mark.parametrize("why", ["late", "busy"])
     def test_a_batch_that_is_broken_off_says_so_in_the_last_line(self, model, monkeypatch, why):
-        with service(model, max_seconds=2.0) as here:
+        with service(model, max_seconds=5.0) as here:
             batcher = here.app.state.service.batcher
             plain, asked = batcher.classify, []
 

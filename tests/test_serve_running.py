@@ -213,7 +213,7 @@ answers.read_stream = slow
 
 def test_ctrl_c_finishes_what_is_in_work(model):
     """In a terminal it reaches a worker twice: as SIGINT, and as SIGTERM from its supervisor."""
-    with process(model, command=patched(model, SLOW.replace("SECONDS", "2.5"))) as (running, client):
+    with process(model, command=patched(model, SLOW.replace("SECONDS", "1.8"))) as (running, client):
         answers = {}
         waiting = threading.Thread(target=lambda: answers.update(first=client.post("/v1/predict", content=png())))
         waiting.start()
