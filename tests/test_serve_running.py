@@ -184,9 +184,7 @@ def test_a_worker_that_is_killed_is_replaced(model, tmp_path, ready):
         with httpx.Client(base_url=client.base_url, timeout=120) as fresh:
             assert fresh.post("/v1/predict", content=png()).status_code == 200
             text = fresh.get("/metrics").text
-        assert f'route="/v1/predict",method="POST",status="200"}} {1 + ready}.0' in text.replace(  # the dead one's too
-            'method="POST",route="/v1/predict"', 'route="/v1/predict",method="POST"'
-        )
+        assert f'route="/v1/predict",status="200"}} {1 + ready}.0' in text  # of all workers, the dead one too
         running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 0
     assert list(tmp_path.iterdir()) == []

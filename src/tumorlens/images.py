@@ -145,7 +145,7 @@ def _without_chroma(image: JpegImageFile) -> bool:
         return False
     place = file.tell()
     file.seek(0)
-    small = Image.open(file)
+    small = Image.open(file, formats=("JPEG",))
     small.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
     bands = small.split()
     file.seek(place)

@@ -40,8 +40,8 @@ def read_raster(stream: BinaryIO, source: str, limits: Limits, names: SeriesName
                 with explained(limits.pixels):
                     if pages > 1:
                         image.seek(page)
-                    rgb, facts = decoded(image, limits.pixels)
-                    pixels = resized(rgb)
+                    picture, facts = decoded(image, limits.pixels, keep_grey=True)
+                    pixels = resized(picture)
             except ImageError as error:
                 if pages == 1:
                     raise
