@@ -62,6 +62,15 @@ class Material:
         labels = torch.tensor([self.classes.index(row.label) for row in rows])
         return Part(tuple(row.sha256 for row in rows), labels)
 
+    def linked(self, root: Path) -> Path:
+        """The same images as files below `root`, a folder a class."""
+        for row in self.rows:
+            place = root / row.label / f"{row.sha256[:16]}{Path(row.path).suffix}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.exists():
+                place.symlink_to(self.root / row.path)
+        return root
+
     def prefix(self, boundaries: Sequence[str], precision: str, name: str) -> tuple[dict[str, Activations], float]:
         """The frozen layers over all images into a cache of its own; also the seconds."""
         model = build(self.weights, len(self.classes), 0)
@@ -88,12 +97,8 @@ def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple
     """Seconds an epoch of both configurations, baseline and ours in turns; and the passes over frozen layers."""
     start = material.folder / "start.pth"
     torch.save(plain_state(build(material.weights, len(material.classes), 0)), start)
-    data = material.folder / "images"  # the same images for both
-    for row in material.rows:
-        place = data / "Training" / row.label / f"{row.sha256[:16]}{Path(row.path).suffix}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            place.symlink_to(material.root / row.path)
+    data = material.folder / "images"
+    material.linked(data / "Training")
     (data / "Testing").exists() or (data / "Testing").symlink_to(data / "Training")
     work: dict[str, Any] = {}
     passes: dict[str, Any] = {}
@@ -225,22 +230,16 @@ def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str,
     }
 
 
-def folds(material: Material, repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
+def folds(material: Material, weights: str, repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
     """A cold cross-validation of both configurations, five folds beside the first alone; two epochs each."""
-    data = material.folder / "pooled"
-    for row in material.rows:
-        place = data / row.label / f"{row.sha256[:16]}{Path(row.path).suffix}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(material.root / row.path)
-    torch.save(plain_state(build(material.weights, len(material.classes), 0)), material.folder / "folds.pth")
-    turn = iter(range(1000))
+    data = material.linked(material.folder / "pooled")
     prefix_seconds: list[float] = []
 
     def run(*more: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             words = [str(Path(sys.executable).with_name("tumorlens")), "study", "--data", str(data), "--weights",
-                     str(material.folder / "folds.pth"), "--protocol", "grouped-cv", "--max-epochs", "2", "--out",
-                     f"{folder}/run", "--cache", f"{folder}/cache-{next(turn)}", *more]  # fmt: skip
+                     weights, "--protocol", "grouped-cv", "--max-epochs", "2", "--out", f"{folder}/run", "--cache",
+                     f"{folder}/cache", *more]  # fmt: skip
             subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
             records = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("run/fold-*/study.json"))]
             prefix_seconds[:] = [record["timing"]["prefix_s"] for record in records]
@@ -288,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "prefix" in asked.parts:
             measured.append(prefix(some, "fp32", asked.repeats))
         if "folds" in asked.parts:
-            measured.append(folds(some, 1))
+            measured.append(folds(some, asked.weights, 1))
         if "epochs" in asked.parts:
             measured.append(epochs(material, native, asked.repeats))
             if asked.study:

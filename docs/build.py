@@ -66,11 +66,11 @@ def collect_folds(root: Path, name: str) -> None:
     """Keep the finished folds of a cross-validation beside those kept before, from whatever machine, and pool all."""
     cv = read(root / "cv.json")
     path = RESULTS / f"{name}.json"
-    kept = read(path)["answers"] if path.exists() else {}
-    about = {
-        key: cv[key] for key in ("of", "groups", "group_similarity", "groups_from", "largest_group", "copies_dropped")
-    }
-    if path.exists() and (was := {key: read(path)["cv"][key] for key in about}) != about:
+    before = read(path) if path.exists() else {}
+    kept = before.get("answers", {})
+    groups = ("of", "groups", "group_similarity", "groups_from", "largest_group", "copies_dropped")
+    about = {key: cv[key] for key in groups}
+    if before and (was := {key: before["cv"][key] for key in groups}) != about:
         sys.exit(f"{path} holds folds of other groups ({was}; now {about}). Choose another name.")
     for fold in cv["done"]:
         run = Run(root / f"fold-{fold}")
@@ -86,8 +86,9 @@ def collect_folds(root: Path, name: str) -> None:
         one: pool_folds([unpacked(fold["configurations"][one]) for fold in kept.values()], first["classes"])
         for one in first["configurations"]
     }
-    done = [int(fold) for fold in kept]
-    keep(name, {"name": name, "cv": {"done": done, **about, "configurations": pooled}, "answers": kept})
+    cv = {"done": [int(fold) for fold in kept], **about, "configurations": pooled}
+    precisions = sorted({fold["device"]["precision"] for fold in kept.values()})
+    keep(name, {"name": name, "cv": cv, "precisions": precisions, "answers": kept})
 
 
 def packed(answers: FoldAnswers, folder: Path) -> dict[str, Any]:
@@ -166,8 +167,6 @@ def leak_figures(found: dict[str, Any]) -> dict[str, float]:
         if cv and len(cv["done"]) == cv["of"]:  # unfinished folds are no result yet
             for name, one in cv["configurations"].items():
                 flat[f"{name}.grouped_cv_{similarity}.accuracy"] = one["pooled"]["accuracy"]
-            if "seconds" in found[key] and similarity == "0.99":  # the first one runs the frozen layers for all
-                flat["folds.cost_over_one"] = sum(found[key]["seconds"].values()) / found[key]["seconds"]["1"]
     return flat
 
 
