@@ -28,6 +28,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     """
     try:
         from tumorlens import model
+        from tumorlens.winograd import by_winograd
         from tumorlens.workbench import Workbench
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "study") from None
@@ -44,6 +45,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     device, device_why = model.choose_device(study.device)
     precision, precision_why = model.choose_precision(study.precision, device)
     precision_name = {"float32": "fp32", "bfloat16": "bf16"}[str(precision).removeprefix("torch.")]
+    fast = by_winograd(study.convolutions, device, precision)
     probe_writable(run.root)
     weights = _weights(study, model)
     say(
@@ -83,6 +85,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
         "weights": weights.record(),
         "device": {"device": device.type, "why": device_why, "precision": precision_name,
                    "precision_why": precision_why, "name": model.device_name(device),
+                   "convolutions": "winograd" if fast else "direct",
                    "threads": model.threads()},
         "environment": environment(),
         "git": git_state(),
@@ -161,7 +164,7 @@ def audit_record(index: Any, identity: Any) -> Json:
 #: What must agree for a run's folder to be gone on with.
 _SAME = (
     ("config", "seed"), ("dataset", "fingerprint"), ("weights", "sha256"), ("device", "device"),
-    ("device", "precision"), ("split", "source"), ("classes", None),
+    ("device", "precision"), ("device", "convolutions"), ("split", "source"), ("classes", None),
 )  # fmt: skip
 
 

@@ -20,9 +20,10 @@ from tumorlens.distributed import ALONE, World
 from tumorlens.errors import ConfigError, RunError
 from tumorlens.features import Activations
 from tumorlens.global_batch import join_batchnorm, sum_gradients
-from tumorlens.model import forward, set_learning
+from tumorlens.model import forward, set_learning, stage_modules
 from tumorlens.progress import Bar, say
 from tumorlens.runs import Json, writing
+from tumorlens.winograd import by_winograd, winograd
 
 EVALUATION_BATCH = 128
 
@@ -78,6 +79,7 @@ def fit(
     seed: int,
     device: torch.device,
     precision: torch.dtype,
+    convolutions: str = "auto",
     last: Path | None = None,
     on_epoch: Callable[[Json], None] = lambda _: None,
     world: World = ALONE,
@@ -102,6 +104,8 @@ def fit(
         Of the batch order.
     device, precision
         Where and how to compute; losses and weights are float32 in any case.
+    convolutions
+        `direct` for oneDNN's also where `auto` would take Winograd's algorithm.
     last
         Where to keep the state after every epoch; an existing one of the same configuration is gone on from.
     on_epoch
@@ -143,34 +147,36 @@ def fit(
     best_loss = min((r["validation_loss"] for r in state.history), default=float("inf"))
     best_epoch = max((r["epoch"] for r in state.history if r["best"]), default=0)
     stopped = f"all {configuration.max_epochs} epochs ran"
-    for epoch in range(len(state.history) + 1, configuration.max_epochs + 1):
-        if epoch - 1 - best_epoch >= configuration.patience:
-            break
-        began = time.perf_counter()
-        train_loss, train_accuracy = _one_epoch(
-            model, configuration, source, train, optimizer, epoch, seed, device, precision, world
-        )
-        seconds = time.perf_counter() - began
-        logits = predict_logits(model, source, validation.hashes, device=device, precision=precision, world=world)
-        loss, accuracy = world.led(_validated, configuration, epoch, train_loss, logits, validation.labels)
-        record: Json = {
-            "epoch": epoch,
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "validation_loss": loss,
-            "validation_accuracy": accuracy,
-            "seconds": round(time.perf_counter() - began, 3),
-            "images_per_s": round(len(train) / seconds, 1),
-            "best": loss < best_loss,
-        }
-        state.history.append(record)
-        if loss < best_loss:
-            best_loss, best_epoch = loss, epoch
-            state.best = _learned(model, configuration)
-        if last:
-            world.led(state.save, last, configuration, seed, model, optimizer)
-            world.reached[:] = [f"{configuration.name} goes on after epoch {epoch}"]
-        on_epoch(record)
+    learning = [m for stage in configuration.learns for m in stage_modules(model, stage)]
+    with winograd(learning if by_winograd(convolutions, device, precision) else ()):
+        for epoch in range(len(state.history) + 1, configuration.max_epochs + 1):
+            if epoch - 1 - best_epoch >= configuration.patience:
+                break
+            began = time.perf_counter()
+            train_loss, train_accuracy = _one_epoch(
+                model, configuration, source, train, optimizer, epoch, seed, device, precision, world
+            )
+            seconds = time.perf_counter() - began
+            logits = predict_logits(model, source, validation.hashes, device=device, precision=precision, world=world)
+            loss, accuracy = world.led(_validated, configuration, epoch, train_loss, logits, validation.labels)
+            record: Json = {
+                "epoch": epoch,
+                "train_loss": train_loss,
+                "train_accuracy": train_accuracy,
+                "validation_loss": loss,
+                "validation_accuracy": accuracy,
+                "seconds": round(time.perf_counter() - began, 3),
+                "images_per_s": round(len(train) / seconds, 1),
+                "best": loss < best_loss,
+            }
+            state.history.append(record)
+            if loss < best_loss:
+                best_loss, best_epoch = loss, epoch
+                state.best = _learned(model, configuration)
+            if last:
+                world.led(state.save, last, configuration, seed, model, optimizer)
+                world.reached[:] = [f"{configuration.name} goes on after epoch {epoch}"]
+            on_epoch(record)
     if len(state.history) - best_epoch >= configuration.patience:
         stopped = f"early stopping: no lower validation loss for {configuration.patience} epochs"
     _restore(model, state.best)

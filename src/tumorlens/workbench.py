@@ -176,6 +176,7 @@ class Workbench:
                 history, stopped = fit(
                     model, configuration, source, train, validation,
                     seed=self.seed(configuration), device=self.device, precision=self.precision,
+                    convolutions=self.study.convolutions,
                     last=self.run.last(name), on_epoch=on_epoch, world=world,
                 )  # fmt: skip
         world.led(self._keep, configuration, model, cached, history, stopped, world.size)

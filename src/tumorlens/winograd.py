@@ -1,0 +1,154 @@
+"""3×3 convolutions with a third of the multiplications, for training in float32 on a CPU.
+
+Winograd's minimal filtering F(4×4, 3×3): Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
+Networks", equation 8: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A for tiles d of 6×6 inputs, which overlap by two, and Y of
+4×4 outputs. A tile takes 36 multiplications where the definition takes 144. Summed over channels the products
+are 36 matrix products, and their adjoints, which the backward pass needs, are 72 more. The interpolation points
+are those of Barabasz et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep
+Neural Networks", table 4, whose rounding error is smallest at this size.
+
+The sums are the same ones in another order and with other intermediate values, so rounding differs: by about
+1e-6 of the largest value here, as it differs between processors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_POINTS = (0.0, -1.0, 1.0, 0.5, -2.0)  # and infinity
+_OUT = 4  # outputs of a tile, along each side
+_IN = _OUT + 2  # inputs of a tile
+_CHANNELS = 128  # with 64 the transforms outweigh what the products gain: half as long again
+
+
+def _matrices() -> tuple[Tensor, Tensor, Tensor]:
+    """(Bᵀ⊗Bᵀ, G⊗G, Aᵀ⊗Aᵀ) of Toom and Cook's construction, float32 [36, 36], [36, 9] and [16, 36]."""
+    b, g, a = np.zeros((_IN, _IN)), np.zeros((_IN, 3)), np.zeros((_OUT, _IN))
+    for i, point in enumerate(_POINTS):
+        others = [p for p in _POINTS if p != point]
+        b[i, :-1] = np.poly(others)[::-1]
+        g[i] = point ** np.arange(3) / np.prod([point - p for p in others])
+        a[:, i] = point ** np.arange(_OUT)
+    b[-1] = np.poly(_POINTS)[::-1]
+    g[-1, -1] = a[-1, -1] = 1
+    bb, gg, aa = (torch.from_numpy(np.kron(m, m)).float() for m in (b, g, a))
+    return bb, gg, aa
+
+
+_B, _G, _A = _matrices()
+
+
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """`conv2d(x, weight, padding=1)`, differentiable in both.
+
+    Parameters
+    ----------
+    x
+        float32 [n, c, h, w] on the CPU; fastest in channels_last.
+    weight
+        float32 [k, c, 3, 3].
+
+    Returns
+    -------
+    Tensor
+        float32 [n, k, h, w] in channels_last.
+    """
+    found: Tensor = _Convolution.apply(x, weight)
+    return found
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        k = weight.shape[0]
+        down, across = -(-h // _OUT), -(-w // _OUT)
+        padded = x.new_zeros(n, _OUT * down + 2, _OUT * across + 2, c)
+        padded[:, 1 : h + 1, 1 : w + 1] = x.permute(0, 2, 3, 1)
+        row, column = padded.stride(1), padded.stride(2)
+        tiles = padded.as_strided(
+            (_IN, _IN, n, down, across, c), (row, column, padded.stride(0), _OUT * row, _OUT * column, 1)
+        )
+        d = _transform(_B, tiles.reshape(_IN * _IN, -1)).view(_IN * _IN, -1, c)  # (36, tiles, c)
+        g = _transform(_G, weight.permute(2, 3, 0, 1).reshape(9, -1)).view(_IN * _IN, k, c)
+        products = torch.bmm(d, g.transpose(1, 2))  # (36, tiles, k)
+        y = _transform(_A, products.view(_IN * _IN, -1)).view(_OUT, _OUT, n, down, across, k)
+        ctx.save_for_backward(d, g)
+        ctx.shape = (n, c, h, w)
+        whole = y.permute(2, 3, 0, 4, 1, 5).reshape(n, _OUT * down, _OUT * across, k)
+        return whole[:, :h, :w].contiguous().permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient,) = gradients
+        d, g = ctx.saved_tensors
+        n, c, h, w = ctx.shape
+        k = g.shape[1]
+        down, across = -(-h // _OUT), -(-w // _OUT)
+        whole = gradient.new_zeros(n, _OUT * down, _OUT * across, k)
+        whole[:, :h, :w] = gradient.permute(0, 2, 3, 1)
+        y = whole.view(n, down, _OUT, across, _OUT, k).permute(2, 4, 0, 1, 3, 5).reshape(_OUT * _OUT, -1)
+        products = _transform(_A.T, y).view(_IN * _IN, -1, k)  # (36, tiles, k)
+        of_x = of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_g = torch.bmm(products.transpose(1, 2), d)  # (36, k, c)
+            of_weight = _transform(_G.T, of_g.view(_IN * _IN, -1)).view(3, 3, k, c).permute(2, 3, 0, 1)
+            of_weight = of_weight.contiguous(memory_format=torch.channels_last)
+        if ctx.needs_input_grad[0]:
+            of_d = torch.bmm(products, g)  # (36, tiles, c)
+            tiles = _transform(_B.T, of_d.view(_IN * _IN, -1)).view(_IN, _IN, n, down, across, c)
+            of_x = _overlap_add(tiles)[:, 1 : h + 1, 1 : w + 1].contiguous().permute(0, 3, 1, 2)
+        return of_x, of_weight
+
+
+def _transform(matrix: Tensor, values: Tensor) -> Tensor:
+    """[rows, columns] times [columns, n]; bmm, as MKL's mm computes such flat products on one core."""
+    return torch.bmm(matrix[None], values[None])[0]
+
+
+def _overlap_add(tiles: Tensor) -> Tensor:
+    """Adjoint of cutting into tiles: [6, 6, n, down, across, c] → [n, 4·down + 4, 4·across + 4, c]."""
+    n, down, across, c = tiles.shape[2:]
+    padded = tiles.new_zeros(n, down + 1, _OUT, across + 1, _OUT, c)
+    for rows, below in ((slice(0, _OUT), 0), (slice(_OUT, _IN), 1)):
+        for columns, right in ((slice(0, _OUT), 0), (slice(_OUT, _IN), 1)):
+            part = tiles[rows, columns].permute(2, 3, 0, 4, 1, 5)
+            padded[:, below : down + below, : part.shape[2], right : across + right, : part.shape[4]] += part
+    return padded.view(n, _OUT * (down + 1), _OUT * (across + 1), c)
+
+
+class _Conv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(x, self.weight)
+
+
+def by_winograd(wanted: str, device: torch.device, precision: torch.dtype) -> bool:
+    """Whether layers that learn convolve by `convolve`, from `auto` or `direct`: in float32 on a CPU alone."""
+    return wanted == "auto" and device.type == "cpu" and precision == torch.float32
+
+
+@contextmanager
+def winograd(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within it the convolutions of `modules` that gain from it compute by `convolve`: 3×3, stride 1, wide ones.
+
+    Parameters, buffers and names stay as they are.
+    """
+    chosen = [
+        m for module in modules for m in module.modules()
+        if type(m) is nn.Conv2d and m.kernel_size == (3, 3) and m.stride == (1, 1) and m.padding == (1, 1)
+        and m.dilation == (1, 1) and m.groups == 1 and m.bias is None and m.padding_mode == "zeros"
+        and m.in_channels >= _CHANNELS
+    ]  # fmt: skip
+    for m in chosen:
+        m.__class__ = _Conv2d
+    try:
+        yield
+    finally:
+        for m in chosen:
+            m.__class__ = nn.Conv2d

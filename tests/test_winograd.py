@@ -1,0 +1,94 @@
+"""Winograd convolutions: as exact as the processor's own, in both directions, and put in place for training alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from tumorlens.winograd import by_winograd, convolve, winograd
+
+
+def direct(x: Tensor, weight: Tensor) -> Tensor:
+    return nn.functional.conv2d(x, weight, padding=1)
+
+
+def passes(function: Any, x: Tensor, weight: Tensor, gradient: Tensor, kind: torch.dtype) -> tuple[Tensor, ...]:
+    a, b = (t.detach().to(kind, copy=True).requires_grad_() for t in (x, weight))
+    y = function(a, b)
+    y.backward(gradient.to(kind))
+    assert a.grad is not None
+    assert b.grad is not None
+    return y.detach(), a.grad, b.grad
+
+
+def error(found: Tensor, truth: Tensor) -> float:
+    return float((found.double() - truth).abs().max() / truth.abs().max())
+
+
+# 14 and 7 are ResNet18's; the others are no multiple of a tile, one pixel, and wider than high.
+@pytest.mark.parametrize(("c", "k", "h", "w"), [(256, 256, 14, 14), (512, 512, 7, 7), (3, 5, 9, 4), (2, 2, 1, 1)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_output_and_gradients_are_the_definitions(c: int, k: int, h: int, w: int, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, c, h, w).to(memory_format=layout)
+    weight = (torch.randn(k, c, 3, 3) / (3 * c**0.5)).to(memory_format=layout)
+    gradient = torch.randn(3, k, h, w).to(memory_format=layout)
+    truth = passes(direct, x, weight, gradient, torch.float64)
+    for found, true in zip(passes(convolve, x, weight, gradient, torch.float32), truth, strict=True):
+        assert found.shape == true.shape
+        assert error(found, true) < 5e-6  # the processor's own convolution: up to 3e-6
+
+
+def test_a_network_keeps_its_tensors_and_gets_its_own_convolutions_back() -> None:
+    torch.manual_seed(0)
+    model = resnet18(num_classes=4).to(memory_format=torch.channels_last).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x, y = torch.randn(2, 128, 14, 14), torch.tensor([0, 3])
+
+    def gradients() -> dict[str, Tensor]:
+        model.load_state_dict(before)
+        model.zero_grad()
+        pooled = model.avgpool(model.layer4(model.layer3(x))).flatten(1)
+        nn.functional.cross_entropy(model.fc(pooled), y).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    def kinds() -> list[type]:
+        return [type(m) for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+    own = gradients()
+    with winograd([model.layer3, model.layer4]):
+        fast = gradients()
+        assert sum(kind is not nn.Conv2d for kind in kinds()) == 6  # all but the first of each stage, of stride 2
+        assert list(model.state_dict()) == list(before)
+    assert all(kind is nn.Conv2d for kind in kinds())
+    with pytest.raises(KeyboardInterrupt), winograd([model.layer3]):  # as where a training is stopped
+        raise KeyboardInterrupt
+    assert all(kind is nn.Conv2d for kind in kinds())
+    assert own.keys() == fast.keys()
+    for name in own:
+        assert error(fast[name], own[name].double()) < 1e-4, name
+    assert any(not torch.equal(own[name], fast[name]) for name in own), "winograd() changed nothing"
+
+
+def test_other_convolutions_stay() -> None:
+    others = nn.ModuleList(
+        [
+            nn.Conv2d(256, 256, 3, padding=1, stride=2, bias=False), nn.Conv2d(256, 256, 1, bias=False),
+            nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.Conv2d(256, 256, 3, padding=1),
+            nn.Conv2d(256, 256, 3, padding=1, groups=2, bias=False),
+        ]
+    )  # fmt: skip
+    with winograd(others):
+        assert all(type(m) is nn.Conv2d for m in others)
+
+
+def test_chosen_for_float32_on_the_processor_alone() -> None:
+    cpu = torch.device("cpu")
+    assert by_winograd("auto", cpu, torch.float32)
+    assert not by_winograd("direct", cpu, torch.float32)
+    assert not by_winograd("auto", cpu, torch.bfloat16)
+    assert not by_winograd("auto", torch.device("cuda"), torch.float32)
