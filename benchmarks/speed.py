@@ -10,6 +10,7 @@ Updates benchmarks/results/speed.json (speed-quick.json with --quick).
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import os
@@ -34,9 +35,10 @@ from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import TRAINING, build_index
 from tumorlens.features import Activations, activations
 from tumorlens.images import SIZE, read_image
-from tumorlens.model import Weights, bf16_is_native, build, find_weights, forward, plain_state
+from tumorlens.model import Weights, bf16_is_native, build, find_weights, forward, plain_state, set_learning
 from tumorlens.runs import cache_dir
 from tumorlens.train import InMemory, Part, fit
+from tumorlens.winograd import winograd
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PREFIX_BATCH = 64
@@ -204,6 +206,33 @@ def decode(material: Material, repeats: int) -> tuple[dict[str, float], dict[str
     return {"decode.images_per_s_core": statistics.median(rates["ours"])}, {"decode": detail}
 
 
+def rounding(material: Material) -> tuple[dict[str, float], dict[str, Any]]:
+    """Relative error of `finetuned`'s gradient in fp32 at its start, by Winograd and directly, against float64."""
+    start = build(material.weights, len(material.classes), 0)
+    labels = material.part(material.rows).labels
+    errors: dict[str, list[float]] = {"direct": [], "winograd": []}
+    for batch in torch.arange(min(len(material.rows), 8 * FINETUNED.batch_size)).split(FINETUNED.batch_size):  # type: ignore[no-untyped-call]
+        pixels = np.stack([read_image(material.root / material.rows[i].path)[0] for i in batch.tolist()])
+        with torch.inference_mode():
+            x = forward(start, torch.from_numpy(pixels).permute(0, 3, 1, 2), "image", "layer2")
+
+        def gradient(kind: torch.dtype, fast: bool, x: torch.Tensor = x, y: torch.Tensor = labels[batch]) -> Any:
+            model = copy.deepcopy(start).to(kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            set_learning(model, FINETUNED.learns, training=True)
+            with winograd([model.layer3, model.layer4] if fast else ()):
+                nn.functional.cross_entropy(forward(model, x.to(kind, copy=True), "layer2"), y).backward()  # type: ignore[no-untyped-call]
+            return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
+
+        truth = gradient(torch.float64, fast=False)
+        for name in errors:
+            error = gradient(torch.float32, fast=name == "winograd") - truth
+            errors[name].append(float(error.norm() / truth.norm()))
+    middle = {name: statistics.median(values) for name, values in errors.items()}
+    return {f"gradient_error.{name}": value for name, value in middle.items()}, {
+        "rounding": {"batches": len(errors["direct"]), "error": {k: spread(v) for k, v in errors.items()}}
+    }
+
+
 def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     """A whole study as a process of its own, cold, beside the baseline's epochs of this run times its numbers."""
     with tempfile.TemporaryDirectory() as folder:
@@ -265,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the study")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--study", action="store_true")
-    parser.add_argument("--parts", nargs="*", default=["decode", "prefix", "folds", "epochs"])
+    parser.add_argument("--parts", nargs="*", default=["decode", "prefix", "rounding", "folds", "epochs"])
     asked = parser.parse_args(arguments)
     if asked.quick:
         asked.images, asked.repeats = asked.images or 256, 1
@@ -286,6 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measured.append(decode(material, asked.repeats))
         if "prefix" in asked.parts:
             measured.append(prefix(some, "fp32", asked.repeats))
+        if "rounding" in asked.parts:
+            measured.append(rounding(some))
         if "folds" in asked.parts:
             measured.append(folds(some, asked.weights, 1))
         if "epochs" in asked.parts:

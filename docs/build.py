@@ -31,7 +31,7 @@ COMMANDS = (
 #: Runs that the figures come from, by the names under which they were collected.
 FP32, SEEDS = "v1-fp32-seed0", ("v1-bf16-seed0", "v1-bf16-seed1", "v1-bf16-seed2")
 LEAK, TWIN_FREE_TRAIN = "v1-fp32-seed0-leak", "v1-bf16-seed0-twin-free-train"
-FOLDS = {"0.99": "v1-bf16-folds-0.99", "0.95": "v1-bf16-folds-0.95"}
+FOLDS = {"0.99": "v1-folds-0.99", "0.95": "v1-folds-0.95"}
 
 
 def collect(root: Path, name: str) -> None:
