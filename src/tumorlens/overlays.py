@@ -29,6 +29,7 @@ _TO_RGB = np.array([[4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046,
                     [-0.0041960863, -0.7034186147, 1.7076147010]])  # fmt: skip
 _SCALE = 2  # of the pictures, so that text is legible beside a slice
 _GAP, _BAR, _FONT = 8, 12, 16  # pixels
+_TICKS, _MARGIN = (1.0, 0.5, 0.0), 32  # heats beside the scale, and the pixels that they take
 
 
 @lru_cache(maxsize=1)
@@ -100,7 +101,7 @@ def check_opacity(opacity: float) -> None:
 
 
 def picture(pixels: Pixels, heat: Heat | None, caption: Sequence[str], opacity: float = 0.6) -> Image.Image:
-    """The slice beside its overlay and the scale of colours, and lines of text below.
+    """The slice beside its overlay and the scale of colours with numbers, and lines of text below.
 
     Parameters
     ----------
@@ -113,14 +114,20 @@ def picture(pixels: Pixels, heat: Heat | None, caption: Sequence[str], opacity: 
     """
     side = SIZE * _SCALE
     font = ImageFont.load_default(size=_FONT)
-    width = side if heat is None else 2 * side + 2 * _GAP + _BAR
+    width = side if heat is None else 2 * side + 2 * _GAP + _BAR + _MARGIN
     canvas = Image.new("RGB", (width, side + 2 * _GAP + (_FONT + 6) * len(caption)))
     canvas.paste(_large(pixels), (0, 0))
+    pen = ImageDraw.Draw(canvas)
     if heat is not None:
         canvas.paste(_large(overlay(pixels, heat, opacity)), (side + _GAP, 0))
         ramp = colours()[np.linspace(255, 0, side).round().astype(int)]  # [side, 3], hottest on top
-        canvas.paste(Image.fromarray(np.repeat(ramp[:, None], _BAR, 1)), (width - _BAR, 0))
-    pen = ImageDraw.Draw(canvas)
+        left = width - _MARGIN - _BAR
+        canvas.paste(Image.fromarray(np.repeat(ramp[:, None], _BAR, 1)), (left, 0))
+        for tick in _TICKS:
+            y = (side - 1) * (1 - tick)
+            pen.line([(left + _BAR, y), (left + _BAR + 3, y)], "white")
+            anchor = {1.0: "la", 0.0: "ld"}.get(tick, "lm")  # the outer ones inside the picture
+            pen.text((left + _BAR + 6, y), f"{tick:g}", "white", font, anchor=anchor)
     for i, text in enumerate(caption):
         pen.text((_GAP, side + _GAP + i * (_FONT + 6)), _fitting(text, font, width - 2 * _GAP), "white", font)
     return canvas
