@@ -44,6 +44,10 @@ class Result:
         return 1000 * ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
 
+class BrokenError(ConnectionError):
+    """No whole answer came: "not connected", "closed" before any of it, or "cut off" within it."""
+
+
 class Line:
     """One connection that is kept open; opened anew where the server closed it."""
 
@@ -52,20 +56,24 @@ class Line:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """POST; status and content. ConnectionError or IncompleteReadError where it breaks."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(*self.address)
-        reader, writer = self._streams
+        """POST; status and content. BrokenError where no whole answer comes."""
+        how = "not connected"
         try:
+            if self._streams is None:
+                self._streams = await asyncio.open_connection(*self.address)
+            reader, writer = self._streams
+            how = "closed"
             head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             await writer.drain()
-            header = (await reader.readuntil(b"\r\n\r\n")).lower()
+            header = await reader.readexactly(1)
+            how = "cut off"
+            header = (header + await reader.readuntil(b"\r\n\r\n")).lower()
             length = re.search(rb"content-length: (\d+)", header)
             content = await reader.readexactly(int(length.group(1)) if length else 0)
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError) as error:
             self.close()
-            raise
+            raise BrokenError(how) from error
         if b"connection: close" in header:
             self.close()
         return int(header[9:12]), content
@@ -86,12 +94,12 @@ async def load(
         line = Line(address)
         for number in numbers:
             at = number % len(bodies)
-            outcome = "lost"
             for _ in range(tries):
                 began = time.perf_counter()
                 try:
                     status, content = await line.ask(path, bodies[at])
-                except (OSError, asyncio.IncompleteReadError):
+                except BrokenError as error:
+                    outcome = str(error)
                     result.resets += 1
                     await asyncio.sleep(0.05)
                     continue

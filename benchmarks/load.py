@@ -88,6 +88,11 @@ def compare(rows: list[Row]) -> Check:
     return check
 
 
+def outcomes(results: list[Result]) -> Counter[str]:
+    """Of several loads together."""
+    return sum((r.outcomes for r in results), Counter())
+
+
 def answered(_at: int, status: int, _content: bytes) -> str:
     """What is asked of the plain service: that it answers."""
     return "right" if status == 200 else "wrong"
@@ -110,7 +115,7 @@ def measure_speed(arguments: argparse.Namespace, bodies: list[bytes], check: Che
             mine.append(ask(here, "/v1/predict", a_round, check))
             theirs.append(ask(there, "/predict", max(arguments.connections, a_round // PLAIN_SHARE), answered))
         end = memory(process.pid)
-    whole = Result(sum((r.outcomes for r in mine), Counter()), [s for r in mine for s in r.latencies])
+    whole = Result(outcomes(mine), [s for r in mine for s in r.latencies])
     return {
         "requests": sum(whole.outcomes.values()), "connections": arguments.connections, "outcomes": whole.outcomes,
         "p50_ms": whole.quantile(0.5), "p99_ms": whole.quantile(0.99),
@@ -174,7 +179,7 @@ def measure_faults(arguments: argparse.Namespace, good: list[bytes]) -> dict[str
     bodies = good[: 20 * len(damaged) - len(damaged)] + damaged
     check = compare(expected(arguments.model, bodies))
     bombs = [bomb(), nifti_bomb()]
-    n = arguments.requests
+    n = -(-arguments.requests // ROUNDS)
     with ours(arguments.model, "--workers", "2") as (process, here):
 
         def ask(requests: int, tries: int = 5) -> Any:
@@ -183,8 +188,8 @@ def measure_faults(arguments: argparse.Namespace, good: list[bytes]) -> dict[str
         async def all_at_once() -> tuple[Result, list[str], Result]:
             work = asyncio.create_task(ask(n))
             slows = [asyncio.create_task(slow(here, 30)) for _ in range(16)]
-            blown = asyncio.create_task(load(here, "/v1/predict", bombs, arguments.bombs, 4, bombed, 5))
-            await asyncio.to_thread(half_sent, here, good[0], 200)
+            blown = asyncio.create_task(load(here, "/v1/predict", bombs, -(-arguments.bombs // ROUNDS), 4, bombed, 5))
+            await asyncio.to_thread(half_sent, here, good[0], 200 // ROUNDS)
             return await work, await asyncio.gather(*slows), await blown
 
         def bombed(at: int, status: int, _content: bytes) -> str:
@@ -194,13 +199,20 @@ def measure_faults(arguments: argparse.Namespace, good: list[bytes]) -> dict[str
         # Once before the start, as readers of further formats are imported when the first such file comes.
         asyncio.run(ask(WARM))
         asyncio.run(load(here, "/v1/predict", bombs, 32, 4, bombed, 5))
-        start = memory(process.pid)
-        result, slows, blown = asyncio.run(all_at_once())
-        asyncio.run(ask(WARM))
-        end = memory(process.pid)
+        taken = [memory(process.pid)]
+        mixed: list[Result] = []
+        slows: list[str] = []
+        blown: list[Result] = []
+        for _ in range(ROUNDS):
+            asked, dawdled, burst = asyncio.run(all_at_once())
+            asyncio.run(ask(WARM))
+            taken.append(memory(process.pid))
+            mixed.append(asked)
+            slows += dawdled
+            blown.append(burst)
 
         async def killed() -> Result:
-            work = asyncio.create_task(ask(n // 2, 20))
+            work = asyncio.create_task(ask(arguments.requests // 2, 20))
             await asyncio.sleep(0.5)
             os.kill(workers(process.pid)[0], signal.SIGKILL)
             return await work
@@ -209,7 +221,7 @@ def measure_faults(arguments: argparse.Namespace, good: list[bytes]) -> dict[str
         replaced = len(workers(process.pid)) == 2
 
         async def terminated() -> tuple[Result, float]:
-            work = asyncio.create_task(ask(n // 2, 1))
+            work = asyncio.create_task(ask(arguments.requests // 2, 1))
             await asyncio.sleep(0.5)
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
@@ -219,10 +231,11 @@ def measure_faults(arguments: argparse.Namespace, good: list[bytes]) -> dict[str
 
         ended, seconds = asyncio.run(terminated())
     return {
-        "mixed": {"outcomes": result.outcomes, "resets": result.resets, "damaged_share": len(damaged) / len(bodies)},
-        "slow_clients": Counter(slows), "bombs": blown.outcomes,
+        "mixed": {"outcomes": outcomes(mixed), "resets": sum(r.resets for r in mixed),
+                  "damaged_share": len(damaged) / len(bodies)},
+        "slow_clients": Counter(slows), "bombs": outcomes(blown),
         "worker_killed": {"outcomes": after_kill.outcomes, "resets": after_kill.resets, "replaced": replaced},
-        "sigterm": {"outcomes": ended.outcomes, "seconds": seconds}, "memory_mb": [start, end],
+        "sigterm": {"outcomes": ended.outcomes, "seconds": seconds}, "memory_mb": taken,
     }  # fmt: skip
 
 
@@ -248,15 +261,16 @@ def main() -> None:
         detail["windows"] = measure_windows(arguments, bodies, check)
     if "speed" in arguments.parts:
         speed = detail["speed"] = measure_speed(arguments, bodies, check)
+        lost = speed["requests"] - speed["outcomes"]["right"] - speed["outcomes"]["wrong"]
         figures |= {
-            "serve.requests": speed["requests"], "serve.lost": speed["outcomes"]["lost"] + speed["outcomes"]["refused"],
+            "serve.requests": speed["requests"], "serve.lost": lost,
             "serve.wrong": speed["outcomes"]["wrong"], "serve.p50_ms": speed["p50_ms"],
             "serve.p99_ms": speed["p99_ms"], "serve.throughput_over_plain": speed["over_plain"],
         }  # fmt: skip
     if "faults" in arguments.parts:
         detail["faults"] = measure_faults(arguments, bodies)
     if runs := [detail[part]["memory_mb"] for part in ("speed", "faults") if part in detail]:
-        figures["serve.memory_growth"] = max(end / start - 1 for start, end in runs)
+        figures["serve.memory_growth"] = max(taken[-1] / taken[0] - 1 for taken in runs)
     command = shlex.join(["benchmarks/load.py", *(Path(a).name if "/" in a else a for a in sys.argv[1:])])
     print(keep(arguments.name, command, figures, detail))
     print(json.dumps(figures))
