@@ -31,7 +31,7 @@ study: $(STAMP) ## The study on real data: make study DATA=archive.zip WEIGHTS=r
 	$(BIN)/tumorlens study --data "$(DATA)" --weights "$(WEIGHTS)" $(ARGS)
 
 test: $(STAMP)  ## Runs the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # On real data: make bench DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth (an hour and a half on 2 cores).
 # QUICK=1 takes three minutes on generated data.

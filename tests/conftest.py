@@ -14,6 +14,11 @@ CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 # No test may look for data in the user's own caches.
 os.environ.pop("TUMORLENS_CACHE", None)
 
+# Side by side on the same cores, threads would wait for each other.
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if workers > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 
 def draw(label: int, number: int, size: int = 96) -> Image.Image:
     """A grey disc on black with a brighter blob whose place depends on the class."""

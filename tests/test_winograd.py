@@ -74,6 +74,14 @@ def test_a_network_keeps_its_tensors_and_gets_its_own_convolutions_back() -> Non
     assert any(not torch.equal(own[name], fast[name]) for name in own), "winograd() changed nothing"
 
 
+def test_float64_is_left_to_the_definition() -> None:
+    convolution = nn.Conv2d(256, 256, 3, padding=1, bias=False).double()
+    x = torch.randn(1, 256, 4, 4, dtype=torch.float64)
+    own = convolution(x)
+    with winograd([convolution]):
+        assert torch.equal(convolution(x), own)
+
+
 def test_other_convolutions_stay() -> None:
     others = nn.ModuleList(
         [

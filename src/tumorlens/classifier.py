@@ -149,6 +149,8 @@ def open_session(model: Path | bytes, threads: int | None = None) -> InferenceSe
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1  # the graph is a chain
+    # A plan of memory is kept for every size of batch that ever came: half as much again, and no faster.
+    options.enable_mem_pattern = False
     # Threads that spin while they wait take the cores from decoding, and from everybody else when idle.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: they come as exceptions, and warnings are none of the user's

@@ -125,7 +125,7 @@ def _overlap_add(tiles: Tensor) -> Tensor:
 
 class _Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.weight)
+        return convolve(x, self.weight) if x.dtype == torch.float32 else super().forward(x)
 
 
 def by_winograd(wanted: str, device: torch.device, precision: torch.dtype) -> bool:
