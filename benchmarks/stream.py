@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--files", type=Path)
     parser.add_argument("--n", type=int, default=100_000)
     asked = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this runs in the background
     model = asked.model.resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -99,7 +100,7 @@ def main() -> None:
         with out.open(newline="") as file:
             names = [row["file"] for row in csv.DictReader(file)]
     whole = len(names) == asked.n and len(set(names)) == asked.n
-    if code != 0 or not whole:
+    if code != 0 or not whole or not 0 < kept < asked.n:
         sys.exit(f"predict ended with {code_first} and {code}; {len(set(names))} of {asked.n} files have a row.")
     early, half, late = (
         max((mb for n, mb in taken if low * asked.n <= n <= high * asked.n), default=0.0)
