@@ -30,8 +30,8 @@ demo: $(STAMP)  ## Runs the whole study on generated slices and names the report
 study: $(STAMP) ## The study on real data: make study DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth
 	$(BIN)/tumorlens study --data "$(DATA)" --weights "$(WEIGHTS)" $(ARGS)
 
-test: $(STAMP)  ## Runs the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(STAMP)  ## Runs the tests; side by side: make test ARGS="-n 2 --dist loadfile"
+	$(BIN)/python -m pytest $(ARGS)
 
 # On real data: make bench DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth (an hour and a half on 2 cores).
 # QUICK=1 takes three minutes on generated data.
