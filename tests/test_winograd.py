@@ -29,7 +29,7 @@ def error(found: Tensor, truth: Tensor) -> float:
     return float((found.double() - truth).abs().max() / truth.abs().max())
 
 
-# 14 and 7 are ResNet18's; the others are no multiple of a tile, one pixel, and wider than high.
+# 14 and 7 are ResNet18's; the others are no multiple of a tile, and one pixel.
 @pytest.mark.parametrize(("c", "k", "h", "w"), [(256, 256, 14, 14), (512, 512, 7, 7), (3, 5, 9, 4), (2, 2, 1, 1)])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_output_and_gradients_are_the_definitions(c: int, k: int, h: int, w: int, layout: torch.memory_format) -> None:

@@ -230,8 +230,7 @@ def _one_epoch(
             if world.size == 1:
                 loss.backward()  # type: ignore[no-untyped-call]
             else:
-                share = loss * (len(y) / len(batch))  # summed over processes, the mean of the whole batch
-                share.backward()  # type: ignore[no-untyped-call]
+                (loss * (len(y) / len(batch))).backward()  # type: ignore[no-untyped-call]  # summed: the batch's mean
                 sum_gradients(learning, world)
             optimizer.step()
             total_loss += loss.detach() * len(y)
@@ -291,8 +290,7 @@ def _learned(model: ResNet, configuration: Configuration) -> dict[str, Tensor]:
 
 
 def _restore(model: ResNet, state: dict[str, Tensor]) -> None:
-    unexpected = model.load_state_dict(state, strict=False).unexpected_keys
-    if unexpected:
+    if unexpected := model.load_state_dict(state, strict=False).unexpected_keys:
         raise RunError(f"The kept state has unknown tensors: {unexpected[:3]}.", cure="Delete last.pt.")
 
 
