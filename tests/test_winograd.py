@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import resource
 from typing import Any
 
 import pytest
@@ -100,3 +102,18 @@ def test_chosen_for_float32_on_the_processor_alone() -> None:
     assert not by_winograd("direct", cpu, torch.float32)
     assert not by_winograd("auto", cpu, torch.bfloat16)
     assert not by_winograd("auto", torch.device("cuda"), torch.float32)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_freed_blocks_are_kept_within_and_given_back_after() -> None:
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            torch.ones(10_000_000)  # 40 MB, 9,766 pages of 4 kB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with winograd([nn.Conv2d(128, 1, 3, padding=1, bias=False)]):
+        faults()
+        within = faults()
+    assert within < 100
+    assert faults() > 100
