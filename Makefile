@@ -16,12 +16,14 @@ help:           ## Lists the targets
 setup: $(STAMP) ## Makes .venv with everything that study, tests and checks need
 
 # --no-deps: the lock names every package, so pip has nothing to resolve. The build of the
-# project itself takes its tools from the lock too (--no-build-isolation).
+# project itself takes its tools from the lock too (--no-build-isolation). Bytecode is written here, on all cores:
+# where PYTHONDONTWRITEBYTECODE is set, every start of a process would compile torch anew, 15 seconds of it.
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here. Install Python 3.11 to 3.13, or name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(BIN)/python -m compileall -q -j 0 -x '/(tests?|testing)/' $(VENV)/lib
 	@touch $@
 
 demo: $(STAMP)  ## Runs the whole study on generated slices and names the report

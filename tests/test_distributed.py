@@ -240,7 +240,7 @@ def test_three_shares_make_the_steps_of_one_batch(optimizer: str) -> None:
     labels = torch.arange(32) % 4
     train = Part(tuple(map(str, range(27))), labels[:27])  # batches of 8, 8, 8 and 3: shares down to one image
     validation = Part(tuple(map(str, range(27, 32))), labels[27:])
-    layer4 = Configuration("layer4", ("layer4", "fc"), 1e-3, optimizer=optimizer, batch_size=8, max_epochs=2)
+    layer4 = Configuration("layer4", ("layer4", "fc"), 1e-3, optimizer=optimizer, batch_size=8, max_epochs=1)
     start = build(find_weights("none"), 4, seed=0).double()
 
     def learn(world: World) -> tuple[State, list[dict[str, Any]]]:

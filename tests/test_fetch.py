@@ -40,6 +40,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "home" / ".kaggle"))
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(kagglehub.clients, "CHUNK_SIZE", 1024)  # so that a small file arrives in many pieces
+    # For its user agent it looks through the call stack, five times a request: two seconds under pytest.
+    monkeypatch.setattr(kagglehub.clients, "search_lib_in_call_stack", lambda _: None)
     with serving(Kaggle(zipped(dataset_files()))) as server:
         monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, server.url)
         yield server

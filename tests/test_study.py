@@ -16,6 +16,7 @@ import torch
 from torchvision.models import resnet18
 
 from tumorlens import Study, compare_run, evaluate_run, report_run, run_study
+from tumorlens.cli import main
 from tumorlens.errors import ConfigError, FetchError, RunError
 from tumorlens.runs import read_json
 
@@ -119,9 +120,9 @@ def test_stages_give_what_the_study_gives(
 ) -> None:
     whole = read_json(finished / "comparison.json")
     out = tmp_path / "staged"
-    command = [sys.executable, "-m", "tumorlens.cli", "train", "--data", str(small_folder), "--weights", "none",
-               "--max-epochs", "2", "--device", "cpu", "--cache", str(small_cache), "--out", str(out)]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
+    words = ["train", "--data", str(small_folder), "--weights", "none", "--max-epochs", "2", "--device", "cpu",
+             "--cache", str(small_cache), "--out", str(out)]  # fmt: skip
+    assert main(words) == 0
     evaluate_run(out)
     staged = compare_run(out)
     for key in ("pairs", "verdict"):
@@ -142,20 +143,23 @@ def test_a_configuration_can_be_added_later(finished: Path, small_folder: Path, 
     assert comparison["configurations"] == ["initial", "finetuned", "initial_lbfgs"]
 
 
-def test_killed_and_started_again_ends_the_same(small_folder: Path, small_cache: Path, tmp_path: Path) -> None:
+def test_killed_and_started_again_ends_the_same(
+    small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "c.toml").write_text(
         '[[configuration]]\nname = "layer4"\nlearns = ["layer4", "fc"]\nlearning_rate = 1e-3\nbatch_size = 8\n'
         "max_epochs = 5\n"
     )
 
-    def command(out: Path) -> list[str]:
-        return [sys.executable, "-m", "tumorlens.cli", "train", "--data", str(small_folder), "--weights", "none",
-                "--device", "cpu", "--cache", str(small_cache), "--out", str(out), "--configurations", "initial",
+    def words(out: Path) -> list[str]:
+        return ["train", "--data", str(small_folder), "--weights", "none", "--device", "cpu",
+                "--cache", str(small_cache), "--out", str(out), "--configurations", "initial",
                 "--config", str(tmp_path / "c.toml")]  # fmt: skip
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     last = killed / "layer4" / "last.pt"
-    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tumorlens.cli", *words(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if "layer4 epoch  2" in line:
@@ -164,9 +168,9 @@ def test_killed_and_started_again_ends_the_same(small_folder: Path, small_cache:
     process.stderr.close()
     assert process.wait() == -signal.SIGKILL
     assert last.exists()
-    again = subprocess.run(command(killed), capture_output=True, text=True, check=True)
-    assert "layer4: going on after epoch" in again.stderr
-    subprocess.run(command(whole), capture_output=True, check=True)
+    assert main(words(killed)) == 0
+    assert "layer4: going on after epoch" in capsys.readouterr().err
+    assert main(words(whole)) == 0
     name = "best_brain_tumor_resnet18_layer4.pth"
     a, b = (torch.load(run / "layer4" / name, weights_only=True) for run in (killed, whole))
     assert all(torch.equal(a[key], b[key]) for key in a)
