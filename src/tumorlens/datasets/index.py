@@ -11,9 +11,9 @@ import hashlib
 import io
 import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,7 @@ from tumorlens.progress import Bar
 from tumorlens.runs import write_json, writing
 
 TRAINING, TESTING = "Training", "Testing"
+_AHEAD = 256  # files at work, or looked at and not yet taken up
 T = TypeVar("T")
 
 
@@ -174,11 +175,17 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
 def _tracked(
     pool: ThreadPoolExecutor, paths: Sequence[Path], work: Callable[[Path], T], title: str, total: int
 ) -> Iterator[T]:
+    waiting: deque[Future[T]] = deque()  # not pool.map: it makes every task at once, 2 kB each, and keeps all results
     with Bar(title, total, "files") as bar:
         try:
-            for result in pool.map(work, paths):
+            for path in paths:
+                waiting.append(pool.submit(work, path))
+                if len(waiting) > _AHEAD:
+                    bar.advance()
+                    yield waiting.popleft().result()
+            while waiting:
                 bar.advance()
-                yield result
+                yield waiting.popleft().result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
