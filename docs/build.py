@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 import performance
 
-from tumorlens.crossval import FoldAnswers, fold_answers, pool_folds
+from tumorlens.crossval import FoldAnswers, fold_answers, fold_baselines, pool_folds, sum_up_folds
 from tumorlens.runs import Run
 
 HERE = Path(__file__).resolve().parent
@@ -65,10 +65,13 @@ def collect(root: Path, name: str) -> None:
 def collect_folds(root: Path, name: str) -> None:
     """Keep the finished folds of a cross-validation beside those kept before, from whatever machine, and pool all."""
     cv = read(root / "cv.json")
+    cv = sum_up_folds(root, cv["folds"], cv["of"] // cv["folds"])
     path = RESULTS / f"{name}.json"
     before = read(path) if path.exists() else {}
     kept = before.get("answers", {})
-    groups = ("of", "groups", "group_similarity", "groups_from", "largest_group", "copies_dropped")
+    groups = (
+        "of", "groups", "group_similarity", "groups_from", "largest_group", "outgrown", "cut_pairs", "copies_dropped"
+    )  # fmt: skip
     about = {key: cv[key] for key in groups}
     if before and (was := {key: before["cv"][key] for key in groups}) != about:
         sys.exit(f"{path} holds folds of other groups ({was}; now {about}). Choose another name.")
@@ -79,23 +82,27 @@ def collect_folds(root: Path, name: str) -> None:
             "seconds": study["timing"]["total_s"],
             **{key: study[key] for key in ("classes", "weights", "device", "environment", "git")},
             "configurations": {one: packed(fold_answers(run, one), run.root / one) for one in cv["configurations"]},
+            "baselines": {one: packed(said) for one, said in fold_baselines(run, study["classes"]).items()},
         }
     kept = dict(sorted(kept.items(), key=lambda item: int(item[0])))
     first = next(iter(kept.values()))
     pooled = {
-        one: pool_folds([unpacked(fold["configurations"][one]) for fold in kept.values()], first["classes"])
-        for one in first["configurations"]
+        kind: {
+            one: pool_folds([unpacked(fold[kind][one]) for fold in kept.values()], first["classes"])
+            for one in first[kind]
+        }
+        for kind in ("configurations", "baselines")
     }
-    cv = {"done": [int(fold) for fold in kept], **about, "configurations": pooled}
+    cv = {"done": [int(fold) for fold in kept], **about, **pooled}
     precisions = sorted({fold["device"]["precision"] for fold in kept.values()})
     keep(name, {"name": name, "cv": cv, "precisions": precisions, "answers": kept})
 
 
-def packed(answers: FoldAnswers, folder: Path) -> dict[str, Any]:
+def packed(answers: FoldAnswers, folder: Path | None = None) -> dict[str, Any]:
     """A fold's answers in little space, and how long it was trained."""
-    training = read(folder / "training.json")
+    training = read(folder / "training.json") if folder else {}
     return {
-        **{key: training[key] for key in ("epochs_run", "best_epoch")},
+        **{key: training[key] for key in ("epochs_run", "best_epoch") if key in training},
         "labels": "".join(map(str, answers.labels)),
         "predicted": "".join(map(str, answers.predicted)),
         "groups": " ".join(answers.groups),

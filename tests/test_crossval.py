@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_folds_are_studies_and_are_not_trained_twice(root, tmp_path, capsys) -> 
     assert pooled["accuracy"] == pytest.approx(right / 44)
     assert pooled["interval"][0] <= pooled["accuracy"] <= pooled["interval"][1]
     assert cv["groups"] == 40
+    assert (cv["outgrown"], cv["cut_pairs"]) == (0, 0)
+    nearest = cv["baselines"]["nn_mirror"]["pooled"]
+    assert nearest["n"] == 44
+    answers = [
+        row for k in (1, 2) for row in csv.DictReader((out / f"fold-{k}" / "baselines.csv").read_text().splitlines())
+    ]
+    by_hand = [row["nn_mirror"] == row["label"] for row in answers]
+    assert nearest["accuracy"] == pytest.approx(np.mean(by_hand))
+    assert "nearest thumbnail, mirrored too" in page
     comparison = read_json(out / "fold-1" / "comparison.json")
     assert comparison["published"] is None
     assert comparison["leakage"]["parts"]["with_twin"]["n"] == 0

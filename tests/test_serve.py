@@ -256,8 +256,11 @@ class TestOthers:
             here.predict(png())
             here.predict(noise())
             here.predict(b"x")
+            here.run(here.client.request("NAMEOFAPATIENT", "/healthz"))
             text = here.get("/metrics").text
         assert 'tumorlens_requests_total{method="POST",route="/v1/predict",status="200"} 2.0' in text
+        assert "NAMEOFAPATIENT" not in text
+        assert 'method="other"' in text
         assert 'tumorlens_requests_total{method="POST",route="/v1/predict",status="415"} 1.0' in text
         assert 'tumorlens_verdicts_total{verdict="refused"} 1.0' in text
         assert "tumorlens_distance_count 2.0" in text

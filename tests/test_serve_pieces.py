@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from serve_model import png, problem_of, service, write_model
 
 from tumorlens.classifier import load_classifier
+from tumorlens.datasets.phantom import write_nifti
 from tumorlens.errors import ConfigError, RunError
+from tumorlens.serve.answers import Wish
 from tumorlens.serve.batching import batching
 from tumorlens.serve.parts import files_of
 from tumorlens.serve.pictures import AT_MOST, spread
@@ -97,12 +99,23 @@ class TestSecurity:
             for token in TOKENS:
                 assert here.get("/v1/model", headers={"authorization": f"Bearer {token}"}).status_code == 200
             assert here.get("/healthz").status_code == here.get("/readyz").status_code == 200
+            description = here.get("/openapi.json").json()
+            assert description["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+            asking = {path for path, one in description["paths"].items() for op in one.values() if "security" in op}
+            assert asking == {"/v1/predict", "/v1/batch", "/v1/model", "/v1/sample", "/metrics"}
 
     def test_a_page_cannot_ask_by_a_name_of_its_own(self, model):
         with service(model) as here:
-            for host in ("evil.example", "evil.example:8000", "localhost.evil.example", ""):
+            for host in (
+                "evil.example",
+                "evil.example:8000",
+                "localhost.evil.example",
+                "",
+                "10.0.0.1",
+                "127.0.0.1.nip.io",
+            ):
                 assert here.get("/v1/model", headers={"host": host}).status_code == 400
-            for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "[::1]"):
+            for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "[::1]", "127.0.0.9:8000"):
                 assert here.get("/v1/model", headers={"host": host}).status_code == 200
 
     def test_cors_is_for_those_named(self, model):
@@ -153,6 +166,27 @@ class TestPlaces:
             first, again, other = here.run(both())
             assert problem_of(again) == (429, "too-many-requests")
             assert first.status_code == other.status_code == 200
+
+    def test_batches_that_nobody_reads_do_not_stand_in_the_way_of_volumes(self, model, tmp_path):
+        volume, _ = write_nifti(tmp_path / "volume.nii.gz", 0, "glioma", 0)
+        with service(model) as here:
+            serving = here.app.state.service
+            streams = [serving.batch([("a.png", io.BytesIO(png()))] * 20, Wish()) for _ in range(8)]
+
+            async def begin():
+                return [asyncio.create_task(anext(stream)) for stream in streams]
+
+            begun = here.run(begin())
+            assert here.predict(volume.read_bytes(), slice=0).status_code == 200
+
+            async def end():
+                for task in begun:
+                    task.cancel()
+                await asyncio.gather(*begun, return_exceptions=True)
+                for stream in streams:
+                    await stream.aclose()
+
+            here.run(end())
 
     def test_too_many_bytes(self, model):
         async def endless():
@@ -272,6 +306,11 @@ class TestParts:
         assert [(name, part.read()) for name, part in found] == [(f"part-{i}", b"x") for i in (1, 2, 3)]
         with pytest.raises(Problem, match="3 parts"):
             files_of(body, "multipart/mixed; boundary=b", 2)
+
+    def test_headers_have_a_cap_together(self):
+        body = (b"--b\r\na: " + b"x" * 8_000 + b"\r\n\r\nx\r\n") * 600 + b"--b--"
+        with pytest.raises(Problem, match="Headers of parts over 4,000,000 bytes"):
+            files_of(body, "multipart/mixed; boundary=b", 1000)
 
 
 def test_pictures_are_spread_evenly():

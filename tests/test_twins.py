@@ -146,6 +146,17 @@ def test_a_chain_of_like_images_is_cut_at_the_cap() -> None:
     assert len(np.unique(cut.of)) > len(np.unique(whole.of))
 
 
+def test_coarser_groups_are_unions_of_finer_ones() -> None:
+    ends = blobs(2, seed=3).astype(float)
+    steps = np.linspace(0, 1, 200)[:, None, None]
+    chain = ((1 - steps) * ends[0] + steps * ends[1]).round().astype(np.uint8)
+    found = find_twins(chain, np.ones(200, bool), floor=0.9)
+    for cap in (20, 60, 120):
+        fine, coarse = (group_twins(found, threshold, cap=cap) for threshold in (0.99, 0.95))
+        assert coarse.outgrown
+        assert len(np.unique(np.stack([fine.of, coarse.of]), axis=1).T) == len(np.unique(fine.of))
+
+
 def test_groups_are_numbered_by_first_appearance(images) -> None:
     of = group_twins(find_twins(images, np.ones(150, bool)), 0.99).of
     first = [int(np.flatnonzero(of == g)[0]) for g in range(of.max() + 1)]

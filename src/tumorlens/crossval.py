@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tumorlens.audit import BASELINES
 from tumorlens.datasets.index import read_index
 from tumorlens.errors import RunError
 from tumorlens.evaluate import measure, read_predictions
+from tumorlens.leakage import read_baselines
 from tumorlens.resampling import bootstrap_accuracy
 from tumorlens.runs import Json, Run, read_json, write_json
 from tumorlens.statistics import summarise_seeds
@@ -28,10 +30,11 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     Returns
     -------
     dict
-        `done` and `of` folds; `group_similarity`; `groups`, their number, and `largest_group`; and for each
-        configuration every fold's test accuracy, `folds` (mean, sd, min, max), and `pooled`: n, accuracy and
-        macro-F1 over all out-of-fold answers, with an interval that resamples whole groups. Images that
-        several repeats tested count once each time, in the same group.
+        `done` and `of` folds; `group_similarity`; `groups`, their number, `largest_group`, how many had `outgrown`
+        the cap and were cut, and the `cut_pairs` that this parted; and under `configurations` and `baselines` for
+        each every fold's test accuracy, `folds` (mean, sd, min, max), and `pooled`: n, accuracy and macro-F1 over
+        all out-of-fold answers, with an interval that resamples whole groups. Images that several repeats tested
+        count once each time, in the same group.
 
     Raises
     ------
@@ -44,7 +47,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     runs = [Run(fold_folder(root, k)) for k in done]
     names = read_json(runs[0].comparison)["configurations"]
     sizes = np.unique([row.group for row in read_index(runs[0].index)], return_counts=True)[1]
-    study = read_json(runs[0].study)
+    study, grouped = read_json(runs[0].study), read_json(runs[0].audit)["groups"]
     result: Json = {
         "done": done,
         "of": folds * repeats,
@@ -53,12 +56,18 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         "groups_from": "file" if study["config"]["groups"] else "twins",
         "groups": len(sizes),
         "largest_group": int(sizes.max()),
+        "outgrown": grouped["outgrown"],
+        "cut_pairs": grouped["cut_pairs"],
         "copies_dropped": study["split"]["left_out"],
         "configurations": {},
+        "baselines": {},
     }
     classes = study["classes"]
     for name in names:
         result["configurations"][name] = pool_folds([fold_answers(run, name) for run in runs], classes)
+    by_fold = [fold_baselines(run, classes) for run in runs]
+    for name in by_fold[0]:
+        result["baselines"][name] = pool_folds([one[name] for one in by_fold], classes)
     write_json(root / "cv.json", result)
     return result
 
@@ -82,8 +91,20 @@ def fold_answers(run: Run, configuration: str) -> FoldAnswers:
     return FoldAnswers(part.labels, part.predicted, np.array([group_of[path] for path in part.paths]))
 
 
+def fold_baselines(run: Run, classes: Sequence[str]) -> dict[str, FoldAnswers]:
+    """The same of each baseline that learns nothing about brains, by its name."""
+    group_of = {row.path: (row.label, row.group) for row in read_index(run.index)}
+    said = read_baselines(run.baselines)
+    labels, groups = zip(*(group_of[path] for path in said), strict=True)
+    truth, number = np.array([classes.index(label) for label in labels]), classes.index
+    return {
+        name: FoldAnswers(truth, np.array([number(answers[i]) for answers in said.values()]), np.array(groups))
+        for i, name in enumerate(BASELINES)
+    }
+
+
 def pool_folds(folds: Sequence[FoldAnswers], classes: Sequence[str]) -> Json:
-    """Several folds of one configuration as one result: a configuration's part of cv.json."""
+    """Several folds of one configuration, or baseline, as one result: its part of cv.json."""
     labels, predicted, groups = (
         np.concatenate([getattr(fold, name) for fold in folds]) for name in ("labels", "predicted", "groups")
     )

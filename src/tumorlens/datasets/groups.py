@@ -27,7 +27,8 @@ def group_twins(twins: Twins, threshold: float = THRESHOLD, *, cap: int | None =
     """Connected components of twins, none larger than a cap unless it is all copies.
 
     Links may chain images that are unlike each other. A component above the cap is therefore cut:
-    only links halfway nearer to a cosine of 1 count inside it, and so on until all pieces fit.
+    only links halfway nearer to a cosine of 1 count inside it, and so on until all pieces fit. On that way
+    0.99 is a stop, so that twins part only where they would also have parted at that threshold.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def group_twins(twins: Twins, threshold: float = THRESHOLD, *, cap: int | None =
         if not large.size:
             break
         outgrown = outgrown or int(large.size)
-        level = (1 + level) / 2
+        level = min((1 + level) / 2, THRESHOLD if level < THRESHOLD else 1)
         inside = np.isin(label, large)
         links = pairs[inside[pairs[:, 0]] & (similarity >= level)]
         label[inside] = label.max() + 1 + _components(links, d)[inside]

@@ -30,7 +30,7 @@ from tumorlens.serve.settings import Settings
 from tumorlens.volumes import with_volumes
 
 CHUNK = 8  # slices of one file that are read and classified at a time, so that others get their turn
-_UNFOLDED = 4  # volumes and archives that are read at a time
+_UNFOLDED = 4  # volumes that are read at a time, and as many archives
 Item = Slice | Unreadable
 
 
@@ -64,7 +64,9 @@ class Service:
     jobs: ThreadPoolExecutor
     """Step through whole batches."""
     unfolding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_UNFOLDED))
-    """A volume or archive that is being read holds up to its limit of memory, however small its body: few at once."""
+    """A volume that is being read holds up to its limit of memory, however small its body: few at once."""
+    streaming: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_UNFOLDED))
+    """The same of batches, which have places of their own: one lasts as long as its client takes to read it."""
 
     async def predict(self, body: bytes, wish: Wish) -> bytes:
         """The JSON answer for one file.
@@ -130,7 +132,7 @@ class Service:
         """A line of JSON for each row of each file, as they come; a last one says why, where not all was read."""
         loop = asyncio.get_running_loop()
         end = loop.time() + 0.9 * self.settings.max_seconds  # the last line takes time too
-        async with self.unfolding:
+        async with self.streaming:
             rows = with_volumes(self._each(files, wish, loop), self.classifier.classes)
             why: Exception | None = None
             while why is None:

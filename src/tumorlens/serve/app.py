@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -29,7 +30,7 @@ from tumorlens.serve.metrics import Metrics
 from tumorlens.serve.parts import files_of, is_zip
 from tumorlens.serve.pictures import AT_MOST
 from tumorlens.serve.problems import Problem, install
-from tumorlens.serve.schemas import ANSWER, LINE, Answer, problems, raw_body
+from tumorlens.serve.schemas import ANSWER, LINE, Answer, ask_for_tokens, problems, raw_body
 from tumorlens.serve.security import Gate
 from tumorlens.serve.settings import Settings
 
@@ -95,7 +96,10 @@ def create_app(
     if STATIC.is_dir():
         app.mount("/", StaticFiles(directory=STATIC, html=True))
     install(app)
-    app.add_middleware(Gate, admission=admission, tokens=settings.tokens(), note=metrics.answered)
+    tokens = settings.tokens()
+    if tokens:
+        ask_for_tokens(app.openapi())
+    app.add_middleware(Gate, admission=admission, tokens=tokens, note=metrics.answered)
     if settings.cors:  # outermost, so that problems can be read from there too
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors, allow_methods=["GET", "POST"],
@@ -145,12 +149,15 @@ async def batch(request: Request, coverage: Coverage = 0.95, plane: Which = "axi
     """Classify many files. Rows come while later files are still in work; a file that cannot be read is a row too."""
     service = _service(request)
     body = await body_of(request)
-    files = files_of(body, request.headers.get("content-type", ""), service.settings.limits.entries)
+    # On a thread: a form of thousands of parts takes seconds to take apart.
+    files = await run_in_threadpool(
+        files_of, body, request.headers.get("content-type", ""), service.settings.limits.entries
+    )
     lines = service.batch(files, Wish(coverage, plane))
     return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
-@router.get("/v1/model", responses=problems(401))
+@router.get("/v1/model", responses=problems(400, 401))
 async def model(request: Request) -> dict[str, Any]:
     """The model's card: classes, preprocessing, training data's fingerprint, measured accuracy with intervals,
     intended use and limits; and what this service takes."""
@@ -164,7 +171,7 @@ async def model(request: Request) -> dict[str, Any]:
 @router.get(
     "/v1/sample",
     response_class=Response,
-    responses=problems(401, 422) | {200: {"description": "A slice.", "content": {"image/png": {}}}},
+    responses=problems(400, 401, 422) | {200: {"description": "A slice.", "content": {"image/png": {}}}},
 )
 async def sample(
     label: Annotated[
@@ -175,13 +182,13 @@ async def sample(
     return Response(_phantom(label), media_type="image/png")
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=problems(400))
 async def healthz() -> dict[str, str]:
     """Whether the process answers at all."""
     return {"status": "alive"}
 
 
-@router.get("/readyz", responses=problems(503))
+@router.get("/readyz", responses=problems(400, 503))
 async def readyz(request: Request) -> dict[str, str]:
     """Whether it takes on requests; 503 while it is stopping or its queue is full."""
     request.app.state.admission.check("")
@@ -191,7 +198,7 @@ async def readyz(request: Request) -> dict[str, str]:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses=problems(401) | {200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}},
+    responses=problems(400, 401) | {200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}},
 )
 async def metrics(request: Request) -> Response:
     """Requests, latency, verdicts, batches, and the drift of images from the training data, for Prometheus."""

@@ -14,11 +14,14 @@ from tumorlens.rows import Row
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 120)
 _DISTANCES = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 _RECENT = 1000  # images that the drift is a mean over
+METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
+)  # else anyone could add labels
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # where workers keep their numbers, so that any can tell all
 
 
 class Metrics:
-    """Counters of one worker. Labels are routes, statuses and verdicts: nothing that was sent."""
+    """Counters of one worker. Labels are routes, known methods, statuses and verdicts: nothing that was sent."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -38,12 +41,12 @@ class Metrics:
         )  # fmt: skip
         self._distance = Histogram(
             "tumorlens_distance",
-            "Distance of an image from the training data: 0 for the middle validation image, 1 for its 99 % quantile",
+            "Distance of an image from the training data, in standard deviations above the mean of validation images",
             registry=self._registry, buckets=_DISTANCES,
         )  # fmt: skip
         self._drift = Gauge(
             "tumorlens_distance_drift",
-            f"Mean distance of the last {_RECENT} images; the middle of validation is 0, so that growth is drift",
+            f"Mean distance of the last {_RECENT} images of the worker that answered last; 0 as in validation",
             registry=self._registry, multiprocess_mode="livemostrecent",
         )  # fmt: skip
         self._in_work = Gauge(
@@ -54,7 +57,7 @@ class Metrics:
 
     def answered(self, route: str, method: str, status: int, seconds: float, in_work: int) -> None:
         """Count a request that ended; 499 is one whose client hung up."""
-        self._requests.labels(route, method, str(status)).inc()
+        self._requests.labels(route, method if method in METHODS else "other", str(status)).inc()
         self._latency.labels(route).observe(seconds)
         self._in_work.set(in_work)
 

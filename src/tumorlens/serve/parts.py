@@ -15,6 +15,7 @@ from tumorlens.serve.problems import Problem
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _MAX_HEADER = 8_192  # bytes of a part
+_MAX_HEADERS = 4_000_000  # bytes of all parts: 400 each of 10,000
 _CURE = "Send a zip as the body, or multipart/form-data with a file in each part."
 
 
@@ -59,10 +60,14 @@ def _parts(body: bytes, boundary: bytes, most: int) -> Iterator[tuple[str, io.By
     pieces = whole.split(delimiter)
     if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
         raise Problem("bad-request", "The multipart body is cut off, or its boundary is another.", cure=_CURE)
+    headers = 0
     for number, piece in enumerate(pieces[1:-1], 1):
         padding, line_end, rest = piece.partition(b"\r\n")
         # A part without headers starts with the empty line that ends them.
         header, blank, content = (b"", b"\r\n", rest[2:]) if rest.startswith(b"\r\n") else rest.partition(b"\r\n\r\n")
+        headers += len(header)
+        if headers > _MAX_HEADERS:
+            raise Problem("too-large", f"Headers of parts over {_MAX_HEADERS:,} bytes together.", cure=_CURE)
         if padding.strip(b" \t") or not line_end or not blank or len(header) > _MAX_HEADER:
             raise Problem("bad-request", f"Part {number} of the multipart body has a damaged header.", cure=_CURE)
         name = BytesHeaderParser().parsebytes(header).get_filename()

@@ -29,7 +29,9 @@ class Row(BaseModel):
     set: list[str] = Field(description="Prediction set: holds the true class with the coverage asked for.")
     verdict: str = Field(description="ok, uncertain, refused: not a brain MRI, or error: why.")
     reason: str = Field(description="Why it is not ok, or the cure of an error.")
-    score: float | None = Field(description="Distance from the training data; 0 for the middle validation image.")
+    score: float | None = Field(
+        description="Distance from the training data, in standard deviations above the mean of validation images."
+    )
     image: str | None = Field(None, description="With heatmap=png: the 224 px picture as the network saw it.")
     heatmap: str | None = Field(None, description="With heatmap=png: a transparent overlay of the class, RGBA.")
 
@@ -68,3 +70,17 @@ def raw_body(*media_types: str, what: str) -> dict[str, Any]:
     """The `openapi_extra` of a route that takes a file as its body."""
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types}
     return {"requestBody": {"required": True, "description": what, "content": content}}
+
+
+def is_guarded(path: str) -> bool:
+    """Whether a token is needed there, where there are tokens."""
+    return path.startswith("/v1/") or path == "/metrics"
+
+
+def ask_for_tokens(description: dict[str, Any]) -> None:
+    """Say in an OpenAPI description, in place, that guarded routes need a bearer token."""
+    description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, operations in description["paths"].items():
+        if is_guarded(path):
+            for operation in operations.values():
+                operation["security"] = [{"token": []}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import logging
 import time
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tumorlens.serve.admission import Admission, Visit
+from tumorlens.serve.metrics import METHODS
 from tumorlens.serve.problems import Problem, internal
+from tumorlens.serve.schemas import is_guarded
 
 #: The page is files of its own, and pictures that arrive within JSON; nothing else is loaded from anywhere.
 POLICY = (
@@ -31,7 +34,6 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-_HERE = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _log = logging.getLogger("tumorlens.serve.requests")
 #: Called with route, method, status, seconds and requests in work.
 OnAnswer = Callable[[str, str, int, float, int], None]
@@ -83,12 +85,13 @@ class Gate:
             route = getattr(scope.get("route"), "path", "other")
             self.note(route, scope["method"], status, seconds, self.admission.in_work)
             if not self.admission.settings.quiet:
-                _log.info("%s %s %d %.1f ms", scope["method"], route, status, seconds * 1000)
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                _log.info("%s %s %d %.1f ms", method, route, status, seconds * 1000)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Through to the application, or a problem; what the request held is given back."""
         headers = Headers(scope=scope)
-        guarded = scope["path"].startswith("/v1/") or scope["path"] == "/metrics"
+        guarded = is_guarded(scope["path"])
         client, problem = self._client(scope, headers)
         if self.admission.settings.is_loopback and not self.tokens and not _is_here(headers.get("host", "")):
             problem = Problem(
@@ -142,5 +145,9 @@ class Gate:
 
 
 def _is_here(host: str) -> bool:
+    """Whether a Host header names this machine. A loopback address needs no name server, which others could run."""
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    return name.lower() in _HERE
+    try:
+        return name.lower() == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False

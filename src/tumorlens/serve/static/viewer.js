@@ -6,7 +6,7 @@ import { firstSlice, knownPicture, pictureOf } from "./results.js";
 import { brief, className, percent, share, stateOf, verdictWords } from "./words.js";
 
 const RULE = "A volume is called when three neighbouring slices name one tumour class with 90 % or more each, or when "
-  + "half of its slices or more show no tumour; else it is uncertain."; // volumes.py
+  + "over half of its slices show none and no two neighbours name one; else it is uncertain."; // volumes.py
 const SETTLE = 120; // ms that the slider rests before a picture is asked for
 const view = { on: true, opacity: 60, name: null }; // kept from result to result; name null: the answer's own class
 let stop = new AbortController();
@@ -179,6 +179,6 @@ function bars(row, classes, coverage) {
   return [table,
     make("p", {}, make("strong", {}, `${share(coverage)} prediction set: `), names ? `${names}.` : "empty."),
     Number.isFinite(row.score) && make("p", { class: "quiet small" },
-      `Distance from the images learned from: ${row.score.toFixed(2)} (0 is typical, 1 is that of the farthest hundredth).`),
+      `Distance from the images learned from: ${row.score.toFixed(2)} standard deviations (0 is the mean of like images).`),
   ].filter(Boolean);
 }
