@@ -35,7 +35,7 @@ study: $(STAMP) ## The study on real data: make study DATA=archive.zip WEIGHTS=r
 test: $(STAMP)  ## Runs the tests; side by side: make test ARGS="-n 2 --dist loadfile"
 	$(BIN)/python -m pytest $(ARGS)
 
-# On real data: make bench DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth (an hour and a half on 2 cores).
+# On real data: make bench DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth (some hours on 2 cores).
 # QUICK=1 takes three minutes on generated data.
 bench: $(STAMP) ## Measures speed and memory beside the usual notebook loop
 ifdef QUICK

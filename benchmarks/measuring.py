@@ -58,13 +58,15 @@ def versions() -> dict[str, str]:
 
 
 def keep(name: str, command: str, figures: Mapping[str, float], detail: Mapping[str, Any]) -> Path:
-    """Write benchmarks/results/NAME.json; figures of parts that were not run this time stay."""
+    """Write benchmarks/results/NAME.json; parts that were not run this time stay, with their machine and versions."""
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     commands = {**before.get("commands", {}), **dict.fromkeys(detail, command)}
+    here = {"machine": machine(), "versions": versions()}
+    where = {**before.get("where", {}), **dict.fromkeys(detail, here)}
     content = {
-        **before, "name": name, "command": command, "commands": commands, **detail,
-        "figures": {**before.get("figures", {}), **figures}, "machine": machine(), "versions": versions(),
+        **before, "name": name, "command": command, "commands": commands, "where": where, **detail,
+        "figures": {**before.get("figures", {}), **figures}, **here,
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from tumorlens.winograd import winograd
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PREFIX_BATCH = 64
+CORE_BATCH = 8  # of the convolutions measured alone: what the pass gives a core at a time
 CPU = torch.device("cpu")
 
 
@@ -142,7 +144,7 @@ def convolutions_alone(model: nn.Module, stop: str, precision: str) -> list[tupl
 
     hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Conv2d)]
     with torch.inference_mode():
-        forward(model, torch.zeros((PREFIX_BATCH, 3, SIZE, SIZE), dtype=torch.uint8), "image", stop)  # type: ignore[arg-type]
+        forward(model, torch.zeros((CORE_BATCH, 3, SIZE, SIZE), dtype=torch.uint8), "image", stop)  # type: ignore[arg-type]
     for hook in hooks:
         hook.remove()
     kind = PRECISIONS[precision]
@@ -156,14 +158,22 @@ def prefix(material: Material, precision: str, repeats: int) -> tuple[dict[str, 
     n = len({row.sha256 for row in material.rows})
     model = build(material.weights, len(material.classes), 0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     alone = convolutions_alone(model, "layer2", precision)
-    batches = max(1, n // PREFIX_BATCH)
+    cores = torch.get_num_threads()
+    batches = max(1, n // (CORE_BATCH * cores))
     turn = iter(range(1000))
 
-    def bare() -> None:
+    def of_a_core() -> None:
+        torch.set_num_threads(1)  # of this thread
         with torch.inference_mode():
             for _ in range(batches):
                 for convolution, x in alone:
                     convolution(x)
+
+    def bare() -> None:
+        with ThreadPoolExecutor(cores) as pool:
+            for one in [pool.submit(of_a_core) for _ in range(cores)]:
+                one.result()
+        torch.set_num_threads(cores)
 
     work = {
         "bare convolutions": bare,
@@ -171,7 +181,7 @@ def prefix(material: Material, precision: str, repeats: int) -> tuple[dict[str, 
     }
     found = alternate(work, repeats)
     per_image = {
-        "bare convolutions": [s / (batches * PREFIX_BATCH) for s in found["bare convolutions"]],
+        "bare convolutions": [s / (batches * CORE_BATCH * cores) for s in found["bare convolutions"]],
         "prefix pass": [s / n for s in found["prefix pass"]],
     }
     ratio = statistics.median(per_image["prefix pass"]) / statistics.median(per_image["bare convolutions"])

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import performance
+import trust_plots
 
 from tumorlens.crossval import FoldAnswers, fold_answers, fold_baselines, pool_folds, sum_up_folds
 from tumorlens.runs import Run
@@ -290,7 +291,11 @@ def main(words: list[str]) -> int:
         HERE / "results.md": results_page(found, measured, flat),
         HERE / "cli.md": cli_reference(),
         HERE / "performance.md": performance.page(measured, flat),
-        **{HERE / "img" / name: text for name, text in performance.plots(measured).items()},
+        **{
+            HERE / "img" / name: text
+            for one in (performance, trust_plots)
+            for name, text in one.plots(measured).items()
+        },
     }
     if "bench-audit" in found:
         wanted[HERE / "audit.md"] = audit_page(found)

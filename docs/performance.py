@@ -17,6 +17,7 @@ GOALS = (
     ("speedup.finetuned_epoch_fp32", "`finetuned`, an epoch, fp32", "≥ 3×", "%.2f×"),
     ("speedup.finetuned_epoch_bf16", "`finetuned`, an epoch, bf16", "≥ 6×", "%.2f×"),
     ("speedup.study", "whole study, cold, same epochs", "≥ 15×", "%.1f×"),
+    ("study.cold_minutes", "the same study, in minutes", "≤ 10", "%.1f"),
     ("prefix.over_bare_convolutions", "frozen layers over their convolutions alone", "≤ 1.3", "%.2f"),
     ("decode.images_per_s_core", "images decoded and resized a second and core", "≥ 600", "%.0f"),
     ("memory.growth_8k_to_64k", "peak memory from 8,000 to 64,000 images", "≤ +0.10", "%+.3f"),

@@ -105,6 +105,15 @@ class TestRows:
         assert next(csv.DictReader([header("csv", names), written]))["set"] == "|".join(chosen)
         assert parse(written, "csv", names)[0] == row
 
+    @pytest.mark.parametrize("name", ["=1+1.png", "-x.png", "@x", "'=x", "''+x", "\tx"])
+    def test_no_name_is_a_formula_in_csv(self, name):
+        row = Row("image", name, None, None, "", (), (), "error: x", "", -0.5, 0.1)
+        text = line(row, "csv", CLASSES, "m")
+        cells = next(csv.reader([text]))
+        assert cells[1] == f"'{name}"
+        assert cells[8] == "-0.5", "a number is none"
+        assert parse(text, "csv", CLASSES)[0] == row
+
     def test_csv_has_a_column_for_each_probability(self, folder, tmp_path):
         predict_to([str(folder)], fake_classifier(), form="csv", out=tmp_path / "rows.csv")
         rows = list(csv.DictReader(io.StringIO((tmp_path / "rows.csv").read_text())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,7 @@ Kind = Literal["image", "slice", "volume"]
 REFUSED, ERROR = "refused", "error"  # how such verdicts begin
 _BETWEEN = "|"  # classes of a set in CSV; names may hold spaces
 _WIDTH = 40  # of a file's name in the table
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # which a spreadsheet would run, and the mark that keeps it from that
 _COLUMNS = ("kind", "file", "series", "slice", "class", "set", "verdict", "reason", "score", "seconds", "model")
 
 
@@ -78,7 +80,7 @@ def line(row: Row, form: Format, classes: Sequence[str], model: str) -> str:
         return json.dumps(values) + "\n"
     values["set"] = _BETWEEN.join(row.set)
     shown: list[Any] = [*probabilities] or [None] * len(classes)
-    return _csv(["" if v is None else str(v) for v in (*values.values(), *shown)])
+    return _csv([_cell(v) for v in (*values.values(), *shown)])
 
 
 def parse(text: str, form: Format, classes: Sequence[str]) -> tuple[Row, str]:
@@ -95,7 +97,7 @@ def parse(text: str, form: Format, classes: Sequence[str]) -> tuple[Row, str]:
         values = next(csv.reader([text], strict=True), [])
         if len(values) != len(_COLUMNS) + len(classes):
             raise ValueError(f"{len(values)} values")
-        record = dict(zip(_COLUMNS, (value or None for value in values), strict=False))
+        record = dict(zip(_COLUMNS, (_text(value) or None for value in values), strict=False))
         probabilities = tuple(float(p) for p in values[len(_COLUMNS) :] if p)
         chosen = record["set"].split(_BETWEEN) if record["set"] else ()
     if missing := [name for name in _COLUMNS if name not in record]:
@@ -118,6 +120,18 @@ def _table_line(row: Row) -> str:
     chosen = ",".join(row.set)
     why = f" ({row.reason})" if row.reason and not row.failed else ""
     return f"{name:<{_WIDTH}}  {place:>5}  {row.label:<12}  {top:>6}  {chosen:<24}  {row.verdict}{why}\n"
+
+
+def _cell(value: Any) -> str:
+    """Text of a CSV cell: names are anybody's, so one that begins as a formula gets a mark before it."""
+    if isinstance(value, str) and _FORMULA.match(value):
+        return f"'{value}"
+    return "" if value is None else str(value)
+
+
+def _text(cell: str) -> str:
+    """What `_cell` was given, of a text; numbers have no mark."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _csv(values: Sequence[str]) -> str:

@@ -83,7 +83,7 @@ def assign(
     found = None if groups_file else group_twins(twins, similarity)
     names = _from_file(index, groups_file) if groups_file else found.of.astype(str)  # type: ignore[union-attr]
     if protocol == GROUPED_CV:
-        split, left_out = _fold(index, names, folds, fold, seed)
+        split, left_out = _fold(index, names, folds, fold, seed, named=groups_file is not None)
     elif protocol == TWIN_FREE_TRAIN:
         if training.all():
             raise DataError(
@@ -91,7 +91,7 @@ def assign(
                 cure="Use --protocol grouped-cv, which keeps twins together.",
             )
         shared = np.isin(names, names[~training]) if groups_file else twins.having(~training, similarity)
-        split, left_out = _without(index, training & shared, seed)
+        split, left_out = _without(index, training & shared, seed, "a group" if groups_file else "a twin")
     else:
         split, left_out = split_index(index, seed=seed, file=split_file), 0
     reference = np.array([row.split in ("train", "validation") for row in split.rows])
@@ -116,22 +116,23 @@ def annotated(rows: Sequence[Row], groups: Strings, twins: Twins) -> tuple[Row, 
     )
 
 
-def _without(index: Index, dropped: npt.NDArray[np.bool_], seed: int) -> tuple[Split, int]:
+def _without(index: Index, dropped: npt.NDArray[np.bool_], seed: int, what: str) -> tuple[Split, int]:
     kept = tuple(row for row, drop in zip(index.rows, dropped, strict=True) if not drop)
     left = {row.label for row in kept if row.part != TESTING}
     if lacking := sorted(set(index.classes) - left):
         raise DataError(
-            f"Every Training image of {lacking[0]!r} has a twin in Testing, so nothing is left to learn from.",
-            cure="Use --protocol grouped-cv, or raise --group-similarity.",
+            f"Every Training image of {lacking[0]!r} shares {what} with Testing, so nothing is left to learn from.",
+            cure="Use --protocol grouped-cv" + (", or raise --group-similarity." if what == "a twin" else "."),
         )
     split = split_index(replace(index, rows=kept), seed=seed)
     place = {row.path: row.split for row in split.rows}
     rows = tuple(replace(row, split=place.get(row.path, "")) for row in index.rows)
-    source = f"{split.source}, without the {int(dropped.sum()):,} Training images that have a twin in Testing"
+    source = f"{split.source}, without the {int(dropped.sum()):,} Training images that share {what} with Testing"
     return replace(split, rows=rows, source=source), int(dropped.sum())
 
 
-def _fold(index: Index, groups: Strings, folds: int, fold: int, seed: int) -> tuple[Split, int]:
+def _fold(index: Index, groups: Strings, folds: int, fold: int, seed: int, *, named: bool) -> tuple[Split, int]:
+    finer = " or name smaller groups" if named else " or raise --group-similarity"
     first = {row.pixels: i for i, row in reversed(list(enumerate(index.rows)))}
     chosen = np.array(sorted(first.values()))
     labels = np.array([index.rows[i].label for i in chosen])
@@ -140,7 +141,7 @@ def _fold(index: Index, groups: Strings, folds: int, fold: int, seed: int) -> tu
         if (n := len(np.unique(own[labels == label]))) < folds:
             raise DataError(
                 f"Class {label!r} forms only {n} group(s) of images: too few for {folds} folds.",
-                cure="Say fewer --folds, or raise --group-similarity.",
+                cure=f"Say fewer --folds{finer}.",
             )
     repeat, number = divmod(fold - 1, folds)
     outer = _folds(folds, seed + repeat)
@@ -149,7 +150,7 @@ def _fold(index: Index, groups: Strings, folds: int, fold: int, seed: int) -> tu
     if fewest < 2:
         raise DataError(
             f"Fold {fold} leaves a class with {fewest} group(s) to learn from and validate on.",
-            cure="Say fewer --folds, or raise --group-similarity.",
+            cure=f"Say fewer --folds{finer}.",
         )
     inner = _folds(min(_VALIDATION_FOLDS, fewest), seed + repeat)
     training, validating = next(iter(inner.split(learning, labels[learning], own[learning])))
@@ -162,7 +163,7 @@ def _fold(index: Index, groups: Strings, folds: int, fold: int, seed: int) -> tu
         if lacking := sorted(set(index.classes) - held):
             raise DataError(
                 f"Fold {fold} has no {lacking[0]!r} in its {name} part: one group holds most of that class.",
-                cure="Raise --group-similarity, or say fewer --folds.",
+                cure=f"Say fewer --folds{finer}.",
             )
     rows = tuple(replace(row, split=str(split)) for row, split in zip(index.rows, place, strict=True))
     copies = len(index.rows) - len(chosen)
