@@ -21,6 +21,7 @@ import trust_plots
 
 from tumorlens.crossval import FoldAnswers, fold_answers, fold_baselines, pool_folds, sum_up_folds
 from tumorlens.runs import Run
+from tumorlens.statistics import paired_seeds, summarise_seeds
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -148,6 +149,15 @@ def of(run: Any) -> Any:
     return run["configurations"] if run else {}
 
 
+def over_seeds(found: dict[str, Any]) -> dict[str, Any]:
+    """What three seeds say of each configuration, and of the difference of the two main ones."""
+    runs = [found.get(name) for name in SEEDS]
+    names = [c for c in ("initial", "finetuned") if all(c in of(run) for run in runs)]
+    values = {c: [accuracy(run, c) for run in runs] for c in names}
+    paired = paired_seeds(values["initial"], values["finetuned"]) if len(names) == 2 else None
+    return {"sd": {c: summarise_seeds(v)["sd"] for c, v in values.items()}, "paired": paired}
+
+
 def leak_figures(found: dict[str, Any]) -> dict[str, float]:
     """What is left of both configurations without the leak."""
     flat: dict[str, float] = {}
@@ -243,6 +253,8 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
             leak=LEAK,
             twin_free_train=TWIN_FREE_TRAIN,
             folds=FOLDS,
+            over_seeds=over_seeds(found),
+            coverage=found.get("bench-coverage"),
             **{name: measured.get(name) for name in ("trust", "pointing", "fuzz")},
         )
         pages.append(page.strip())

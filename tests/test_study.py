@@ -256,4 +256,18 @@ def test_history_is_a_line_an_epoch(finished: Path) -> None:
     lines = (finished / "initial" / "history.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [r["epoch"] for r in records] == [1, 2]
+
+
+def test_areas_are_compared_and_shown(finished: Path) -> None:
+    pairs = read_json(finished / "comparison.json")["pairs"]
+    areas = [area for pair in pairs for area in pair["auc"].values()]
+    assert len(areas) == 4 * len(pairs)
+    assert all(area["p_holm"] >= area["p_value"] for area in areas)
+    assert max(area["p_holm"] for area in areas) > 0
+    page = (finished / "report.html").read_text()
+    assert "Area under the ROC curve, class by class" in page
+    assert f"{areas[0]['auc_first']:.4f}" in page
+
+
+def test_the_report_is_whole(finished: Path) -> None:
     assert os.path.getsize(finished / "report.html") > 10_000  # noqa: PTH202

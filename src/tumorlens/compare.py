@@ -53,7 +53,7 @@ def compare(
         second − first, with their bootstrap interval (95 %; `_group_` ones draw whole groups, the other one
         images). `auc` compares one-against-rest ROC areas by class (DeLong). Pictures in a pair carry the
         probability that each configuration gave to the class it predicted; the most confident errors come
-        first. `mcnemar.p_holm` is corrected for the number of pairs (Holm).
+        first. `mcnemar.p_holm` is corrected for the number of pairs (Holm), that of `auc` for pairs and classes.
 
     Raises
     ------
@@ -69,6 +69,9 @@ def compare(
     pairs = [_pair(a, tests[a], b, tests[b], groups) for a, b in combinations(names, 2)]
     for pair, corrected in zip(pairs, holm([pair["mcnemar"]["p_value"] for pair in pairs]), strict=True):
         pair["mcnemar"]["p_holm"] = corrected
+    areas = [area for pair in pairs for area in pair["auc"].values()]
+    for area, corrected in zip(areas, holm([area["p_value"] for area in areas]), strict=True):
+        area["p_holm"] = corrected
     against_first = {pair["second"]: pair for pair in pairs if pair["first"] == names[0]}
     facts = [
         Facts(n, training[n], metrics[n]["parts"], tests[n].classes, (published or {}).get(n), against_first.get(n))
