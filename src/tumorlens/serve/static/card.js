@@ -18,6 +18,7 @@ export function showCard(card) {
       ? caution("Learned from generated slices.", "It shows that the software works; its figures say nothing about patients.")
       : null,
     figures(measured),
+    card.int8 ? quantised(card.int8) : null,
     make("div", { class: "columns" }, uses(card), about(card)),
   ].filter(Boolean));
 }
@@ -55,6 +56,13 @@ function figures(measured) {
   return make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Measured accuracy" }, table, missing);
 }
 
+/** The figures are those of the weights before they were rounded to 8 bits. */
+function quantised({ n, accuracy_fp32: before, accuracy_int8: after }) {
+  return make("p", { class: "quiet" }, `Measured before the weights were rounded to int8. On ${count(n)} validation images `
+    + `this file is right on ${two(after)}, and was on ${two(before)} before.`);
+}
+
+const two = (share) => `${(100 * share).toFixed(2)} %`;
 const one = (share) => `${(100 * share).toFixed(1)} %`;
 
 /** Accuracy with its interval on a scale from 80 to 100 %, or from 0 where it is lower. */
