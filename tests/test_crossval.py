@@ -40,8 +40,11 @@ def folds(root: Path, out: Path, cache: Path, **more) -> Study:
 
 def test_folds_are_studies_and_are_not_trained_twice(root, tmp_path, capsys) -> None:
     cache, out = tmp_path / "cache", tmp_path / "cv"
+    assert run_study(folds(root, out, cache, fold=2))["cv"]["done"] == [2]
     result = run_study(folds(root, out, cache))
-    assert capsys.readouterr().err.count("Frozen layers, once per image") <= 1
+    said = capsys.readouterr().err
+    assert said.count("Frozen layers, once per image") <= 1
+    assert said.count("Fold 2 of 2: finished") == 1
     cv = read_json(out / "cv.json")
     page = (out / "report.html").read_text()
     assert page.count('<a href="fold-') == len(cv["done"])

@@ -53,7 +53,7 @@ class Study:
     repeats: int = 1
     """Of grouped-cv, each with other random folds."""
     fold: int | None = None
-    """Of grouped-cv: run this one alone, from 1 on; all where absent."""
+    """Of grouped-cv: run this one alone, from 1 on, and pool those that are finished; all where absent."""
     split: Path | None = None
     """CSV with columns path and split, such as an earlier run's index.csv."""
     cache: Path | None = None

@@ -45,7 +45,7 @@ def run_study(study: Study, *, command: str = "") -> Json:
         Anything that the user can cure; what was finished stays on disk.
     """
     with joined(study.device) as world:
-        if study.is_cv and study.fold is None:
+        if study.is_cv:
             return _run_folds(study, command, world)
         return _run_one(study, command, world)
 
@@ -98,11 +98,12 @@ def _judged(bench: Workbench, clock: Clock) -> Json:
 
 
 def _run_folds(study: Study, command: str, world: World) -> Json:
-    """Every fold as a study of its own, in a folder of its own; finished ones are not trained again."""
+    """Every fold, or the one that is asked for, as a study of its own, in a folder of its own; finished ones are
+    not trained again, and all finished ones are pooled."""
     from tumorlens.crossval import fold_folder
 
     root = study.run.root
-    for fold in range(1, study.folds * study.repeats + 1):
+    for fold in [study.fold] if study.fold else range(1, study.folds * study.repeats + 1):
         one = dataclasses.replace(study, fold=fold, out=fold_folder(root, fold))
         if world.led(one.run.report.exists):
             say(f"Fold {fold} of {study.folds * study.repeats}: finished.")
