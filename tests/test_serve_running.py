@@ -68,6 +68,33 @@ def server(model):
         assert not thread.is_alive()
 
 
+def test_a_request_that_is_on_its_way_at_the_end_is_answered(model, monkeypatch):
+    monkeypatch.setattr(running, "_ON_THE_WAY", 3.0)
+    app = create_app(load_classifier(model, 1), Settings(model=model, quiet=True))
+    config = uvicorn.Config(app, port=0, http=running.Connection, ws="none", log_config=None, lifespan="on")
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    until(lambda: server.started)
+    address = listener.getsockname()
+    with socket.create_connection(address, timeout=5) as new, socket.create_connection(address, timeout=5) as kept:
+        kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        until(lambda: len(server.server_state.connections) == 2)
+        app.state.admission.draining = True
+        server.should_exit = True
+        until(lambda: not server.servers[0].is_serving())
+        time.sleep(0.2)  # uvicorn has told its connections by now
+        for client in (new, kept):
+            client.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = read_all(client)  # and then it closes
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"urn:tumorlens:problem:stopping" in answer
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 class TestConnections:
     @contextmanager
     def client(self, server):

@@ -40,11 +40,13 @@ HEADER_SECONDS = 10.0  # for a header, and for the rest of a body after its answ
 # Seconds after the signal: 503 is answered at least so long; long work is told to stop; all are waited for so long.
 _LINGER, _HURRY, _DRAIN = 0.5, 3.0, 5.0
 _GRACE = 1  # seconds more that uvicorn gives open connections; all in all under 10
+_ON_THE_WAY = 0.3  # seconds that a connection without a request stays open then: one may be on its way
 _END = 9.0  # seconds until what is still there is cut off
 
 
 class Connection(H11Protocol):
-    """uvicorn's, but it hangs up on clients who send their header, or what follows their answer, too slowly."""
+    """uvicorn's, but it hangs up on clients who send their header, or what follows their answer, too slowly; and at the
+    service's end a request that was on its way is answered 503, where uvicorn's would break the connection."""
 
     _patience: asyncio.TimerHandle | None = None
 
@@ -63,6 +65,16 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._relax()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_ON_THE_WAY, self._shut_down)
+        else:
+            super().shutdown()
+
+    def _shut_down(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
 
     def _watch(self) -> None:
         """Have a timer run while no request is in work."""
