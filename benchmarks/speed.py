@@ -34,11 +34,11 @@ from torch import nn
 from tumorlens.configurations import FINETUNED, INITIAL, Configuration
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import TRAINING, build_index
-from tumorlens.features import Activations, activations
+from tumorlens.features import Activations, InMemory, activations
 from tumorlens.images import SIZE, read_image
 from tumorlens.model import Weights, bf16_is_native, build, find_weights, forward, plain_state, set_learning
 from tumorlens.runs import cache_dir
-from tumorlens.train import InMemory, Part, fit
+from tumorlens.train import Part, fit
 from tumorlens.winograd import winograd
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -111,7 +111,8 @@ def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple
     further = 20
     caches, seconds = material.prefix(["avgpool"], "fp32", "initial")
     passes["initial fp32"] = seconds
-    source = InMemory.load(caches["avgpool"], material.parts())
+    hashes = [sha256 for part in material.parts() for sha256 in part.hashes]
+    source = InMemory.load(caches["avgpool"], hashes, CPU)
     work["initial fp32"] = lambda: train(material, INITIAL, source, "fp32", further)
     for precision in precisions:
         caches, passes[f"finetuned {precision}"] = material.prefix(["layer2"], precision, f"finetuned-{precision}")

@@ -19,11 +19,11 @@ from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import Row, build_index
 from tumorlens.datasets.splits import split_index
 from tumorlens.errors import DataError, RunError
-from tumorlens.features import activations
+from tumorlens.features import InMemory, activations
 from tumorlens.head import LBFGS_C, fit_head_lbfgs
 from tumorlens.images import read_image
 from tumorlens.model import build, find_weights, forward, normalise, set_learning
-from tumorlens.train import InMemory, Part, fit, predict_logits
+from tumorlens.train import Part, fit, predict_logits
 
 CPU = torch.device("cpu")
 EXACT = {"device": CPU, "precision": torch.float32}
@@ -201,11 +201,29 @@ def test_frozen_parts_stay_bit_identical_and_learning_ones_change(
         assert torch.equal(value, before[key]) != key.startswith(("layer4.", "fc.")), key
 
 
+@pytest.mark.parametrize("boundary", ["avgpool", "layer2"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_what_is_held_in_memory_is_what_the_file_holds(
+    rows: tuple[Row, ...], small_folder: Path, tmp_path: Path, boundary: str, precision: torch.dtype
+) -> None:
+    cached = activations(network(), [boundary], rows[:6], small_folder, cache=tmp_path, device=CPU, precision=precision)
+    source = cached[0][boundary]
+    hashes = [row.sha256 for row in rows[:6]]
+    held = InMemory.load(source, hashes + hashes[:2], CPU)
+    assert len(held.values) == len(set(hashes))
+    asked = [hashes[4], hashes[0], hashes[4]]
+    found, wanted = held.rows(asked), source.rows(asked)
+    assert found.dtype == (torch.float32 if boundary == "avgpool" else precision)
+    assert found.stride() == wanted.stride()
+    assert torch.equal(found, wanted.to(found.dtype))
+    assert source.row_bytes == wanted[0].numel() * wanted.element_size()
+
+
 def test_the_head_learns_and_stops_early(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
     model = network()
     cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
     training, validation = part(rows, "train"), part(rows, "validation")
-    source = InMemory.load(cached, (training, validation))
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
     quick = Configuration("initial", ("fc",), learning_rate=0.001, max_epochs=200, patience=5)
     history, stopped = fit(model, quick, source, training, validation, seed=0, **EXACT)
     best = min(history, key=lambda r: r["validation_loss"])
@@ -225,7 +243,7 @@ def test_lbfgs_solves_the_head(rows: tuple[Row, ...], small_folder: Path, small_
     model = network()
     cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
     training, validation = part(rows, "train"), part(rows, "validation")
-    source = InMemory.load(cached, (training, validation))
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
     configuration = Configuration("initial_lbfgs", ("fc",), learning_rate=1e-3, head_solver="lbfgs")
     history, _ = fit_head_lbfgs(model, configuration, source, training, validation)
     best = min(history, key=lambda r: r["validation_loss"])
@@ -271,7 +289,7 @@ def test_a_damaged_or_foreign_state_starts_anew(
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
-    source = InMemory.load(cached, (training, validation))
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
     configuration = Configuration("initial", ("fc",), learning_rate=0.01, max_epochs=2)
     last = tmp_path / "last.pt"
     last.write_bytes(b"no state")
@@ -285,7 +303,7 @@ def test_a_damaged_or_foreign_state_starts_anew(
 def test_a_diverging_loss_is_an_error(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
-    source = InMemory.load(cached, (training, validation))
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
     wild = Configuration("wild", ("fc",), learning_rate=1e38, optimizer="sgd", max_epochs=3)
     with pytest.raises(RunError, match="diverged"):
         fit(network(), wild, source, training, validation, seed=0, **EXACT)

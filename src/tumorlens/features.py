@@ -36,6 +36,7 @@ from tumorlens.store import SHAPES, CacheFile
 
 _SAVE_EVERY = 16  # batches between notes of how far the pass has come
 _CPU_BATCH = 8  # images whose activations stay in a core's cache; of 8, 16 and 32 the fastest
+_READ = 1024  # rows that are read at once
 _DECODERS = 16  # threads that feed a GPU
 
 
@@ -53,6 +54,16 @@ class Activations:
     dtype: np.dtype[Any]
     row_of: dict[str, int]
     seconds: float
+
+    @property
+    def kind(self) -> torch.dtype:
+        """Of `rows`."""
+        return torch.bfloat16 if self.dtype == np.int16 else torch.from_numpy(np.empty(0, self.dtype)).dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one image."""
+        return int(np.prod(SHAPES[self.boundary])) * self.dtype.itemsize
 
     def rows(self, hashes: Sequence[str]) -> Tensor:
         """Read the rows of some images.
@@ -77,6 +88,35 @@ class Activations:
         if self.dtype == np.int16:
             tensor = tensor.view(torch.bfloat16)
         return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Activations held in memory: for small ones, whose reading would cost more than the step, and on a GPU, which
+    would wait for any reading."""
+
+    boundary: str
+    values: Tensor
+    """[n, 512], or [n, h, w, c] as stored."""
+    row_of: dict[str, int]
+
+    @classmethod
+    def load(cls, source: Activations, hashes: Sequence[str], device: torch.device) -> InMemory:
+        """Read the rows of some images once; `avgpool` as float32, others as they are stored."""
+        row_of = {sha256: i for i, sha256 in enumerate(dict.fromkeys(hashes))}
+        kind = torch.float32 if source.boundary == "avgpool" else source.kind
+        values = torch.empty((len(row_of), *SHAPES[source.boundary]), dtype=kind, device=device)
+        names = list(row_of)
+        for start in range(0, len(names), _READ):
+            rows = source.rows(names[start : start + _READ])
+            values[start : start + _READ] = rows.permute(0, 2, 3, 1) if rows.ndim == 4 else rows
+        return cls(source.boundary, values, row_of)
+
+    def rows(self, hashes: Sequence[str]) -> Tensor:
+        """As `Activations.rows`, on the device."""
+        chosen = torch.tensor([self.row_of[sha256] for sha256 in hashes], device=self.values.device)
+        found = self.values.index_select(0, chosen)
+        return found.permute(0, 3, 1, 2) if found.ndim == 4 else found
 
 
 def activations(

@@ -30,8 +30,8 @@ def fit_head_lbfgs(
     """
     from sklearn.linear_model import LogisticRegression
 
-    x, y = source.rows(train.hashes).double().numpy(), train.labels.numpy()
-    x_validation, y_validation = source.rows(validation.hashes), validation.labels
+    x, y = source.rows(train.hashes).cpu().double().numpy(), train.labels.numpy()
+    x_validation, y_validation = source.rows(validation.hashes).cpu(), validation.labels
     history: list[Json] = []
     best: tuple[float, float, Tensor, Tensor] | None = None  # loss, strength, weight, bias
 

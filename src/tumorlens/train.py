@@ -18,7 +18,6 @@ from torchvision.models import ResNet
 from tumorlens.configurations import STAGES, Configuration
 from tumorlens.distributed import ALONE, World
 from tumorlens.errors import ConfigError, RunError
-from tumorlens.features import Activations
 from tumorlens.global_batch import join_batchnorm, sum_gradients
 from tumorlens.model import forward, set_learning, stage_modules
 from tumorlens.progress import Bar, say
@@ -49,24 +48,6 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.hashes)
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """Activations held in memory: for small ones, whose reading would cost more than the step."""
-
-    boundary: str
-    values: Tensor
-    row_of: dict[str, int]
-
-    @classmethod
-    def load(cls, source: Activations, parts: Sequence[Part]) -> InMemory:
-        """Read the rows of all parts once."""
-        hashes = list(dict.fromkeys(sha256 for part in parts for sha256 in part.hashes))
-        return cls(source.boundary, source.rows(hashes).float(), {h: i for i, h in enumerate(hashes)})
-
-    def rows(self, hashes: Sequence[str]) -> Tensor:
-        return self.values[[self.row_of[sha256] for sha256 in hashes]]
 
 
 def fit(

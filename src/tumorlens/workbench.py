@@ -20,7 +20,7 @@ from tumorlens.datasets.index import Row
 from tumorlens.distributed import ALONE, World
 from tumorlens.errors import MissingExtraError, RunError
 from tumorlens.evaluate import Predictions, evaluate_predictions, write_predictions
-from tumorlens.features import Activations, activations
+from tumorlens.features import Activations, InMemory, activations
 from tumorlens.head import fit_head_lbfgs
 from tumorlens.model import (
     Weights,
@@ -33,7 +33,7 @@ from tumorlens.model import (
 from tumorlens.options import Study
 from tumorlens.progress import Clock, say
 from tumorlens.runs import Json, Run, read_json, write_json, writing
-from tumorlens.train import InMemory, Part, Source, fit, predict_logits
+from tumorlens.train import Part, Source, fit, predict_logits
 
 SPLITS = ("train", "validation", "test")
 _IN_MEMORY = 16_384  # images; 32 MB of features
@@ -155,7 +155,7 @@ class Workbench:
         name = configuration.name
         model, cached = world.led(self._begun, configuration)
         train, validation = self.part("train"), self.part("validation")
-        source = _quick(cached, (train, validation))
+        source = _quick(cached, (train, validation), self.device)
         learned, total = learned_parameters(model, configuration)
         say(f"{name}: {', '.join(configuration.learns)} learn ({learned:,} of {total:,} parameters).")
         if configuration.head_solver == "lbfgs":
@@ -278,15 +278,20 @@ class Workbench:
         }
 
 
-def _quick(source: Activations, parts: Sequence[Part]) -> Source:
-    """512 numbers an image fit into memory where images are not very many; the rest is read batch by batch."""
+def _quick(source: Activations, parts: Sequence[Part], device: torch.device) -> Source:
+    """512 numbers an image fit into memory where images are not very many, and all that a GPU has room for lies
+    there; the rest is read batch by batch."""
     if not source.path.exists():  # rank 0 has just opened it
         raise RunError(
             f"{platform.node()} does not see the cache {source.path}.",
             cure="Put --cache and --out on a file system that all hosts share.",
         )
-    small = source.boundary == "avgpool" and sum(len(part) for part in parts) <= _IN_MEMORY
-    return InMemory.load(source, parts) if small else source
+    hashes = [sha256 for part in parts for sha256 in part.hashes]
+    if device.type == "cuda":  # half is left to the network and its gradients
+        fits = len(hashes) * source.row_bytes <= torch.cuda.mem_get_info(device)[0] / 2
+    else:
+        fits = source.boundary == "avgpool" and len(hashes) <= _IN_MEMORY
+    return InMemory.load(source, hashes, device) if fits else source
 
 
 @contextmanager
