@@ -226,10 +226,16 @@ def workers(pid: int) -> list[int]:
     return sorted(found)
 
 
-def memory(pid: int) -> float:
-    """Resident memory of a process and its workers, MB."""
+def memory(pid: int, what: str = "VmRSS") -> float:
+    """Resident memory of a process and its workers, MB; with `VmHWM` the most since `forget_peak`."""
     total = 0
     for one in (pid, *workers(pid)):
         lines = Path(f"/proc/{one}/status").read_text().splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+        total += next(int(line.split()[1]) for line in lines if line.startswith(what))
     return total / 1024
+
+
+def forget_peak(pid: int) -> None:
+    """Have the peaks of a process and its workers begin anew at what they hold now; Linux alone."""
+    for one in (pid, *workers(pid)):
+        Path(f"/proc/{one}/clear_refs").write_text("5")

@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from clients import Address, Check, Result, half_sent, load, memory, ours, plain, slow, workers
+from clients import Address, Check, Result, forget_peak, half_sent, load, memory, ours, plain, slow, workers
 from measuring import keep
 from PIL import Image
 
@@ -199,6 +199,11 @@ def measure_faults(arguments: argparse.Namespace, good: list[bytes]) -> dict[str
         # Once before the start, as readers of further formats are imported when the first such file comes.
         asyncio.run(ask(WARM))
         asyncio.run(load(here, "/v1/predict", bombs, 32, 4, bombed, 5))
+        peaks = {}
+        for name, sent, judge in (("requests", bodies, check), ("bombs", bombs, bombed)):
+            forget_peak(process.pid)
+            asyncio.run(load(here, "/v1/predict", sent, 200, 4, judge, 5))
+            peaks[name] = memory(process.pid, "VmHWM")
         taken = [memory(process.pid)]
         mixed: list[Result] = []
         slows: list[str] = []
@@ -236,6 +241,7 @@ def measure_faults(arguments: argparse.Namespace, good: list[bytes]) -> dict[str
         "slow_clients": Counter(slows), "bombs": outcomes(blown),
         "worker_killed": {"outcomes": after_kill.outcomes, "resets": after_kill.resets, "replaced": replaced},
         "sigterm": {"outcomes": ended.outcomes, "seconds": seconds}, "memory_mb": taken,
+        "peak_mb": peaks,
     }  # fmt: skip
 
 

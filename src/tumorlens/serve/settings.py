@@ -96,7 +96,7 @@ class Settings:
         """What one file may unfold into: tighter than on the command line, as strangers send it."""
         from tumorlens.inputs import Limits  # --help must not wait for it
 
-        return Limits(frames=1_000, entries=10_000, bytes=max(self.max_bytes, 128_000_000))
+        return Limits(frames=1_000, entries=10_000, bytes=max(self.max_bytes, 128_000_000), ratio_from=16_000_000)
 
     def tokens(self) -> frozenset[bytes]:
         """SHA-256 of each token, none where no file is named.
