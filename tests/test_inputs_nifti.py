@@ -150,7 +150,7 @@ WHOLE = gzip.compress(nifti(VOLUME, RAS), mtime=0)
         (nifti(VOLUME)[:300], "of no format"),
         (WHOLE[:-50], "damaged within its compressed data"),
         (WHOLE[:-8] + b"\0\0\0\0" + WHOLE[-4:], "damaged within its compressed data"),
-        (gzip.compress(b"some text"), "a gzip file without a NIfTI"),
+        (gzip.compress(b"some text", mtime=0), "a gzip file without a NIfTI"),
         (nifti(VOLUME, magic=b"ni1"), "the header of a NIfTI pair"),
         (nifti(VOLUME, dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "30000x30000x30000 voxels"),
         (nifti(VOLUME, dim=[3, 24, 0, 16, 1, 1, 1, 1]), "no sizes"),
