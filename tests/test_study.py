@@ -262,8 +262,9 @@ def test_areas_are_compared_and_shown(finished: Path) -> None:
     pairs = read_json(finished / "comparison.json")["pairs"]
     areas = [area for pair in pairs for area in pair["auc"].values()]
     assert len(areas) == 4 * len(pairs)
-    assert all(area["p_holm"] >= area["p_value"] for area in areas)
-    assert max(area["p_holm"] for area in areas) > 0
+    tested = [area for area in areas if "p_holm" in area]
+    assert tested
+    assert all(area["p_holm"] >= area["p_value"] for area in tested)
     page = (finished / "report.html").read_text()
     assert "Area under the ROC curve, class by class" in page
     assert f"{areas[0]['auc_first']:.4f}" in page

@@ -70,7 +70,8 @@ def compare(
     for pair, corrected in zip(pairs, holm([pair["mcnemar"]["p_value"] for pair in pairs]), strict=True):
         pair["mcnemar"]["p_holm"] = corrected
     areas = [area for pair in pairs for area in pair["auc"].values()]
-    for area, corrected in zip(areas, holm([area["p_value"] for area in areas]), strict=True):
+    tested = [area for area in areas if area["p_value"] is not None]  # None where nothing varies but areas differ
+    for area, corrected in zip(tested, holm([area["p_value"] for area in tested]), strict=True):
         area["p_holm"] = corrected
     against_first = {pair["second"]: pair for pair in pairs if pair["first"] == names[0]}
     facts = [
