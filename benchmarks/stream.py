@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clients import memory
 from measuring import keep
 from PIL import Image
 
@@ -49,10 +50,9 @@ def fill(folder: Path, n: int, source: Path | None) -> None:
 def resident(pid: int) -> float:
     """MB; 0 where the process has ended."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
+        return memory(pid)
+    except (OSError, StopIteration):
         return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 
 def rows(path: Path) -> int:

@@ -49,6 +49,21 @@ def read_all(client):
     return found
 
 
+@contextmanager
+def on_a_thread(app):
+    """An application under uvicorn; gives the server and its address."""
+    config = uvicorn.Config(app, port=0, http=running.Connection, ws="none", log_config=None, lifespan="on")
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    until(lambda: server.started)
+    yield server, listener.getsockname()
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 @pytest.fixture(scope="module")
 def server(model):
     """The service on a thread of this process, with little patience; gives its admission and its address."""
@@ -56,29 +71,18 @@ def server(model):
         patch.setattr(running, "HEADER_SECONDS", 0.4)
         patch.setattr(admission, "GRACE", 0.4)
         app = create_app(load_classifier(model, 1), Settings(model=model, quiet=True, window=0.3))
-        config = uvicorn.Config(app, port=0, http=running.Connection, ws="none", log_config=None, lifespan="on")
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        until(lambda: server.started)
-        yield app.state.admission, listener.getsockname()
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
+        with on_a_thread(app) as (_, address):
+            yield app.state.admission, address
 
 
 def test_a_request_that_is_on_its_way_at_the_end_is_answered(model, monkeypatch):
     monkeypatch.setattr(running, "_ON_THE_WAY", 3.0)
     app = create_app(load_classifier(model, 1), Settings(model=model, quiet=True))
-    config = uvicorn.Config(app, port=0, http=running.Connection, ws="none", log_config=None, lifespan="on")
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    until(lambda: server.started)
-    address = listener.getsockname()
-    with socket.create_connection(address, timeout=5) as new, socket.create_connection(address, timeout=5) as kept:
+    with (
+        on_a_thread(app) as (server, address),
+        socket.create_connection(address, timeout=5) as new,
+        socket.create_connection(address, timeout=5) as kept,
+    ):
         kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
         while b"alive" not in answer:
@@ -93,8 +97,6 @@ def test_a_request_that_is_on_its_way_at_the_end_is_answered(model, monkeypatch)
             answer = read_all(client)  # and then it closes
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"urn:tumorlens:problem:stopping" in answer
-    thread.join(10)
-    assert not thread.is_alive()
 
 
 class TestConnections:

@@ -66,7 +66,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     for name in names:
         result["configurations"][name] = pool_folds([fold_answers(run, name) for run in runs], classes)
     by_fold = [fold_baselines(run, classes) for run in runs]
-    for name in by_fold[0]:
+    for name in by_fold[0] if all(by_fold) else ():
         result["baselines"][name] = pool_folds([one[name] for one in by_fold], classes)
     write_json(root / "cv.json", result)
     return result
@@ -92,13 +92,15 @@ def fold_answers(run: Run, configuration: str) -> FoldAnswers:
 
 
 def fold_baselines(run: Run, classes: Sequence[str]) -> dict[str, FoldAnswers]:
-    """The same of each baseline that learns nothing about brains, by its name."""
+    """The same of each baseline that learns nothing about brains, by its name; none in a run of an older version."""
     group_of = {row.path: (row.label, row.group) for row in read_index(run.index)}
     said = read_baselines(run.baselines)
-    labels, groups = zip(*(group_of[path] for path in said), strict=True)
-    truth, number = np.array([classes.index(label) for label in labels]), classes.index
+    if not said:
+        return {}
+    labels = np.array([classes.index(group_of[path][0]) for path in said])
+    groups = np.array([group_of[path][1] for path in said])
     return {
-        name: FoldAnswers(truth, np.array([number(answers[i]) for answers in said.values()]), np.array(groups))
+        name: FoldAnswers(labels, np.array([classes.index(answers[i]) for answers in said.values()]), groups)
         for i, name in enumerate(BASELINES)
     }
 
