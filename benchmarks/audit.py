@@ -211,7 +211,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = audited(asked.real, Path(folder))
         result["real"] = {"images": found["dataset"]["n_images"], "timing": found["timing"],
-                          "peak_memory_gb": found["peak_memory_gb"]}  # fmt: skip
+                          "peak_memory_gb": found["peak_memory_gb"], "twins": found["audit"]["twins"]}  # fmt: skip
         # Fetching is not part of the audit: a zip is extracted once.
         result["figures"]["audit.seconds_7023"] = round(found["timing"]["total_s"] - found["timing"]["fetch_s"], 2)
     if asked.scale:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,16 @@ def test_the_leak_table_counts_what_was_put_there(index) -> None:
     line = {"n": 12, "exact": 2, "same_orientation": 2, "direct_or_mirrored": 4, "any": 5, "none": 7}
     assert table["classes"] == {"one": line, "two": line}
     assert table["all"] == {key: 2 * value for key, value in line.items()}
+    nothing = {"exact": 0, "same_orientation": 0, "direct_or_mirrored": 0, "any": 0}
+    for part in ("validation", "train"):  # drawn so that none is like another
+        counts = table["others"][part]["all"]
+        assert counts == {"n": counts["n"], **nothing, "none": counts["n"]}
+    twice = replace(found.split, rows=tuple(replace(r, split="train") if r.split else r for r in found.split.rows))
+    within = leak_table(replace(found, split=twice))
+    assert within["others"]["train"]["all"] == {
+        "n": 72, "exact": 8, "same_orientation": 8, "direct_or_mirrored": 16, "any": 20, "none": 52
+    }  # fmt: skip
+    assert within["all"]["n"] == 0
     row = next(r for r in found.split.rows if r.path == "Testing/two/002.png")
     assert (row.twin, row.transformation) == ("Training/two/002.png", "mirrored")
     assert row.similarity == pytest.approx(1, abs=2e-4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,13 +49,24 @@ def leak_table(assignment: Assignment) -> Json:
 
     Columns count images, each wider than the one before: `exact` (pixel-identical), `same_orientation`
     (cosine at least 0.99 as it is), `direct_or_mirrored` (left to right), `any` (all eight orientations).
-    `none` is the rest.
+    `none` is the rest. `others` counts the same way for the validation images, with a twin among those
+    that the network learns from, and for the latter, with another among themselves.
     """
+    table = {
+        split: _counts(assignment, split, reference)
+        for split, reference in (
+            ("test", ("train", "validation")), ("validation", ("train",)), ("train", ("train",)),
+        )
+    }  # fmt: skip
+    return {"threshold": THRESHOLD, **table.pop("test"), "others": table}
+
+
+def _counts(assignment: Assignment, split: str, among: tuple[str, ...]) -> Json:
+    """Lines of `leak_table` for the images of `split` with another among those of `among`."""
     rows, twins = assignment.split.rows, assignment.twins
-    test = _in(rows, ("test",))
-    reference = _in(rows, ("train", "validation"))
-    known = {row.pixels for row, used in zip(rows, reference, strict=True) if used}
-    exact = np.array([row.pixels in known for row in rows], bool)
+    own, reference = _in(rows, (split,)), _in(rows, among)
+    known = Counter(row.pixels for row, used in zip(rows, reference, strict=True) if used)
+    exact = np.array([known[row.pixels] > used for row, used in zip(rows, reference, strict=True)], bool)
     columns: dict[str, Bools] = {"exact": exact}
     for name, orientations in (
         ("same_orientation", slice(0, 1)), ("direct_or_mirrored", slice(0, 2)), ("any", slice(None)),
@@ -68,11 +79,8 @@ def leak_table(assignment: Assignment) -> Json:
         n = int(chosen.sum())
         return {"n": n, **counts, "none": n - counts["any"]}
 
-    return {
-        "threshold": THRESHOLD,
-        "classes": {label: line(test & (labels == label)) for label in sorted(set(labels[test].tolist()))},
-        "all": line(test),
-    }
+    by_class = {label: line(own & (labels == label)) for label in sorted(set(labels[own].tolist()))}
+    return {"classes": by_class, "all": line(own)}
 
 
 def twins_line(counts: dict[str, int]) -> str:

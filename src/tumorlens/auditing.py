@@ -101,6 +101,9 @@ def audit_text(found: Json) -> str:
     lines.append(f"  {'':<14}" + "".join(f"{head:>13}" for head in heads))
     for name, counts in (*twins["classes"].items(), ("all", twins["all"])):
         lines.append(f"  {name:<14}" + "".join(f"{counts[title]:>13,}" for title in titles))
+    for part, among in (("validation", "those of training"), ("train", "the others of training")):
+        counts = twins["others"][part]["all"]
+        lines.append(f"Of {counts['n']:,} {part} images {counts['any']:,} have a twin among {among}.")
     groups = audited["groups"]
     lines.append(
         f"{groups['n']:,} groups at similarity {groups['similarity']:g}; {groups['alone']:,} images stand alone; "
