@@ -30,7 +30,7 @@ from tumorlens.export import Source, open_source
 from tumorlens.images import read_image
 from tumorlens.progress import say
 from tumorlens.trust import Answers, evaluate_trust
-from tumorlens.trust.evaluation import near_shift
+from tumorlens.trust.evaluation import measure_part, near_shift, refusals
 from tumorlens.trust.families import changed, families, half_of, phantom_plane
 
 
@@ -91,11 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for family in families("far", "judge"):
         say(f"Far family {family.name}")
         far[family.name] = of_array(classifier, test.labels[few], changed(family, test.pixels[few]))
+    looked_at = {}  # the rules were chosen on these, so they are told apart
+    for family in families("far", "fit"):
+        say(f"Far family for fitting {family.name}")
+        looked_at[family.name] = of_array(classifier, test.labels[few], changed(family, test.pixels[few]))
+    mirrored = of_array(classifier, test.labels, np.ascontiguousarray(test.pixels[:, :, ::-1]))
     for name, pictures in foreign(asked.foreign).items() if asked.foreign else ():
         far[f"real: {name}"] = of_array(classifier, np.zeros(len(pictures), np.int64), pictures)
     found: dict[str, Any] = evaluate_trust(
         classifier.trust, validation, test, twin_free=twin_free, near=near, far=far, groups=[r.group for r in rows]
     )
+    found["far_fitting"] = refusals(classifier.trust, looked_at)
+    found["mirrored"] = measure_part(classifier.trust, validation, mirrored, [r.group for r in rows])
     fresh = {family.name for family in families("near", "judge") if family.fresh}
     for part, held in (("fresh", fresh), ("seen", near.keys() - fresh)):
         found[part] = near_shift(classifier.trust, {name: one for name, one in near.items() if name in held})

@@ -255,10 +255,22 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
             folds=FOLDS,
             over_seeds=over_seeds(found),
             coverage=found.get("bench-coverage"),
+            trust_run=run_of(found, measured.get("trust")),
             **{name: measured.get(name) for name in ("trust", "pointing", "fuzz")},
         )
         pages.append(page.strip())
     return "\n\n".join(page for page in pages if page) + "\n"
+
+
+def run_of(found: dict[str, Any], trust: dict[str, Any] | None) -> str:
+    """The collected run whose checkpoint trust was measured on; empty where none of them is."""
+    sha256 = trust["model"]["checkpoint_sha256"] if trust else None
+    return next(
+        (
+            name for name, run in found.items()
+            for one in run.get("configurations", {}).values() if one["training"]["checkpoint_sha256"] == sha256
+        ), "",
+    )  # fmt: skip
 
 
 def audit_page(found: dict[str, Any]) -> str:

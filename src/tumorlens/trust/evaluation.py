@@ -49,9 +49,8 @@ def evaluate_trust(
     Returns
     -------
     dict
-        `parts`: for `official` and `twin_free`, as `measure_part` tells. `far`: `rate`, the share refused over
-        all images, its `interval` (Wilson), the `lowest` of a family, and each family under `families`. `near`:
-        as `near_shift` tells.
+        `parts`: for `official` and `twin_free`, as `measure_part` tells. `far`: as `refusals` tells. `near`: as
+        `near_shift` tells.
 
     Raises
     ------
@@ -67,12 +66,7 @@ def evaluate_trust(
     for name, held in (("official", np.ones(len(twin_free), np.bool_)), ("twin_free", twin_free)):
         if held.any():
             parts[name] = measure_part(trust, validation, chosen(test, held), None if ids is None else ids[held])
-    refusals = {name: _rate([v == REFUSED for v in judged(trust, answers).verdicts]) for name, answers in far.items()}
-    return {
-        "parts": parts,
-        "near": near_shift(trust, near),
-        "far": {**_pooled(refusals), "families": refusals},
-    }
+    return {"parts": parts, "near": near_shift(trust, near), "far": refusals(trust, far)}
 
 
 def chosen(answers: Answers, held: Bools) -> Answers:
@@ -185,6 +179,19 @@ def coverage_interval(validation: int, test: int, coverage: float) -> list[float
         return [1.0, 1.0]
     low, high = stats.betabinom(test, rank, validation + 1 - rank).ppf([0.025, 0.975])
     return [float(low / test), float(high / test)]
+
+
+def refusals(trust: Trust, far: Mapping[str, Answers]) -> Json:
+    """How many images that are no brain MRI are refused.
+
+    Returns
+    -------
+    dict
+        `rate`, the share refused over all images, its `interval` (Wilson), the `lowest` of a family, and each family
+        under `families`.
+    """
+    families = {name: _rate([v == REFUSED for v in judged(trust, answers).verdicts]) for name, answers in far.items()}
+    return {**_pooled(families), "families": families}
 
 
 def near_shift(trust: Trust, near: Mapping[str, Answers]) -> Json:
