@@ -12,6 +12,7 @@ the first volume is read; `facts` says how many there are. A volume is held once
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from collections.abc import Iterator
@@ -87,6 +88,8 @@ class _Volume:
 
 def _volume(stream: BinaryIO, limits: Limits, *, packed: bool) -> _Volume:
     """The first volume; nothing is read or inflated before the header's sizes are within the limits."""
+    stored = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
     plain: Any = gzip.GzipFile(fileobj=stream) if packed else stream
     with _damage_explained():
         head = plain.read(HEADER)
@@ -101,6 +104,8 @@ def _volume(stream: BinaryIO, limits: Limits, *, packed: bool) -> _Volume:
             f"{limits.bytes:,}",
             cure="Resample it, or save it with 8 or 16 bits a voxel.",
         )
+    if packed and wanted > limits.ratio_from and wanted > limits.ratio * stored:
+        raise _inflates(limits)
     offset = float(header["vox_offset"])
     if not int(header["sizeof_hdr"]) <= offset <= _MAX_OFFSET:
         raise ImageError("its header places the voxels where they cannot be", cure=_AGAIN)
@@ -112,7 +117,7 @@ def _volume(stream: BinaryIO, limits: Limits, *, packed: bool) -> _Volume:
         while done < wanted and (n := plain.readinto(view[done : done + _CHUNK])):
             done += n
             if packed and done > limits.ratio_from and done > limits.ratio * stream.tell():
-                raise ImageError(f"inflates to over {limits.ratio:g} times its size", cure="Unpack it yourself.")
+                raise _inflates(limits)  # though the file is longer: something else follows
         if packed and done == wanted:
             plain.read(1)  # at the end of a 3-D file this compares its checksum
     if done < wanted:
@@ -124,6 +129,10 @@ def _volume(stream: BinaryIO, limits: Limits, *, packed: bool) -> _Volume:
     if not oriented:
         facts["orientation"] = "not recorded, taken as nibabel does"
     return _Volume(values, affine, -1.0 if slope < 0 else 1.0, facts)
+
+
+def _inflates(limits: Limits) -> ImageError:
+    return ImageError(f"inflates to over {limits.ratio:g} times its size", cure="Unpack it yourself.")
 
 
 def _header(head: bytes) -> Any:
