@@ -43,7 +43,8 @@ CARD: dict[str, Any] = {
     "configuration": "finetuned", "intended_use": "Research and teaching. Not for diagnosis.",
     "limits": ["It knows its classes and nothing else."], "takes": {"bytes": 2_000_000},
     "dataset": {"name": "a set that is made up", "n_images": 7023, "fingerprint": "0" * 64, "licence": "CC0"},
-    "preprocessing": {"size": [224, 224], "input": "RGB", "resize": "bilinear"}, "split": {"source": "85/15"},
+    "preprocessing": {"size": [224, 224], "input": "RGB", "resize": "bilinear"},
+    "split": {"source": "85/15", "test_source": "folder"},
     "measured": {part: {"n": n, "correct": round(n * share), "accuracy": share, "accuracy_interval": list(interval)}
                  for part, (n, share, interval) in INTERVALS.items()},
 }  # fmt: skip

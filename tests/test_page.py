@@ -281,6 +281,15 @@ class TestCard:
         assert "It knows its classes and nothing else." in card
 
     @pytest.mark.parametrize(
+        ("source", "name"), [("folder", "Official test part"), ("fold", "Test fold"), ("", "Test")]
+    )
+    def test_the_test_part_bears_its_own_name(self, blank, server, source, name):
+        server.card = CARD | {"split": {"source": "x", "test_source": source}}
+        blank.goto(server.url)
+        expect(blank.locator(".measured tbody tr").first).to_contain_text(name)
+        assert blank.get_by_text("Official test part").count() == (source == "folder")
+
+    @pytest.mark.parametrize(
         ("changed", "told"),
         [
             ({"measured": None}, "No accuracy is known."),

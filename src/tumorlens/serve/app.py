@@ -39,7 +39,7 @@ _JOBS = 2  # batches that are stepped through at a time
 _FILES = "JPEG, PNG, TIFF, BMP, WebP, DICOM or NIfTI"
 _LIMITS = (
     "Not for diagnosis: research and teaching alone.",
-    "Accuracy on the official test part is flattered by images that have near-duplicates among those learned from: "
+    "Accuracy on all test images is flattered by those that have near-duplicates among the images learned from: "
     "the figure on the twin-free part, where there is one, is the honest one.",
     "It knows its classes and nothing else. Other diseases, scanners, sequences and preprocessing may be answered "
     "wrongly; the verdicts uncertain and refused catch many such images and not all.",

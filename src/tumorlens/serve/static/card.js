@@ -3,12 +3,20 @@
 import { byId, draw, make } from "./dom.js";
 import { count, sentence } from "./words.js";
 
-/** Parts of the data in the order in which they are told; twin-free beside official, as that one flatters. */
+/** Parts of the data in the order in which they are told; twin-free beside all, as those with twins flatter. */
 const PARTS = [
-  ["test", "Official test part", "As published."],
+  ["test", "Test part", "Images that nothing was learned from."],
   ["twin_free", "Without twins", "Test images that have no near-duplicate among those learned from."],
   ["below_0.95", "Farther still", "Test images whose nearest image learned from has a similarity under 0.95."],
 ];
+
+/** What the test part is, by where it came from. */
+const TESTED = {
+  folder: ["Official test part", "The test folder of the data set."],
+  fold: ["Test fold", "One part of all images, which shares no group of near-duplicates with those learned from."],
+  "split off": ["Test part", "Drawn at random from the images of one folder."],
+  file: ["Test part", "As the split file of whoever trained it says."],
+};
 
 /** Fill the card from GET /v1/model. */
 export function showCard(card) {
@@ -17,7 +25,7 @@ export function showCard(card) {
     card.dataset?.sheet === "phantom"
       ? caution("Learned from generated slices.", "It shows that the software works; its figures say nothing about patients.")
       : null,
-    figures(measured),
+    figures(measured, card.split?.test_source),
     card.int8 ? quantised(card.int8) : null,
     make("div", { class: "columns" }, uses(card), about(card)),
   ].filter(Boolean));
@@ -31,9 +39,10 @@ export function showNoCard(problem, again) {
 
 const caution = (head, text) => make("p", { class: "caution" }, make("strong", {}, `${head} `), text);
 
-function figures(measured) {
+function figures(measured, source) {
   const twins = measured.test && measured.twin_free ? measured.test.n - measured.twin_free.n : 0;
-  const rows = PARTS.filter(([part]) => measured[part]).map(([part, name, told]) => {
+  const rows = PARTS.filter(([part]) => measured[part]).map(([part, ...words]) => {
+    const [name, told] = (part === "test" && TESTED[source]) || words;
     const flattered = part === "test" && twins > 0;
     const text = flattered ? `${told} ${count(twins)} of them have a near-duplicate among the images learned from.` : told;
     const { accuracy, accuracy_interval: interval, n } = measured[part];
@@ -52,7 +61,7 @@ function figures(measured) {
       make("th", { scope: "col", class: "plot" }, make("span", { class: "hidden-text" }, "Drawn")))),
     make("tbody", {}, ...rows));
   const missing = measured.twin_free ? null
-    : caution("The figure without twins is missing.", "The official one flatters wherever test images resemble those learned from.");
+    : caution("The figure without twins is missing.", "The other flatters wherever test images resemble those learned from.");
   return make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Measured accuracy" }, table, missing);
 }
 
