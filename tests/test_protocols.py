@@ -204,7 +204,7 @@ def test_leakage_counts_each_part(index) -> None:
     assert parts["official"]["baselines"]["nn_mirror"]["accuracy"] == 1
     assert found["curve"]["n"][0] == 24
     assert found["curve"]["accuracy"]["net"][:2] == [14 / 24, None]  # 14 images are too few for a point
-    text = sentence(found, ["net"])
+    text = sentence(found, ["net"], "the official test")
     assert "10 of the 24 test images have a twin" in text
     assert "net's accuracy is 28.6 %" in text
     assert "29.8 points lower than on the official test" in text
@@ -214,4 +214,4 @@ def test_leakage_counts_each_part(index) -> None:
     only = Predictions(
         tuple(kept[i] for i in rest), labels[rest], predictions.probabilities[rest], ("test",) * len(rest), LABELS
     )
-    assert sentence(leakage(nothing, {"net": only}, {}), ["net"]).startswith("No test image has a twin")
+    assert sentence(leakage(nothing, {"net": only}, {}), ["net"], "all").startswith("No test image has a twin")

@@ -135,8 +135,8 @@ def _curve(
     }
 
 
-def sentence(found: Json, names: Sequence[str]) -> str:
-    """The leak in plain words, for the configurations in order."""
+def sentence(found: Json, names: Sequence[str], whole: str) -> str:
+    """The leak in plain words, for the configurations in order; `whole` names all test images."""
     parts = found["parts"]
     n, leaked, free = (parts[key]["n"] for key in ("official", "with_twin", "twin_free"))
     if not leaked:
@@ -150,7 +150,7 @@ def sentence(found: Json, names: Sequence[str]) -> str:
         low, high = score["group_interval"] or score["interval"]
         share, low, high = (_percent(value) for value in (score["accuracy"], low, high))
         points = 100 * (official["accuracy"] - score["accuracy"])
-        how = f"{abs(points):.1f} points {'lower' if points > 0 else 'higher'} than on the official test"
+        how = f"{abs(points):.1f} points {'lower' if points > 0 else 'higher'} than on {whole}"
         said.append(f"{name}'s accuracy is {share} [{low} – {high}], {how}")
     return f"{text}; on the {free:,} without one {', and '.join(said)}."
 

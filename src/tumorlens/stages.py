@@ -76,7 +76,8 @@ def compare_run(root: Path) -> Json:
         {row.path: row.group for row in rows},
     )
     comparison["leakage"] = leakage(rows, predictions, read_baselines(run.baselines))
-    comparison["verdict"] += " " + sentence(comparison["leakage"], names)
+    whole = "the official test" if record["split"]["test_source"] == "folder" else "all test images"
+    comparison["verdict"] += " " + sentence(comparison["leakage"], names, whole)
     write_json(run.comparison, comparison)
     return comparison
 
