@@ -256,7 +256,7 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
             over_seeds=over_seeds(found),
             coverage=found.get("bench-coverage"),
             trust_run=run_of(found, measured.get("trust")),
-            **{name: measured.get(name) for name in ("trust", "pointing", "fuzz")},
+            **{name: measured.get(name) for name in ("trust", "pointing", "sanity", "fuzz")},
         )
         pages.append(page.strip())
     return "\n\n".join(page for page in pages if page) + "\n"

@@ -1,0 +1,73 @@
+"""Whether heatmaps depend on what was learned: the sanity check of Adebayo et al., NeurIPS 2018, section 3.
+
+    python benchmarks/sanity.py RUN [--configuration finetuned] [--n 100]
+
+The stages of a trained network are drawn anew one after another, from the head down ("cascading randomisation"). The
+map of the class that the trained network names must change. Writes benchmarks/results/sanity.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from measuring import keep
+from scipy.stats import spearmanr
+from torchvision.models import resnet18
+
+from tumorlens.classifier import open_session
+from tumorlens.export import open_source
+from tumorlens.graph import build_graph
+
+STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--configuration", default="finetuned")
+    parser.add_argument("--n", type=int, default=100, help="test images")
+    asked = parser.parse_args(arguments)
+    source = open_source(asked.run, asked.configuration)
+    rows = source.part("test")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: asked.n])
+    pixels = np.concatenate(list(source.batches([rows[i] for i in chosen], "Test images")))
+    k = len(source.classes)
+    state = {n: v.numpy() for n, v in torch.load(source.checkpoint, map_location="cpu", weights_only=True).items()}
+    torch.manual_seed(0)
+    fresh = {name: value.numpy() for name, value in resnet18(num_classes=k).state_dict().items()}
+
+    def outputs() -> tuple[np.ndarray, np.ndarray]:
+        session = open_session(build_graph(state, k).SerializeToString())
+        found = [session.run(["logits", "heatmap"], {"pixels": pixels[i : i + 32]}) for i in range(0, len(pixels), 32)]
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
+
+    logits, before = outputs()
+    named, every = logits.argmax(1), np.arange(len(logits))
+    steps = []
+    for i, stage in enumerate(STAGES):
+        state |= {name: value for name, value in fresh.items() if name.split(".")[0] == stage}
+        after = outputs()[1]
+        rank = [
+            float(spearmanr(one.ravel(), two.ravel()).statistic)
+            for one, two in zip(before[every, named], after[every, named], strict=True)
+        ]
+        steps.append({
+            "drawn_anew": list(STAGES[: i + 1]), "mean": float(np.mean(rank)),
+            "mean_absolute": float(np.mean(np.abs(rank))),
+            "low": float(np.quantile(rank, 0.05)), "high": float(np.quantile(rank, 0.95)),
+        })  # fmt: skip
+    detail = {"n": len(pixels), "configuration": asked.configuration, "steps": steps}
+    command = "python benchmarks/sanity.py " + " ".join(Path(word).name for word in sys.argv[1:])
+    keep("sanity", command, {}, detail | {"checkpoint_sha256": source.sha256})
+    print(json.dumps(detail, indent=1))
+
+
+if __name__ == "__main__":
+    main()
