@@ -49,6 +49,9 @@ def export(
     json
         Print what was measured as JSON.
     """
+    from tumorlens.runs import Run, read_json
+
+    read_json(Run(run).study)  # a wrong folder is told before torch, which takes seconds to import
     from tumorlens.export import export_run
 
     found = export_run(run, configuration, int8=int8, out=out, data=data)
