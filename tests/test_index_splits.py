@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -123,9 +124,11 @@ def test_bad_files_are_listed_and_left_out(tmp_path: Path) -> None:
     (glioma / "cut.png").write_bytes(whole[: len(whole) // 2])
     (glioma / "copy.png").write_bytes(whole)
     (glioma / "notes.txt").write_text("no image")
+    os.mkfifo(glioma / "pipe.jpg")  # nobody will ever write to it
     index = build_index(fetch(str(root), cache=tmp_path / "cache"), tmp_path / "cache")
     reasons = {Path(u.path).name: u.reason for u in index.unreadable}
-    assert set(reasons) == {"empty.jpg", "text.jpg", "cut.png", "notes.txt"}
+    assert set(reasons) == {"empty.jpg", "text.jpg", "cut.png", "notes.txt", "pipe.jpg"}
+    assert reasons["pipe.jpg"] == "no regular file"
     assert "empty" in reasons["empty.jpg"]
     assert "not an image" in reasons["text.jpg"]
     assert index.same_content() == [["Training/glioma/copy.png", "Training/glioma/gl_0000.png"]]

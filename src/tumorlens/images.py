@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,7 +107,10 @@ def decode(path: Path, *, keep_grey: bool = False) -> tuple[Image.Image, ImageFa
         is a reason that reads well after the file's name.
     """
     with explained():
-        if path.stat().st_size == 0:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ImageError("no regular file", cure="Remove it.")
+        if found.st_size == 0:
             raise ImageError("empty file (0 bytes)", cure="Download or copy it again.")
         with Image.open(path) as image:
             return decoded(image, keep_grey=keep_grey)

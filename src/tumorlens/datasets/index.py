@@ -192,8 +192,8 @@ def _tracked(
 
 
 def _hash(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:  # to open a pipe would wait for ever
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     except OSError:
         return ""  # the look at its content says why
 
