@@ -85,6 +85,9 @@ def test_split_file_round_trip_and_misfits(tmp_path: Path) -> None:
         split_index(index, seed=0, file=tmp_path / "columns.csv")
     with pytest.raises(DataError, match=r"--split .*absent.csv cannot be read"):
         split_index(index, seed=0, file=tmp_path / "absent.csv")
+    (tmp_path / "wide.csv").write_text("\n".join(lines), encoding="utf-16")
+    with pytest.raises(DataError, match=r"--split .*wide.csv is not UTF-8"):
+        split_index(index, seed=0, file=tmp_path / "wide.csv")
     (tmp_path / "marked.csv").write_text("\n".join(lines), encoding="utf-8-sig")
     assert split_index(index, seed=0, file=tmp_path / "marked.csv").rows == split.rows
 

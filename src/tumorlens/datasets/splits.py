@@ -110,7 +110,9 @@ def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]
                 if not path or found.setdefault(path, value) != value:
                     what = f"{path!r} was {found[path]!r} before, not {value!r}" if path else "there is no path"
                     raise DataError(f"{named}, line {reader.line_num}: {what}.", cure=f"Give each path one {column}.")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise DataError(f"{named} is not UTF-8 text.", cure="Save it as CSV in UTF-8.") from None
+    except (OSError, csv.Error) as error:
         raise DataError(f"{named} cannot be read ({error}).", cure="Check the path and the file.") from None
     return found
 
