@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tumorlens import __version__
-from tumorlens.report.html import environment
+from tumorlens.report.html import environment, matrix_rows
 from tumorlens.runs import Json, writing
 
 
@@ -32,8 +32,13 @@ def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:
         It cannot be written.
     """
     first = studies[cv["done"][0]]
+    confusions = {name: one["pooled"]["confusion"] for name, one in cv["configurations"].items()}
     page = environment().get_template("folds.html.j2").render(
-        cv=cv, study=first, studies=studies, classes=first["classes"], version=__version__
+        cv=cv, study=first, studies=studies, classes=first["classes"], version=__version__,
+        matrices={
+            name: (matrix_rows(found, first["classes"], {}), sum(row[i] for i, row in enumerate(found)))
+            for name, found in confusions.items()
+        },
     )  # fmt: skip
     path = root / "report.html"
     with writing(path) as file:

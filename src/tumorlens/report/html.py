@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tumorlens.errors import RunError
 from tumorlens.progress import say
 from tumorlens.report import figures, text
 from tumorlens.report.galleries import Galleries, Gallery, make_galleries
-from tumorlens.report.material import Material, Measured, read_material
+from tumorlens.report.material import Material, read_material
 from tumorlens.runs import Json, Run, writing
 
 _ERROR_STEPS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # row shares from which an error's cell is darker
@@ -114,7 +115,14 @@ def _view(material: Material, galleries: Galleries, lost: int) -> Json:
         "warnings": warnings_of(material),
         "strips": strips,
         "strip_axis": strip_axis,
-        "matrices": [_matrix(one, i, classes, galleries) for i, one in enumerate(measured)],
+        "matrices": [
+            matrix_rows(
+                one.test["confusion"],
+                classes,
+                {(i, j): found for (place, i, j), found in galleries.cells.items() if place == at},
+            )
+            for at, one in enumerate(measured)
+        ],
         "cells": galleries.cells,
         "pairs": list(zip(material.comparison["pairs"], galleries.pairs, strict=False)),
         "alone": galleries.pairs[0].get("errors") if galleries.pairs else None,
@@ -180,10 +188,12 @@ def warnings_of(material: Material) -> list[Warn]:
     return found
 
 
-def _matrix(one: Measured, place: int, classes: list[str], galleries: Galleries) -> list[tuple[str, int, list[Cell]]]:
-    """Rows of a confusion matrix: true class, its number of images, its cells."""
+def matrix_rows(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], linked: Mapping[tuple[int, int], Gallery]
+) -> list[tuple[str, int, list[Cell]]]:
+    """Rows of a confusion matrix: true class, its number of images, its cells; some link to galleries."""
     rows = []
-    for i, counts in enumerate(one.test["confusion"]):
+    for i, counts in enumerate(confusion):
         total = sum(counts)
         cells = []
         for j, n in enumerate(counts):
@@ -193,7 +203,7 @@ def _matrix(one: Measured, place: int, classes: list[str], galleries: Galleries)
             else:
                 shade = f"wrong{sum(share >= step for step in _ERROR_STEPS[1:])}" if n else "none"
             shown = text.percent(share, 1) if total else "–"
-            cells.append(Cell(n, shown, shade, galleries.cells.get((place, i, j))))
+            cells.append(Cell(n, shown, shade, linked.get((i, j))))
         rows.append((classes[i], total, cells))
     return rows
 
