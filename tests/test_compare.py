@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from tumorlens.compare import compare
+from tumorlens.configurations import BUILT_IN
+from tumorlens.datasets.index import Row
 from tumorlens.errors import DataError, RunError
 from tumorlens.evaluate import Predictions, evaluate_predictions
+from tumorlens.stages import published_for
 from tumorlens.summary import p_value_text, summary_text
 
 CLASSES = ("glioma", "meningioma", "notumor")
@@ -428,3 +432,30 @@ class TestRefuses:
         del lacking["epochs_run"]
         with pytest.raises(RunError, match=r"training\.json of 'x' lacks 'epochs_run'"):
             compared({"x": answers({}, {"test": 4})}, None, {"x": lacking})
+
+
+_INITIAL, _FINETUNED = BUILT_IN["initial"], BUILT_IN["finetuned"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "wanted"),
+    [
+        ((_INITIAL, _FINETUNED), {"initial", "finetuned"}),
+        ((replace(_INITIAL, seed=3), _FINETUNED), {"initial", "finetuned"}),
+        ((replace(_INITIAL, head_solver="lbfgs"), _FINETUNED), set()),  # finetuned starts from it
+        ((_INITIAL, replace(_FINETUNED, start="imagenet")), {"initial"}),
+        ((_INITIAL, replace(_FINETUNED, max_epochs=3)), {"initial"}),
+    ],
+)
+def test_published_figures_stand_beside_what_was_done_in_that_way_alone(trained, wanted):
+    rows = [
+        Row(f"{part}/a/{i}.jpg", f"{i}", 1, 9, 9, "L", "", 0, 9, 0, f"{i}", "a", part, split)
+        for i, (part, split) in enumerate((("Training", "train"), ("Training", "validation"), ("Testing", "test")))
+    ]
+    record = json.loads(json.dumps({
+        "split": {"protocol": "official"}, "dataset": {"sheet": "v1", "comparable_to_published": True},
+        "configurations": [asdict(one) for one in trained],
+    }))  # fmt: skip
+    assert set(published_for(record, rows) or {}) == wanted
+    assert published_for(record, [replace(row, split="test") for row in rows]) is None
+    assert published_for(record | {"split": {"protocol": "grouped-cv"}}, rows) is None

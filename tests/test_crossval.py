@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from PIL import Image
 
 from tumorlens import Study, run_study
 from tumorlens.cli import main
+from tumorlens.crossval import sum_up_folds
 from tumorlens.datasets.index import read_index
-from tumorlens.errors import ConfigError, DataError
-from tumorlens.runs import read_json
+from tumorlens.errors import ConfigError, DataError, RunError
+from tumorlens.runs import read_json, write_json
+from tumorlens.study import train_study
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,21 @@ def test_folds_are_studies_and_are_not_trained_twice(root, tmp_path, capsys) -> 
     assert "initial: already trained" in said
     assert "Fold 2 of 2: finished" in said
     assert (out / "fold-2" / "initial" / "training.json").stat().st_mtime_ns == before
+    # Another study must neither be told as this one nor be pooled with it.
+    with pytest.raises(RunError, match="holds another study: its split source is fold 1 of 2"):
+        run_study(dataclasses.replace(folds(root, out, cache), folds=3))
+    patients = tmp_path / "patients.csv"
+    rows = read_index(out / "fold-1" / "index.csv")
+    patients.write_text("path,group\n" + "".join(f"{r.path},{i % 11}\n" for i, r in enumerate(rows)))
+    with pytest.raises(RunError, match="holds another study: its split sha256 is"):
+        run_study(folds(root, out, cache, groups=patients))
+    record = read_json(out / "fold-2" / "study.json")
+    record["dataset"]["fingerprint"] = "f00d"
+    write_json(out / "fold-2" / "study.json", record)
+    with pytest.raises(RunError, match=r"fold-2 is of another study than .*fold-1: its data fingerprint is f00d"):
+        sum_up_folds(out, 2)
+    with pytest.raises(ConfigError, match="not trained without being tested"):
+        train_study(folds(root, out, cache))
 
 
 def test_twin_free_train_tests_on_no_twin(root, tmp_path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,7 +286,7 @@ def test_resuming_ends_where_an_uninterrupted_run_does(
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
-def test_a_damaged_or_foreign_state_starts_anew(
+def test_a_damaged_state_starts_anew_and_a_foreign_one_is_kept(
     rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
@@ -295,9 +297,40 @@ def test_a_damaged_or_foreign_state_starts_anew(
     last.write_bytes(b"no state")
     fit(network(), configuration, source, training, validation, seed=0, **EXACT, last=last)
     assert "damaged" in capsys.readouterr().err
-    history, _ = fit(network(), configuration, source, training, validation, seed=1, **EXACT, last=last)
-    assert "another configuration" in capsys.readouterr().err
-    assert len(history) == 2
+    before = last.read_bytes()
+    with pytest.raises(RunError, match="unfinished training of initial with other values"):
+        fit(network(), configuration, source, training, validation, seed=1, **EXACT, last=last)
+    assert last.read_bytes() == before  # hours may lie in it
+
+
+def test_two_studies_do_not_write_one_cache_at_once(
+    rows: tuple[Row, ...], small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits, and then finds what the first has computed."""
+    computed: list[int] = []
+
+    def one() -> None:
+        computed.append(activations(network(), ["avgpool"], rows, small_folder, cache=tmp_path, **EXACT)[1])
+
+    begun, go_on = threading.Event(), threading.Event()
+    whole = features._compute
+
+    def slowly(*args: Any) -> int:
+        begun.set()
+        go_on.wait(30)
+        return whole(*args)
+
+    monkeypatch.setattr(features, "_compute", slowly)
+    first, second = threading.Thread(target=one), threading.Thread(target=one)
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    second.join(0.5)
+    assert second.is_alive()
+    go_on.set()
+    first.join()
+    second.join()
+    assert sorted(computed) == [0, len({row.sha256 for row in rows})]
 
 
 def test_a_diverging_loss_is_an_error(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:

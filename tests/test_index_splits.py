@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from conftest import draw, write_folder
 
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import Index, Row, build_index, read_index, write_index
+from tumorlens.datasets.looks import Look, look_at
 from tumorlens.datasets.splits import read_column, split_index
-from tumorlens.errors import DataError, RunError
+from tumorlens.errors import DataError, ImageError, RunError
 
 
 def rows(n: dict[str, int], part: str = "Training") -> list[Row]:
@@ -128,14 +130,45 @@ def test_bad_files_are_listed_and_left_out(tmp_path: Path) -> None:
     (glioma / "copy.png").write_bytes(whole)
     (glioma / "notes.txt").write_text("no image")
     os.mkfifo(glioma / "pipe.jpg")  # nobody will ever write to it
+    Path(os.fsdecode(os.fsencode(glioma) + b"/h\xe9.png")).write_bytes(whole)
     index = build_index(fetch(str(root), cache=tmp_path / "cache"), tmp_path / "cache")
     reasons = {Path(u.path).name: u.reason for u in index.unreadable}
-    assert set(reasons) == {"empty.jpg", "text.jpg", "cut.png", "notes.txt", "pipe.jpg"}
+    assert set(reasons) == {"empty.jpg", "text.jpg", "cut.png", "notes.txt", "pipe.jpg", "h\\udce9.png"}
     assert reasons["pipe.jpg"] == "no regular file"
     assert "empty" in reasons["empty.jpg"]
     assert "not an image" in reasons["text.jpg"]
     assert index.same_content() == [["Training/glioma/copy.png", "Training/glioma/gl_0000.png"]]
     assert index.counts()["Training"] == {"glioma": 5, "meningioma": 4, "notumor": 4, "pituitary": 4}
+
+
+def test_what_failed_once_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch(str(write_folder(tmp_path / "data", train=3, test=1)), cache=tmp_path / "cache")
+
+    def short_of_memory(path: Path) -> Look:
+        if path.name == "gl_0000.png":
+            raise ImageError("cannot be decoded (MemoryError)", cure="")
+        return look_at(path)
+
+    monkeypatch.setattr("tumorlens.datasets.index.look_at", short_of_memory)
+    assert len(build_index(folder, tmp_path / "cache").unreadable) == 2  # of Training and Testing
+    monkeypatch.undo()
+    assert not build_index(folder, tmp_path / "cache").unreadable
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch(str(write_folder(tmp_path / "data", train=3, test=1)), cache=tmp_path / "cache")
+    closed = folder.root / "Training" / "glioma" / "batch2"
+    closed.mkdir()
+    whole = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", path)
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"batch2 cannot be read \(Permission denied\)"):
+        build_index(folder, tmp_path / "cache")
 
 
 def test_a_changed_byte_means_a_new_look(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -45,7 +46,18 @@ def test_pages_of_a_tiff_are_a_series() -> None:
     assert [(s.index, s.count, s.series) for s in found] == [(i, 3, "series-1") for i in range(3)]
     assert np.array_equal(found[1].pixels, found[0].pixels)
     assert not np.array_equal(found[2].pixels, found[0].pixels)
-    assert "more than 2 pages" in reason(read_bytes(content, "x", limits=Limits(frames=2)))
+    assert "more pages than the limit of 2" in reason(read_bytes(content, "x", limits=Limits(frames=2)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_deep_tiff_whose_white_is_zero_is_not_shown_inverted(dtype: type) -> None:
+    deep = PICTURE.astype(dtype) * 100
+    content = seeds.raster("TIFF", deep)
+    tag = struct.pack("<HHIH", 262, 3, 1, 1)
+    assert content.count(tag) == 1
+    inverted = content.replace(tag, tag[:-2] + b"\0\0")
+    plain = only(read_bytes(seeds.raster("TIFF", deep.max() - deep + deep.min()), "x")).pixels
+    assert np.array_equal(only(read_bytes(inverted, "x")).pixels, plain)
 
 
 def test_libtiff_keeps_its_errors_to_itself_and_the_reason_comes(capfd: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +106,9 @@ def test_folders_are_walked_in_order_without_hidden_files(tmp_path: Path) -> Non
     ]
     assert [isinstance(one, Slice) for one in found] == [True, True, True, False]
     assert count_inputs([str(tmp_path), str(tmp_path / "a.png")]) == 5
+    os.mkfifo(tmp_path / "pipe.zip")  # opening it would wait for a writer
+    assert count_inputs([str(tmp_path)]) == 5
+    (tmp_path / "pipe.zip").unlink()
     assert "without files" in reason(read_inputs([str(tmp_path / "empty")]))
 
 
@@ -177,6 +192,19 @@ def test_bad_entries_do_not_stop_a_zip() -> None:
     assert "damaged zip" in reason(read_bytes(bytes(content[:-30]), "z"))
     assert "a zip without files" in reason(read_bytes(seeds.zipped({}), "z"))
     assert "over the limit of 1" in reason(read_bytes(bytes(content), "z", limits=Limits(entries=1)))
+
+
+def test_a_zip_whose_entry_lies_beyond_all_files_is_damaged(tmp_path: Path) -> None:
+    content = bytearray(seeds.zipped({"1.png": PNG}))
+    entry, end = content.find(b"PK\x01\x02"), content.find(b"PK\x05\x06")
+    more = struct.pack("<HHQ", 1, 8, 2**63)  # zip64: the offset of its header
+    content[entry + 30 : entry + 32] = struct.pack("<H", len(more))
+    content[entry + 42 : entry + 46] = b"\xff" * 4
+    content[end + 12 : end + 16] = struct.pack("<I", end - entry + len(more))
+    content[end:end] = more
+    assert "damaged" in reason(read_bytes(bytes(content), "z"))
+    (tmp_path / "a.zip").write_bytes(content)
+    assert count_inputs([str(tmp_path)]) == 1
 
 
 def test_a_zip_bomb_costs_no_memory() -> None:

@@ -164,6 +164,7 @@ WHOLE = gzip.compress(nifti(VOLUME, RAS), mtime=0)
         (nifti(VOLUME, srow_x=[0, 0, 0, 0]), "its affine"),
         (nifti(VOLUME, srow_x=[0, 1, 0, 0], srow_y=[0, 1, 0, 0]), "its affine"),
         (nifti(VOLUME, srow_x=[np.nan, 0, 0, 0]), "its affine"),
+        (nifti(VOLUME, sform_code=0, qform_code=1, quatern_b=0.9, quatern_c=0.9, quatern_d=0.9), "its affine"),
     ],
 )
 def test_each_bad_file_has_its_reason(content: bytes, wanted: str) -> None:

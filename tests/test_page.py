@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import zipfile
 from collections import Counter
 
 import page_states
@@ -127,6 +128,25 @@ class TestWaysIn:
         assert pictured(page)
         page.locator("#entries button", has_text="three").click()
         assert "Copy it again." in answer(page)
+
+    def test_an_entry_of_a_zip_is_never_taken_for_another(self, page):
+        names = ["b.png", "./a/b.png", "c\\b.png", "d/b.png", "d//b.png", "e/", "e.png\0x"]
+        asked = ["/b.png", "/a/b.png", "/c/b.png", "/d/b.png", "/f/b.png", "/e", "/e.png"]
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            for i, name in enumerate(names):
+                info = zipfile.ZipInfo()
+                info.filename = name  # as it is: the constructor cuts at a NUL
+                archive.writestr(info, str(i))
+        found = page.evaluate(
+            """async ([bytes, asked]) => {
+              const { entryOf } = await import("/zip.js");
+              const zip = new Blob([new Uint8Array(bytes)]);
+              return Promise.all(asked.map(async (path) => (await entryOf(zip, path))?.text() ?? null));
+            }""",
+            [list(content.getvalue()), asked],
+        )
+        assert found == ["0", "1", "2", None, None, None, "6"]  # d/b.png is two
 
     def test_answers_that_came_before_a_batch_was_cut_off_are_kept(self, page, server):
         server.cut = True

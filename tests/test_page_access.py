@@ -93,7 +93,7 @@ class TestRealService:
         series = write_dicom(tmp_path, 0, "glioma", 0)[10:16]
         blank.goto(real)
         expect(blank.locator("#card .caution")).to_contain_text("No accuracy is known.")
-        expect(blank.locator("#card")).to_contain_text("Accuracy on the official test part is flattered")
+        expect(blank.locator("#card")).to_contain_text("Accuracy on all test images is flattered")
         for name, content, state in (("a.png", png(), "ok"), ("noise.png", noise(), "refused"),
                                      ("a.txt", b"text", "error")):  # fmt: skip
             choose(blank, file(name, content))

@@ -185,6 +185,8 @@ class TestPlaces:
                 await asyncio.gather(*begun, return_exceptions=True)
                 for stream in streams:
                     await stream.aclose()
+                # While there is a loop to answer them: else they wait at the interpreter's end.
+                await asyncio.to_thread(serving.jobs.shutdown)
 
             here.run(end())
 

@@ -17,7 +17,9 @@ from torchvision.models import resnet18
 
 from tumorlens import Study, compare_run, evaluate_run, report_run, run_study
 from tumorlens.cli import main
+from tumorlens.datasets.index import read_index
 from tumorlens.errors import ConfigError, FetchError, RunError
+from tumorlens.prepare import split_hash
 from tumorlens.runs import read_json
 
 
@@ -59,6 +61,7 @@ def test_a_study_leaves_what_the_design_names(finished: Path) -> None:
 def test_study_json_says_what_went_in(finished: Path, small_folder: Path) -> None:
     record = read_json(finished / "study.json")
     assert record["config"]["data"] == str(small_folder)
+    assert record["split"].pop("sha256") == split_hash(read_index(finished / "index.csv"))
     assert record["split"] == {"train": 27, "validation": 5, "test": 12, "seed": 0,
                                "source": "85/15 stratified by seed", "test_source": "folder",
                                "protocol": "official", "left_out": 0}  # fmt: skip

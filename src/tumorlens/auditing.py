@@ -47,6 +47,10 @@ def run_audit(
     """
     if not 0.5 <= similarity <= 1:
         raise ConfigError(f"--similarity {similarity} is out of range.", cure="Say 0.5 to 1.")
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"--seed {seed} is out of range.", cure="Say 0 to 2147483647.")
+    if html is not None and html.is_dir():
+        raise ConfigError(f"--html {html} is a folder.", cure="Name a file.")
     if html is not None:
         probe_writable(html.parent)
     clock = Clock()

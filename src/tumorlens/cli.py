@@ -1,7 +1,7 @@
 """Thin commands over the Python API. Results go to stdout; progress and log go to stderr.
 
 Exit codes: 0 done, 1 an error that the user can cure, 2 wrong usage, 3 done but some inputs were unreadable,
-130 interrupted.
+130 interrupted, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -321,11 +322,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         sys.stderr.close()
-        return 0
-    except OSError as error:
-        if not error.filename:
-            raise
-        _say_error(disk_error(error, Path(str(error.filename))))
+        return 141  # as a shell tells of a closed pipe; what was not finished is not done
+    except OSError as error:  # a temporary file has no name
+        _say_error(disk_error(error, Path(str(error.filename or tempfile.gettempdir()))))
         return 1
     return code if isinstance(code, int) else 0
 

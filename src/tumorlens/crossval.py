@@ -45,6 +45,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     if not done:
         raise RunError(f"{root} has no finished fold.", cure="Run the same command again: it goes on from here.")
     runs = [Run(fold_folder(root, k)) for k in done]
+    _check_alike(runs)
     names = read_json(runs[0].comparison)["configurations"]
     sizes = np.unique([row.group for row in read_index(runs[0].index)], return_counts=True)[1]
     study, grouped = read_json(runs[0].study), read_json(runs[0].audit)["groups"]
@@ -70,6 +71,22 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         result["baselines"][name] = pool_folds([one[name] for one in by_fold], classes)
     write_json(root / "cv.json", result)
     return result
+
+
+def _check_alike(runs: Sequence[Run]) -> None:
+    """RunError where folds are of different studies, whose answers must not be pooled."""
+    first: Json = {}
+    for run in runs:
+        study = read_json(run.study)
+        about = {key: study["config"].get(key) for key in ("seed", "folds", "group_similarity", "groups")}
+        about["data fingerprint"] = study["dataset"]["fingerprint"]
+        first = first or about
+        for key, value in about.items():
+            if value != first[key]:
+                raise RunError(
+                    f"{run.root} is of another study than {runs[0].root}: its {key} is {value}, not {first[key]}.",
+                    cure="Name another folder with --out, or delete the folds that do not belong.",
+                )
 
 
 @dataclass(frozen=True, eq=False)

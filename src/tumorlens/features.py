@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,12 @@ def activations(
     files = {b: CacheFile.of(model, b, unique, cache, device, precision) for b in boundaries}
     missing = {b: file for b, file in files.items() if not file.complete}
     computed = 0
-    if missing:
-        computed = _compute(model, missing, list(unique.items()), root, device, precision, batch_size)
+    with ExitStack() as held:  # what two studies wrote at once would be neither's: the second waits
+        for file in sorted(missing.values(), key=lambda file: file.path):
+            held.enter_context(file.locked())
+        missing = {b: file for b, file in missing.items() if not file.refreshed()}
+        if missing:
+            computed = _compute(model, missing, list(unique.items()), root, device, precision, batch_size)
     return {
         b: Activations(b, f.path, f.offset, f.dtype, row_of, round(f.seconds, 2)) for b, f in files.items()
     }, computed

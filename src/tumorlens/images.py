@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,11 @@ PREPROCESSING = {
     "mean": [MEAN] * 3,
     "std": [STD] * 3,
 }
+
+_PHOTOMETRIC = 262  # TIFF's tag PhotometricInterpretation
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of JPEG; 0 is stuffed into data, D0 to D7 restart within it
+_SEGMENTS, _SCANS = 10_000, 100
+_PIECE = 1 << 14  # bytes
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -112,8 +118,10 @@ def decode(path: Path, *, keep_grey: bool = False) -> tuple[Image.Image, ImageFa
             raise ImageError("no regular file", cure="Remove it.")
         if found.st_size == 0:
             raise ImageError("empty file (0 bytes)", cure="Download or copy it again.")
-        with Image.open(path) as image:
-            return decoded(image, keep_grey=keep_grey)
+        with path.open("rb") as file:
+            check_jpeg(file)
+            with Image.open(file) as image:
+                return decoded(image, keep_grey=keep_grey)
 
 
 def decoded(
@@ -140,6 +148,46 @@ def decoded(
         image.load()
         return image, facts
     return to_rgb(image), facts
+
+
+def check_jpeg(file: BinaryIO) -> None:
+    """Refuse a JPEG of more segments or scans than any picture needs; a file that is none passes.
+
+    A scan of a progressive JPEG takes some 40 bytes, and as long to decode as the picture is large.
+
+    Parameters
+    ----------
+    file
+        At its start, where it is left.
+
+    Raises
+    ------
+    ImageError
+        The message is a reason that reads well after the file's name.
+    """
+    jpeg = file.read(2) == b"\xff\xd8"
+    at, segments, scans = 2, 0, 0
+    while jpeg:
+        file.seek(at)
+        piece = file.read(_PIECE)
+        found = _MARKER.search(piece)
+        if found is None:
+            if len(piece) < 2:  # cut off: the decoder will tell
+                break
+            at += len(piece) - 1  # a marker may lie across
+            continue
+        at += found.end()
+        marker = piece[found.end() - 1]
+        if marker == 0xD9 and scans:  # what follows, such as a phone's video, is not decoded
+            break
+        segments, scans = segments + 1, scans + (marker == 0xDA)
+        if segments > _SEGMENTS or scans > _SCANS:
+            what = f"over {_SCANS} scans" if scans > _SCANS else f"over {_SEGMENTS:,} segments"
+            raise ImageError(f"a JPEG of {what}, which no picture needs", cure="Save it again from a viewer.")
+        if marker >= 0xC0 and marker not in (0xD8, 0xD9):  # the others have no content
+            file.seek(at)
+            at += max(2, int.from_bytes(file.read(2), "big"))
+    file.seek(0)
 
 
 def _without_chroma(image: JpegImageFile) -> bool:
@@ -206,7 +254,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if not high - low < 3e38:  # nor is NaN; float32 ends there
             raise ImageError("holds values that are no numbers", cure="Save it with whole numbers.")
         scale = 255.0 / (high - low) if high > low else 0.0
-        values -= low  # in place: such a picture may be large
+        # In place: such a picture may be large.
+        if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+            np.subtract(high, values, out=values)  # white is zero, which Pillow heeds for 8 bits alone
+        else:
+            values -= low
         values *= scale
         image = Image.fromarray(np.rint(values, out=values).astype(np.uint8))
     return image.convert("RGB")

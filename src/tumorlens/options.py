@@ -97,6 +97,10 @@ class Study:
         name = f"{self.data if known else Path(self.data).resolve().stem}-seed{self.seed}"
         if self.protocol != "official":
             name += f"-{self.protocol}"
+        if self.is_cv and self.folds != 5:
+            name += f"-{self.folds}"
+        if self.groups is not None:
+            name += f"-{self.groups.stem}"
         if self.group_similarity != THRESHOLD:
             name += f"-{self.group_similarity:g}"
         return Run(Path("runs") / name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,6 +72,8 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     sizes = {part: split.count(part) for part in ("train", "validation", "test")}
     used = sum(sizes.values())
     say(f"{used:,} images: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()) + ".")
+    if study.split and assignment.left_out:
+        say(f"{assignment.left_out:,} image(s) left out, as {study.split} gives them no part.")
     if index.unreadable:
         say(f"{len(index.unreadable)} file(s) left out; each with its reason in {run.audit}.")
     record: Json = {
@@ -81,7 +85,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
         "classes": list(index.classes),
         "dataset": dataset_record(folder, index, identity),
         "split": {**sizes, "seed": study.seed, "source": split.source, "test_source": split.test_source,
-                  "protocol": study.protocol, "left_out": assignment.left_out},
+                  "protocol": study.protocol, "left_out": assignment.left_out, "sha256": split_hash(split.rows)},
         "weights": weights.record(),
         "device": {"device": device.type, "why": device_why, "precision": precision_name,
                    "precision_why": precision_why, "name": model.device_name(device),
@@ -96,10 +100,26 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     write_json(run.study, record)
     write_index(run.index, split.rows)
     audited = audit(assignment, study.group_similarity)
-    write_json(run.audit, audit_record(index, identity) | audited)
+    found = audit_record(index, identity) | audited
+    write_json(run.audit, _doubts_of(run, found) | found)
     write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
     say(twins_line(audited["twins"]["all"]))
     return Workbench(run, study, configurations, folder, index.classes, split.rows, weights, device, precision, cache)
+
+
+def split_hash(rows: Any) -> str:
+    """SHA-256 over which image has which part, hex."""
+    lines = sorted(f"{row.path}\t{row.split}\n" for row in rows)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _doubts_of(run: Run, found: Json) -> Json:
+    """The doubts about labels that audit.json holds already, where all else in it is the same."""
+    if not run.audit.exists():
+        return {}
+    before = read_json(run.audit)
+    doubts = {key: before.pop(key) for key in ("label_doubts",) if key in before}
+    return doubts if before == json.loads(json.dumps(found)) else {}
 
 
 def _weights(study: Study, model: Any) -> Any:
@@ -164,7 +184,7 @@ def audit_record(index: Any, identity: Any) -> Json:
 #: What must agree for a run's folder to be gone on with.
 _SAME = (
     ("config", "seed"), ("dataset", "fingerprint"), ("weights", "sha256"), ("device", "device"),
-    ("device", "precision"), ("device", "convolutions"), ("split", "source"), ("classes", None),
+    ("device", "precision"), ("device", "convolutions"), ("split", "source"), ("split", "sha256"), ("classes", None),
 )  # fmt: skip
 
 
@@ -177,6 +197,8 @@ def _merge(run: Run, record: Json) -> Json:
         was, now = before.get(section), record[section]
         if key is not None:
             was, now = (was or {}).get(key), now[key]
+        if was is None and key == "sha256" and section == "split":
+            continue  # a run of an older version
         if was != now:
             name = f"{section} {key}" if key else section
             raise RunError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tumorlens.errors import RunError
+from tumorlens.progress import say
 
 Json = dict[str, Any]
 
@@ -98,6 +100,19 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Within it no other tumorlens holds the same lock file, which is made where it is absent."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"Waiting for another tumorlens that is writing into {file.parent} …")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def disk_error(error: OSError, path: Path) -> RunError:

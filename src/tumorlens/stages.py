@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tumorlens.configurations import BUILT_IN, Configuration
 from tumorlens.errors import RunError
 from tumorlens.options import Study
 from tumorlens.prepare import prepare
 from tumorlens.progress import Clock
 from tumorlens.runs import Json, Run, peak_memory_gb, read_json, write_json
+
+if TYPE_CHECKING:
+    from tumorlens.datasets.index import Row
 
 
 def note_timing(run: Run, clock: Clock) -> None:
@@ -44,19 +49,28 @@ def evaluate_run(root: Path) -> Json:
     Returns the metrics per configuration.
     """
     bench = prepare(open_study(root), command=read_json(Run(root).study)["command"])
-    trained = [c for c in bench.configurations if bench.run.training(c.name).exists()]
+    listed = [_configuration(record) for record in read_json(bench.run.study)["configurations"]]
+    trained = [c for c in listed if bench.run.training(c.name).exists()]
     if not trained:
         raise RunError(
             f"{root} holds no trained configuration.", cure="Run `tumorlens train` with the same --out first."
         )
-    return {c.name: bench.evaluate(c, again=True) for c in trained}
+    found = {c.name: bench.evaluate(c, again=True) for c in trained}
+    bench.doubt_labels()
+    return found
+
+
+def _configuration(record: Json) -> Configuration:
+    """From study.json; fields that are newer than the run have their default values."""
+    known = {f.name for f in dataclasses.fields(Configuration)}
+    values: Json = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items() if key in known}
+    return Configuration(**values)
 
 
 def compare_run(root: Path) -> Json:
     """Compare the evaluated configurations of a run and write comparison.json, which is returned."""
     from tumorlens.compare import compare
     from tumorlens.datasets.index import read_index
-    from tumorlens.datasets.sheets import published
     from tumorlens.evaluate import read_predictions
     from tumorlens.leakage import leakage, read_baselines, sentence
 
@@ -72,7 +86,7 @@ def compare_run(root: Path) -> Json:
         {name: read_json(run.training(name)) for name in names},
         {name: read_json(run.metrics(name)) for name in names},
         predictions,
-        published(record["dataset"]["sheet"]) if _comparable(record) else None,
+        published_for(record, rows),
         {row.path: row.group for row in rows},
     )
     comparison["leakage"] = leakage(rows, predictions, read_baselines(run.baselines))
@@ -82,10 +96,21 @@ def compare_run(root: Path) -> Json:
     return comparison
 
 
-def _comparable(record: Json) -> bool:
-    """Whether the published figures were measured on this data set and in this way."""
+def published_for(record: Json, rows: Sequence[Row]) -> dict[str, float] | None:
+    """Published figures of the configurations that were trained and tested in that way on that data set."""
+    from tumorlens.datasets.index import TESTING
+    from tumorlens.datasets.sheets import published
+
     official = record["split"].get("protocol", "official") == "official"
-    return official and bool(record["dataset"]["comparable_to_published"])
+    tested = all((row.split == "test") == (row.part == TESTING) for row in rows)
+    figures = published(record["dataset"]["sheet"])
+    if not (figures and official and tested and record["dataset"]["comparable_to_published"]):
+        return None
+    as_published = {"imagenet"}
+    for c in (_configuration(one) for one in record["configurations"]):  # a start stands before what starts from it
+        if c.start in as_published and dataclasses.replace(c, seed=None) == BUILT_IN.get(c.name):
+            as_published.add(c.name)
+    return {name: figure for name, figure in figures.items() if name in as_published}
 
 
 def sum_up(roots: Sequence[Path]) -> Json:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from torchvision.models import ResNet
 from tumorlens.errors import RunError
 from tumorlens.images import PREPROCESSING, SIZE
 from tumorlens.model import state_hash
-from tumorlens.runs import disk_error, write_json
+from tumorlens.runs import disk_error, locked, write_json
 
 #: Shape of one image's row at each boundary, channels last.
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -76,6 +78,21 @@ class CacheFile:
     def complete(self) -> bool:
         return self.done == self.n
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it no other study writes this file."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.path.with_suffix(".lock")))
+            except OSError as error:
+                raise disk_error(error, self.path) from None
+            yield
+
+    def refreshed(self) -> bool:
+        """Look once more at how far the file is; whether it is complete."""
+        self.done = self._already()
+        return self.complete
+
     @property
     def note(self) -> Path:
         return self.path.with_suffix(".json")
@@ -126,7 +143,7 @@ class CacheFile:
     def append(self, first: int, values: npt.NDArray[Any]) -> None:
         """Write rows from `first` on."""
         try:
-            with self.path.open("r+b", buffering=0) as file:
+            with self.path.open("r+b") as file:  # buffered: a raw write may write a part
                 file.seek(self.offset + first * self._row_bytes())
                 file.write(np.ascontiguousarray(values).data)
         except OSError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorlens.distributed import World, joined
+from tumorlens.errors import ConfigError
 from tumorlens.options import Study
 from tumorlens.prepare import prepare
 from tumorlens.progress import Clock, say
@@ -52,6 +54,11 @@ def run_study(study: Study, *, command: str = "") -> Json:
 
 def train_study(study: Study, *, command: str = "") -> Workbench:
     """Prepare the data and train the configurations, without testing them; parameters and errors as in `run_study`."""
+    if study.is_cv:
+        raise ConfigError(
+            "Folds are not trained without being tested.",
+            cure="Say `tumorlens study --protocol grouped-cv`; with --fold K it does one fold.",
+        )
     clock = Clock()
     with joined(study.device) as world:
         bench = _trained(study, command, clock, world)
@@ -105,7 +112,7 @@ def _run_folds(study: Study, command: str, world: World) -> Json:
     root = study.run.root
     for fold in [study.fold] if study.fold else range(1, study.folds * study.repeats + 1):
         one = dataclasses.replace(study, fold=fold, out=fold_folder(root, fold))
-        if world.led(one.run.report.exists):
+        if world.led(_finished, one):
             say(f"Fold {fold} of {study.folds * study.repeats}: finished.")
         else:
             say(f"Fold {fold} of {study.folds * study.repeats}:")
@@ -113,6 +120,17 @@ def _run_folds(study: Study, command: str, world: World) -> Json:
         result, report = world.led(_summed_up, study)
     return {"run": str(root), "report": str(report), "cv": result, "accuracy": {n: c["pooled"]["accuracy"] for n, c in
             result["configurations"].items()}}  # fmt: skip
+
+
+def _finished(fold: Study) -> bool:
+    """Whether this very fold lies in its folder; what differs in the data or the split is found out later."""
+    if not fold.run.report.exists():
+        return False
+    before, trained = read_json(fold.run.study)["config"], read_json(fold.run.comparison)["configurations"]
+    now = json.loads(json.dumps(dataclasses.asdict(fold), default=str))
+    same = ("data", "weights", "seed", "folds", "group_similarity", "groups", "config", "max_epochs")
+    wanted = {configuration.name for configuration in fold.chosen()}
+    return all(before.get(key) == now[key] for key in same) and wanted <= set(trained)
 
 
 def _summed_up(study: Study) -> tuple[Json, Path]:

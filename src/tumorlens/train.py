@@ -297,8 +297,10 @@ class _State:
             say(f"{last} is damaged ({type(error).__name__}): {configuration.name} starts anew.")
             return None
         if kept.get("key") != cls.key(configuration, seed):
-            say(f"{last} belongs to another configuration: {configuration.name} starts anew.")
-            return None
+            raise RunError(
+                f"{last} holds an unfinished training of {configuration.name} with other values.",
+                cure="Say the same options as then to go on, name another folder with --out, or delete that file.",
+            )
         return kept
 
     @classmethod

@@ -202,6 +202,7 @@ class Workbench:
         with writing(self.run.history(name)) as file:
             file.write("".join(json.dumps(record) + "\n" for record in history).encode())
         seconds = sum(record["seconds"] for record in history)
+        rates = [max(r["images_per_s"], 0.05) for r in history]  # it rounds to 0 where the machine slept
         summary: Json = {
             "name": name,
             "configuration": asdict(configuration),
@@ -219,7 +220,7 @@ class Workbench:
             "best_validation_accuracy": best["validation_accuracy"],
             "train_seconds": round(seconds, 2),
             "prefix_seconds": cached.seconds,
-            "images_per_s": round(n * len(history) / sum(n / r["images_per_s"] for r in history), 1),
+            "images_per_s": round(n * len(history) / sum(n / rate for rate in rates), 1),
             "processes": processes,
             "frozen_prefix": configuration.frozen_prefix,
             "start": configuration.start,

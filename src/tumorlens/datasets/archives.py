@@ -6,7 +6,6 @@ extracting. Content is checked against the CRC that each entry carries.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import re
 import shutil
@@ -15,13 +14,12 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tumorlens.errors import DataError
-from tumorlens.progress import Bar, say
-from tumorlens.runs import disk_error
+from tumorlens.progress import Bar
+from tumorlens.runs import disk_error, locked
 
 _CHUNK = 1 << 18  # bytes; also bounds what one read may inflate to
 _SKIPPED = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
@@ -102,7 +100,7 @@ def made_whole(target: Path, make: Callable[[Path], None], whole: Callable[[Path
     """
     part = target.with_name(f".{target.name}.part")
     try:
-        with _locked(target.parent):
+        with locked(target.parent / ".lock"):
             for left_over in target.parent.glob(".*.part"):
                 shutil.rmtree(left_over)
             if target.is_dir():
@@ -121,18 +119,6 @@ def made_whole(target: Path, make: Callable[[Path], None], whole: Callable[[Path
     except OSError as error:
         raise disk_error(error, target) from error
     return target
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"Waiting for another tumorlens that is writing into {folder} …")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _check_and_hash(archive: Path) -> str:

@@ -128,7 +128,7 @@ def find_parts(root: Path, *, source: str, generated: bool = False) -> ImageFold
         if lacking := [label for label in classes if label not in in_testing]:
             say(f"Note: {testing} has no images of {', '.join(lacking)}: nothing is measured there.")
     for part in (training, testing):
-        if part is not None and (loose := sum(_is_image(e) for e in _entries(part) if not e.is_dir())):
+        if part is not None and (loose := sum(_is_image(e) for e in _entries(part) if not _is_folder(e))):
             say(f"Note: {loose:,} image(s) directly in {part}, outside the class folders, are left out.")
     together = training.parent if beside or testing is None else root
     return ImageFolder(together, training, testing, source, classes, generated)
@@ -214,7 +214,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _visible_folders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+    return [entry.name for entry in _entries(folder) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links that lead in a circle
+        return False
 
 
 def _hidden(name: str) -> bool:
@@ -226,7 +233,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 
 def _directly_holds_image(folder: Path) -> bool:
-    return any(_is_image(entry) and not entry.is_dir() for entry in _entries(folder))
+    return any(_is_image(entry) and not _is_folder(entry) for entry in _entries(folder))
 
 
 def _holds_image(folder: Path) -> bool:
@@ -236,7 +243,7 @@ def _holds_image(folder: Path) -> bool:
         for entry in _entries(waiting.pop()):
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(Path(entry.path))
-            elif _is_image(entry) and not entry.is_dir():
+            elif _is_image(entry) and not _is_folder(entry):
                 return True
     return False
 

@@ -117,10 +117,14 @@ def list_files(folder: ImageFolder) -> list[tuple[Path, str, str]]:
         if top is None:
             continue
         for label in folder.classes:
-            for here, subfolders, names in os.walk(top / label):
+            for here, subfolders, names in os.walk(top / label, onerror=_unreadable_folder):
                 subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
                 found += [(Path(here) / name, label, part) for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def _unreadable_folder(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read ({error.strerror}).", cure="Check its permissions.") from None
 
 
 def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None) -> Index:
@@ -146,9 +150,13 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
     files = list_files(folder)
     workers = workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
+        odd = [f for f in files if not _is_utf8(f[0])]  # such a name has no place in JSON, CSV or a page
+        files = [f for f in files if _is_utf8(f[0])]
         hashes = list(_tracked(pool, [f[0] for f in files], _hash, "Hashing files", len(files)))
         known = cache / "facts" / f"{_key(folder, files, hashes)}.json"
         index = _from_cache(known, folder)
+        if index and any(not isinstance(_look(folder.root / u.path), str) for u in index.unreadable):
+            index = None  # it was short of memory then, or Pillow reads more now
         if index is None:
             rows: list[Row] = []
             thumbnails = bytearray()  # not a list of arrays: there may be very many
@@ -168,8 +176,22 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
                 np.save(file, every)
             write_json(known, {"rows": [dataclasses.astuple(r) for r in rows],
                                "unreadable": [dataclasses.astuple(u) for u in unreadable]})  # fmt: skip
+    left_out = [Unreadable(_shown(f[0].relative_to(folder.root)), f[1], "its name is not UTF-8") for f in odd]
+    index = dataclasses.replace(index, unreadable=(*index.unreadable, *left_out))
     _check_classes(index)
     return index
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(path: Path) -> str:
+    return path.as_posix().encode(errors="backslashreplace").decode()
 
 
 def _tracked(
@@ -193,7 +215,10 @@ def _tracked(
 
 def _hash(path: Path) -> str:
     try:  # to open a pipe would wait for ever
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:  # in pieces: it may be no image, and larger than memory
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""  # the look at its content says why
 

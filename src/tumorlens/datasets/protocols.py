@@ -93,7 +93,8 @@ def assign(
         shared = np.isin(names, names[~training]) if groups_file else twins.having(~training, similarity)
         split, left_out = _without(index, training & shared, seed, "a group" if groups_file else "a twin")
     else:
-        split, left_out = split_index(index, seed=seed, file=split_file), 0
+        split = split_index(index, seed=seed, file=split_file)
+        left_out = sum(not row.split for row in split.rows)
     reference = np.array([row.split in ("train", "validation") for row in split.rows])
     if (reference != training).any():
         twins = find_twins(index.thumbnails, reference, floor=min(COARSE, similarity))

@@ -102,7 +102,7 @@ def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]
                 )
             for record in reader:
                 path, value = record["path"], record[column] or ""
-                if column == "split" and value not in SPLITS:
+                if column == "split" and value and value not in SPLITS:  # empty: left out
                     raise DataError(
                         f"{named}, line {reader.line_num}: split is {value!r}.",
                         cure=f"Write one of {', '.join(SPLITS)}.",

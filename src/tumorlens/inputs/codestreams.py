@@ -5,9 +5,11 @@ Markers as in ITU-T T.81 (JPEG, table B.1), T.87 (JPEG-LS, SOF55) and T.800 (JPE
 
 from __future__ import annotations
 
+import io
 import struct
 
 from tumorlens.errors import ImageError
+from tumorlens.images import check_jpeg
 
 _SOI, _J2K = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _NO_FRAME = frozenset([0xC4, 0xC8, 0xCC])  # tables that share the range of the frame headers
@@ -21,9 +23,10 @@ def check_codestream(codestream: bytes, rows: int, columns: int) -> None:
     Raises
     ------
     ImageError
-        Another size, more than 4 components, absurdly many tiles, or no size at all.
+        Another size, more than 4 components, absurdly many tiles or scans, or no size at all.
     """
     if codestream.startswith(_SOI):
+        check_jpeg(io.BytesIO(codestream))
         width, height, components, tiles = *_jpeg(codestream), 1
     else:
         width, height, components, tiles = _jpeg2000(codestream)

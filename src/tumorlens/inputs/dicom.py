@@ -26,6 +26,7 @@ import numpy.typing as npt
 from tumorlens.errors import ImageError
 from tumorlens.inputs.codestreams import check_codestream
 from tumorlens.inputs.grayscale import rendered, spacing
+from tumorlens.inputs.headers import ItemCounter, check_length
 from tumorlens.inputs.jpegls import tried
 from tumorlens.inputs.slices import Facts, Limits, SeriesNames, Slice, Unreadable, grey, squared
 
@@ -39,6 +40,7 @@ _MODALITIES = frozenset(["CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "PX", "
 _COLOURS = frozenset(["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR"])
 _GREYS = frozenset(["MONOCHROME1", "MONOCHROME2"])
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXEL_TAGS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _NEEDED = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation")
 
 #: Everything that is looked at. Functional groups come whole and are looked into by name alone.
@@ -134,12 +136,19 @@ def _header(stream: BinaryIO, limits: Limits) -> Any:
     if size > limits.bytes:
         raise ImageError(f"{size:,} bytes, over the limit of {limits.bytes:,}", cure="Split it into its frames.")
     with _quiet("is DICOM, but its header cannot be read", _AGAIN):
-        _check_deflated(stream, limits)
+        counter = ItemCounter(size, limits)
+        stream.seek(0)
+        while piece := stream.read(1 << 20):
+            counter.add(piece)
+        _check_deflated(stream, limits, ItemCounter(size, limits))
         stream.seek(0)
         data = pydicom.dcmread(stream, force=True, specific_tags=list(_ELEMENTS))
         if not data:  # which is all that pydicom leaves of a file that ends within compressed pixels
             stream.seek(0)
             data = pydicom.dcmread(stream, force=True, specific_tags=list(_ELEMENTS), stop_before_pixels=True)
+        for element in data.values():
+            if element.tag not in _PIXEL_TAGS:
+                check_length(element)
         if "TransferSyntaxUID" not in data.file_meta:  # a file without the preamble has no such group
             implicit, little = data.original_encoding
             kinds = pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.ExplicitVRLittleEndian
@@ -149,7 +158,7 @@ def _header(stream: BinaryIO, limits: Limits) -> Any:
         return data
 
 
-def _check_deflated(stream: BinaryIO, limits: Limits) -> None:
+def _check_deflated(stream: BinaryIO, limits: Limits, counter: ItemCounter) -> None:
     """Refuse a deflated file that inflates beyond the limits; pydicom inflates everything at once."""
     from pydicom.filereader import read_dataset
 
@@ -162,7 +171,9 @@ def _check_deflated(stream: BinaryIO, limits: Limits) -> None:
     # At its end zlib keeps a padding byte as unconsumed for ever.
     while not inflate.eof and (piece := inflate.unconsumed_tail or stream.read(1 << 16)):
         stored += 0 if inflate.unconsumed_tail else len(piece)
-        total += len(inflate.decompress(piece, 1 << 20))
+        inflated = inflate.decompress(piece, 1 << 20)
+        total += len(inflated)
+        counter.add(inflated)
         if total > limits.bytes or (total > limits.ratio_from and total > limits.ratio * stored):
             raise ImageError(f"inflates to over {total:,} bytes, over the limits", cure=_EXPORT)
 

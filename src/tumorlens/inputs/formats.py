@@ -21,7 +21,7 @@ _RASTERS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"
 _READ = "JPEG, PNG, TIFF, BMP, WebP, DICOM, NIfTI and zips of them"
 _ENTRY_BYTES = 300  # of a zip's list of files: 46 and a name
 _TAIL = 22 + 65_535 + 76  # bytes of a zip's end record with the longest comment, and of the records for zip64
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, NotImplementedError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError)
 
 
 def read_stream(

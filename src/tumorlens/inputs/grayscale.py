@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tumorlens.inputs.headers import check_length
 from tumorlens.inputs.slices import Values, blocks, contrast, grey, sample
 
 
@@ -33,8 +34,10 @@ def rendered(stored: Values, data: Any, frame: int) -> tuple[npt.NDArray[np.uint
     padding = _padding(stored, data)
     window = _window(data, frame)
     low = high = 0.0
+    table, start = np.zeros(0, np.uint8), 0
     if data.get("VOILUTSequence"):
         why = "VOI LUT"
+        table, start = _voi_table(data, signed=_below_zero(stored, data, frame))
     elif window is not None:
         why = "window"
     else:
@@ -44,7 +47,7 @@ def rendered(stored: Values, data: Any, frame: int) -> tuple[npt.NDArray[np.uint
     for rows in blocks(stored):
         values = _modality(stored[rows], data, frame)
         if why == "VOI LUT":
-            picture[rows] = _voi_lut(values, data)
+            picture[rows] = table[np.clip(np.rint(values).astype(np.int64) - start, 0, len(table) - 1)]
         elif window is not None:
             picture[rows] = _windowed(values, *window)
         else:
@@ -70,6 +73,7 @@ def _modality(stored: Values, data: Any, frame: int) -> Values:
     settings = Dataset()
     settings.set_original_encoding(*data.original_encoding)
     if data.get("ModalityLUTSequence"):
+        _check_table(data.ModalityLUTSequence[0])
         settings.ModalityLUTSequence = data.ModalityLUTSequence
         stored = stored.astype(np.int64)  # pydicom subtracts within the stored type, where small ones overflow
     else:
@@ -87,7 +91,10 @@ def _padding(stored: Values, data: Any) -> npt.NDArray[np.bool_]:
     first, last = _numbers(data.get("PixelPaddingValue")), _numbers(data.get("PixelPaddingRangeLimit"))
     if not first:
         return np.zeros(stored.shape, np.bool_)
-    low, high = sorted((first[0], (last or first)[0]))
+    ends = (first[0], (last or first)[0])
+    if stored.dtype.kind == "i":  # some write the padding of signed pixels as unsigned
+        ends = (_signed(ends[0]), _signed(ends[1]))
+    low, high = sorted(ends)
     return np.asarray((stored >= low) & (stored <= high))
 
 
@@ -116,15 +123,48 @@ def _windowed(values: Values, centre: float, width: float, function: str) -> npt
     return grey(apply_windowing(values, settings), 0, 255)
 
 
-def _voi_lut(values: Values, data: Any) -> npt.NDArray[np.uint8]:
-    from pydicom.dataset import Dataset
-    from pydicom.pixels.processing import apply_voi
+def _voi_table(data: Any, *, signed: bool) -> tuple[npt.NDArray[np.uint8], int]:
+    """The VOI table's greys [n], and the value that the first is for.
 
-    settings = Dataset()
-    settings.set_original_encoding(*data.original_encoding)
-    settings.VOILUTSequence = data.VOILUTSequence
-    bits = int(data.VOILUTSequence[0].LUTDescriptor[2])
-    return grey(apply_voi(np.rint(values).astype(np.int64), settings), 0, 2**bits - 1)
+    Not pydicom's apply_voi, which counts entries in the type of what they hold, where 8 bits are too few.
+
+    Parameters
+    ----------
+    signed
+        Whether the values looked up may be negative, so that its first value may be, though read as unsigned.
+    """
+    item = data.VOILUTSequence[0]
+    _check_table(item)
+    entries, start, bits = (int(v) for v in item.LUTDescriptor)
+    entries = entries % 65536 or 65536
+    held = item["LUTData"]
+    if isinstance(held.value, bytes):
+        little = data.original_encoding[1]
+        table = np.frombuffer(held.value, "<u2" if little else ">u2", entries)
+    else:
+        table = np.atleast_1d(np.asarray(held.value, np.uint16))[:entries]
+    if bits not in (8, *range(10, 17)) or len(table) < entries or int(table.max()) >= 2 ** max(8, bits):
+        raise ValueError("no table of the standard's")
+    return grey(table, 0, 2**bits - 1), int(_signed(start)) if signed else start
+
+
+def _check_table(item: Any) -> None:
+    for keyword in ("LUTDescriptor", "LUTData"):
+        check_length(item.get_item(keyword))
+
+
+def _below_zero(stored: Values, data: Any, frame: int) -> bool:
+    """Whether values after the modality transformation may be negative, by what pixels may hold."""
+    if stored.dtype.kind == "f":
+        return True
+    bits = min(int(data.get("BitsStored") or 64), 8 * stored.dtype.itemsize)
+    ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.dtype.kind == "i" else (0, 2**bits - 1)
+    return bool(_modality(np.array(ends, stored.dtype), data, frame).min() < 0)
+
+
+def _signed(value: float) -> float:
+    """A number of 16 bits that was read as unsigned, as a signed one."""
+    return value - 65536 if value > 32767 else value
 
 
 def _lookup(data: Any, frame: int, group: str, keyword: str) -> Any:
@@ -134,6 +174,7 @@ def _lookup(data: Any, frame: int, group: str, keyword: str) -> Any:
     for groups in (*per_frame[frame : frame + 1], *shared[:1]):
         for item in groups.get(group) or []:
             if keyword in item:
+                check_length(item.get_item(keyword))
                 return item[keyword].value
     return data.get(keyword)
 

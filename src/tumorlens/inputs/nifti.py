@@ -177,7 +177,7 @@ def _affine(header: Any) -> tuple[npt.NDArray[np.float64], bool]:
     try:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), np.float64)
-    except HeaderDataError:  # a quaternion that is none
+    except (HeaderDataError, ValueError):  # a quaternion that is none
         affine = np.full((4, 4), np.nan)
     # Comparing before squaring: what lies in a damaged header may overflow.
     sound = bool(np.abs(affine).max() < 1e6)

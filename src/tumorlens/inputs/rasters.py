@@ -11,8 +11,9 @@ from typing import BinaryIO
 from PIL import Image, _imaging
 
 from tumorlens.errors import ImageError
-from tumorlens.images import decoded, explained, resized
+from tumorlens.images import check_jpeg, decoded, explained, resized
 from tumorlens.inputs.slices import Limits, SeriesNames, Slice, Unreadable
+from tumorlens.inputs.tiffs import check_tiff
 
 # Not whatever Pillow knows: EPS, for one, would start another program.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
@@ -29,6 +30,8 @@ def read_raster(stream: BinaryIO, source: str, limits: Limits, names: SeriesName
         Nothing in the file can be used. A damaged page among others is Unreadable.
     """
     with explained(limits.pixels):
+        check_jpeg(stream)
+        check_tiff(stream, limits)
         image = Image.open(stream, formats=_FORMATS)
     if image.format == "TIFF":
         _hush_libtiff()
@@ -78,4 +81,4 @@ def _pages(image: Image.Image, limits: Limits) -> int:
                     return page
         except ImageError:
             return page + 1
-    raise ImageError(f"has more than {limits.frames:,} pages", cure="Split it.")
+    raise ImageError(f"has more pages than the limit of {limits.frames:,}", cure="Split it.")

@@ -98,9 +98,11 @@ def count_inputs(inputs: Sequence[str]) -> int | None:
 
 def _zip_length(path: str) -> int:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a pipe would be waited for
+            return 1
         with zipfile.ZipFile(path) as archive:
             return max(1, len(zip_entries(archive)))
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError):
         return 1  # which read_inputs will give the reason for
 
 

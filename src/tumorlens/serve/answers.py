@@ -30,6 +30,7 @@ from tumorlens.serve.settings import Settings
 from tumorlens.volumes import with_volumes
 
 CHUNK = 8  # slices of one file that are read and classified at a time, so that others get their turn
+_LOOK = 0.2  # seconds after which a waiting batch looks whether the service stops
 _UNFOLDED = 4  # volumes that are read at a time, and as many archives
 Item = Slice | Unreadable
 
@@ -87,10 +88,14 @@ class Service:
         pictures: list[dict[str, str | None]] = []
         reason: Unreadable | None = None
         items = enumerate(read_stream(io.BytesIO(body), "body", wish.plane, self.settings.limits, SeriesNames()))
-        wanted = items if wish.slice is None else islice(filter(partial(_is_slice, wish.slice), items), 1)
-        while chunk := await self._in(self.readers, partial(_chunk, wanted)):
+        # Chunks are read whole and sifted here: between two of them a request can be cancelled.
+        while not (rows and wish.slice is not None) and (chunk := await self._in(self.readers, partial(_chunk, items))):
             if self.admission.hurried:
                 raise stopping("The file was not finished in time.")
+            if wish.slice is not None:
+                chunk = [entry for entry in chunk if _is_slice(wish.slice, entry)][:1]
+                if not chunk:
+                    continue
             made, answer = await self._rows([item for _, item in chunk], wish)
             rows += made
             reason = next((item for _, item in chunk if isinstance(item, Unreadable)), reason)
@@ -132,7 +137,12 @@ class Service:
         """A line of JSON for each row of each file, as they come; a last one says why, where not all was read."""
         loop = asyncio.get_running_loop()
         end = loop.time() + 0.9 * self.settings.max_seconds  # the last line takes time too
-        async with self.streaming:
+        try:
+            await self._turn(end)
+        except (Problem, TimeoutError) as error:
+            yield self._last(error)
+            return
+        try:
             rows = with_volumes(self._each(files, wish, loop), self.classifier.classes)
             why: Exception | None = None
             while why is None:
@@ -148,10 +158,30 @@ class Service:
                 self.metrics.judged(done)
                 for row in done:
                     yield self._line({"file": row.file.lstrip("/") or ".", "series": row.series}, row)
-            cure = why.cure if isinstance(why, Problem) else "Send less at once, or raise --max-seconds."
-            reason = why.detail.rstrip(".") if isinstance(why, Problem) else "it took too long"
-            last = Row("image", "", None, None, "", (), (), f"error: {reason}", f"Not all was read. {cure}", None, 0.0)
-            yield self._line({"file": None, "series": None}, last)
+            yield self._last(why)
+        finally:
+            self.streaming.release()
+
+    async def _turn(self, end: float) -> None:
+        """Take a place in `streaming`; Problem or TimeoutError where none comes before the service stops, or `end`."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_task(self.streaming.acquire())  # one for the whole wait, which keeps its place in the queue
+        try:
+            while not (await asyncio.wait([turn], timeout=max(0.0, min(_LOOK, end - loop.time()))))[0]:
+                if self.admission.hurried:
+                    raise stopping("the service is stopping")
+                if loop.time() >= end:
+                    raise TimeoutError
+        except BaseException:
+            if not turn.cancel():  # the place came in the same moment
+                self.streaming.release()
+            raise
+
+    def _last(self, why: Exception) -> bytes:
+        cure = why.cure if isinstance(why, Problem) else "Send less at once, or raise --max-seconds."
+        reason = why.detail.rstrip(".") if isinstance(why, Problem) else "it took too long"
+        row = Row("image", "", None, None, "", (), (), f"error: {reason}", f"Not all was read. {cure}", None, 0.0)
+        return self._line({"file": None, "series": None}, row)
 
     def _line(self, where: dict[str, str | None], row: Row) -> bytes:
         return json.dumps(where | _json(row, self.classifier.classes)).encode() + b"\n"

@@ -16,6 +16,7 @@ from tumorlens.serve.problems import Problem
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _MAX_HEADER = 8_192  # bytes of a part
 _MAX_HEADERS = 4_000_000  # bytes of all parts: 400 each of 10,000
+_WRONG = (ValueError, TypeError, LookupError)  # out of the email package, for parameters as in RFC 2231
 _CURE = "Send a zip as the body, or multipart/form-data with a file in each part."
 
 
@@ -42,7 +43,10 @@ def files_of(body: bytes, content_type: str, most: int) -> Iterator[tuple[str, i
     message = Message()
     message["content-type"] = content_type or "application/octet-stream"
     if message.get_content_maintype() == "multipart":
-        boundary = message.get_boundary()
+        try:
+            boundary = message.get_boundary()
+        except _WRONG:
+            boundary = None
         if not boundary:
             raise Problem("bad-request", "The multipart body has no boundary in its Content-Type.", cure=_CURE)
         return iter(list(_parts(body, boundary.encode("latin-1", "replace"), most)))
@@ -68,7 +72,11 @@ def _parts(body: bytes, boundary: bytes, most: int) -> Iterator[tuple[str, io.By
         headers += len(header)
         if headers > _MAX_HEADERS:
             raise Problem("too-large", f"Headers of parts over {_MAX_HEADERS:,} bytes together.", cure=_CURE)
+        damaged = Problem("bad-request", f"Part {number} of the multipart body has a damaged header.", cure=_CURE)
         if padding.strip(b" \t") or not line_end or not blank or len(header) > _MAX_HEADER:
-            raise Problem("bad-request", f"Part {number} of the multipart body has a damaged header.", cure=_CURE)
-        name = BytesHeaderParser().parsebytes(header).get_filename()
+            raise damaged
+        try:
+            name = BytesHeaderParser().parsebytes(header).get_filename()
+        except _WRONG:
+            raise damaged from None
         yield shown(name) if name else f"part-{number}", io.BytesIO(content)

@@ -74,7 +74,7 @@ def raw_body(*media_types: str, what: str) -> dict[str, Any]:
 
 def is_guarded(path: str) -> bool:
     """Whether a token is needed there, where there are tokens."""
-    return path.startswith("/v1/") or path == "/metrics"
+    return path.startswith(("/v1/", "/metrics"))  # not ==: Starlette's route takes "/metrics\n" too
 
 
 def ask_for_tokens(description: dict[str, Any]) -> None:

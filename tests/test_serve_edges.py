@@ -1,0 +1,122 @@
+"""Requests that were made to slip past: a guard, a parser, a wait."""
+
+import asyncio
+import io
+import json
+import time
+
+import pytest
+from PIL import Image
+from serve_model import png, problem_of, service, write_model
+
+from tumorlens.serve import answers as answering
+from tumorlens.serve.answers import CHUNK, Wish
+
+WRONG = ["*=idna''x", "*=a%00b''x", "*=utf-8''x; {0}*1=y", "*" + "9" * 5_000 + "=x"]  # after a parameter's name
+KINDS = ["idna", "nul", "mixed", "digits"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "classifier.onnx")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics%0A", "/metrics/", "/v1/model%0A"])
+def test_no_spelling_of_a_path_goes_without_a_token(model, tmp_path, path):
+    (tmp_path / "tokens").write_text("a-token-of-this-test\n")
+    with service(model, token_file=tmp_path / "tokens") as here:
+        assert problem_of(here.get(path)) == (401, "unauthorized")
+
+
+class TestParameters:
+    @pytest.mark.parametrize("wrong", WRONG, ids=KINDS)
+    def test_of_a_part(self, model, wrong):
+        header = "Content-Disposition: form-data; filename" + wrong.format("filename")
+        body = f"--b\r\n{header}\r\n\r\nx\r\n--b--".encode()
+        with service(model) as here:
+            answer = here.post("/v1/batch", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+        assert problem_of(answer) == (400, "bad-request")
+        assert "Part 1" in answer.json()["detail"]
+
+    @pytest.mark.parametrize("wrong", WRONG, ids=KINDS)
+    def test_of_the_request(self, model, wrong):
+        kind = "multipart/form-data; boundary" + wrong.format("boundary")
+        with service(model) as here:
+            answer = here.post("/v1/batch", content=b"--x\r\n\r\nx\r\n--x--", headers={"content-type": kind})
+        assert problem_of(answer) == (400, "bad-request")
+
+
+class TestOneSlice:
+    @pytest.fixture
+    def pages(self):
+        content = io.BytesIO()
+        page = Image.open(io.BytesIO(png())).resize((32, 32))
+        page.save(content, "TIFF", save_all=True, append_images=[page] * 59)
+        return content.getvalue()
+
+    @pytest.fixture
+    def read(self, monkeypatch):
+        """Counts what is read; each takes a moment."""
+        found, plain = [], answering.read_stream
+
+        def counted(*args, **more):
+            for item in plain(*args, **more):
+                found.append(item)
+                time.sleep(0.02)
+                yield item
+
+        monkeypatch.setattr(answering, "read_stream", counted)
+        return found
+
+    def test_is_read_up_to_its_chunk(self, model, pages, read):
+        with service(model) as here:
+            rows = here.predict(pages, slice=2 * CHUNK + 1).json()["rows"]
+        assert [row["slice"] for row in rows] == [2 * CHUNK + 1]
+        assert len(read) == 3 * CHUNK
+
+    def test_that_takes_too_long_is_not_read_on(self, model, pages, read):
+        with service(model, max_seconds=0.3) as here:
+            assert problem_of(here.predict(pages, slice=59)) == (503, "took-too-long")
+            before = len(read)
+            time.sleep(0.6)
+            assert len(read) <= before + CHUNK
+
+
+class TestWaitingBatch:
+    @pytest.mark.parametrize("why", ["late", "stopping"])
+    def test_that_gets_no_turn_says_so_in_its_last_line(self, model, why):
+        with service(model, max_seconds=1.0 if why == "late" else 30.0) as here:
+            serving = here.app.state.service
+
+            async def ask():
+                taken = [await serving.streaming.acquire() for _ in range(answering._UNFOLDED)]
+                asked = asyncio.create_task(here.client.post("/v1/batch", files=[("f", ("a.png", png()))]))
+                await asyncio.sleep(0.3)
+                here.app.state.admission.hurried = why == "stopping"
+                answer = await asyncio.wait_for(asked, 5)
+                for _ in taken:
+                    serving.streaming.release()
+                return answer
+
+            rows = [json.loads(line) for line in here.run(ask()).text.splitlines()]
+            assert [row["file"] for row in rows] == [None]
+            told = {"late": "error: it took too long", "stopping": "error: the service is stopping"}
+            assert rows[0]["verdict"] == told[why]
+            assert serving.streaming._value == answering._UNFOLDED
+
+    def test_that_is_given_up_leaves_its_place(self, model):
+        with service(model) as here:
+            serving = here.app.state.service
+
+            async def ask():
+                for _ in range(answering._UNFOLDED):
+                    await serving.streaming.acquire()
+                first, second = (
+                    asyncio.create_task(anext(serving.batch([("a.png", io.BytesIO(png()))], Wish()))) for _ in range(2)
+                )
+                await asyncio.sleep(0.05)
+                serving.streaming.release()
+                first.cancel()  # in the moment when its turn comes
+                return json.loads(await asyncio.wait_for(second, 5))
+
+            assert here.run(ask())["file"] == "a.png"
