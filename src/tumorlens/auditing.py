@@ -9,6 +9,7 @@ from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import Row, build_index
 from tumorlens.datasets.protocols import OFFICIAL, assign
 from tumorlens.errors import ConfigError
+from tumorlens.options import check_seed
 from tumorlens.prepare import audit_record, dataset_record, identity_of, probe_writable
 from tumorlens.progress import Clock
 from tumorlens.runs import Json, peak_memory_gb
@@ -47,11 +48,10 @@ def run_audit(
     """
     if not 0.5 <= similarity <= 1:
         raise ConfigError(f"--similarity {similarity} is out of range.", cure="Say 0.5 to 1.")
-    if not 0 <= seed < 2**31:
-        raise ConfigError(f"--seed {seed} is out of range.", cure="Say 0 to 2147483647.")
-    if html is not None and html.is_dir():
-        raise ConfigError(f"--html {html} is a folder.", cure="Name a file.")
+    check_seed(seed)
     if html is not None:
+        if html.is_dir():
+            raise ConfigError(f"--html {html} is a folder.", cure="Name a file.")
         probe_writable(html.parent)
     clock = Clock()
     with clock.step("fetch_s"):

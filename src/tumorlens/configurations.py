@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -56,6 +57,13 @@ class Configuration:
     Validation figures of such a head are training figures."""
     seed: int | None = None
     """Seed of head and batch order; the study's where absent."""
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Configuration:
+        """From a run's JSON; a field that is newer than the run had its default value then."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k in known}
+        return cls(**values)
 
     def __post_init__(self) -> None:
         where = f"Configuration {self.name!r}"

@@ -14,6 +14,12 @@ from tumorlens.runs import Run
 THRESHOLD = 0.99  # as in datasets.twins, which needs scipy; --help must not wait for that
 
 
+def check_seed(seed: int) -> None:
+    """ConfigError where it is no seed of numpy and torch."""
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"--seed {seed} is out of range.", cure="Say 0 to 2147483647.")
+
+
 @dataclass(frozen=True)
 class Study:
     """What a study is made of. Every field is an option of `tumorlens study`."""
@@ -64,8 +70,7 @@ class Study:
     """Go on from random weights where the official ones cannot be had, and say so loudly."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"--seed {self.seed} is out of range.", cure="Say 0 to 2147483647.")
+        check_seed(self.seed)
         if self.max_epochs is not None and self.max_epochs < 1:
             raise ConfigError(f"--max-epochs {self.max_epochs} is below 1.", cure="Say 1 or more.")
         if not 0.5 <= self.group_similarity <= 1:
@@ -82,6 +87,10 @@ class Study:
             )
         if self.split is not None and self.protocol != "official":
             raise ConfigError(f"--split and --protocol {self.protocol} both split the data.", cure="Leave one out.")
+
+    def record(self) -> dict[str, Any]:
+        """As study.json keeps it: the options with paths as text."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
 
     @property
     def is_cv(self) -> bool:

@@ -80,7 +80,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
         "tumorlens": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command or f"run_study({study!r})",
-        "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(study).items()},
+        "config": study.record(),
         "configurations": [asdict(c) for c in configurations],
         "classes": list(index.classes),
         "dataset": dataset_record(folder, index, identity),
@@ -118,8 +118,8 @@ def _doubts_of(run: Run, found: Json) -> Json:
     if not run.audit.exists():
         return {}
     before = read_json(run.audit)
-    doubts = {key: before.pop(key) for key in ("label_doubts",) if key in before}
-    return doubts if before == json.loads(json.dumps(found)) else {}
+    doubts = before.pop("label_doubts", None)
+    return {"label_doubts": doubts} if doubts is not None and before == json.loads(json.dumps(found)) else {}
 
 
 def _weights(study: Study, model: Any) -> Any:

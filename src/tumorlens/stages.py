@@ -49,7 +49,7 @@ def evaluate_run(root: Path) -> Json:
     Returns the metrics per configuration.
     """
     bench = prepare(open_study(root), command=read_json(Run(root).study)["command"])
-    listed = [_configuration(record) for record in read_json(bench.run.study)["configurations"]]
+    listed = [Configuration.from_record(record) for record in read_json(bench.run.study)["configurations"]]
     trained = [c for c in listed if bench.run.training(c.name).exists()]
     if not trained:
         raise RunError(
@@ -58,13 +58,6 @@ def evaluate_run(root: Path) -> Json:
     found = {c.name: bench.evaluate(c, again=True) for c in trained}
     bench.doubt_labels()
     return found
-
-
-def _configuration(record: Json) -> Configuration:
-    """From study.json; fields that are newer than the run have their default values."""
-    known = {f.name for f in dataclasses.fields(Configuration)}
-    values: Json = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items() if key in known}
-    return Configuration(**values)
 
 
 def compare_run(root: Path) -> Json:
@@ -107,7 +100,8 @@ def published_for(record: Json, rows: Sequence[Row]) -> dict[str, float] | None:
     if not (figures and official and tested and record["dataset"]["comparable_to_published"]):
         return None
     as_published = {"imagenet"}
-    for c in (_configuration(one) for one in record["configurations"]):  # a start stands before what starts from it
+    for one in record["configurations"]:  # a start stands before what starts from it
+        c = Configuration.from_record(one)
         if c.start in as_published and dataclasses.replace(c, seed=None) == BUILT_IN.get(c.name):
             as_published.add(c.name)
     return {name: figure for name, figure in figures.items() if name in as_published}

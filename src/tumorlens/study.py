@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,7 +126,7 @@ def _finished(fold: Study) -> bool:
     if not fold.run.report.exists():
         return False
     before, trained = read_json(fold.run.study)["config"], read_json(fold.run.comparison)["configurations"]
-    now = json.loads(json.dumps(dataclasses.asdict(fold), default=str))
+    now = fold.record()
     same = ("data", "weights", "seed", "folds", "group_similarity", "groups", "config", "max_epochs")
     wanted = {configuration.name for configuration in fold.chosen()}
     return all(before.get(key) == now[key] for key in same) and wanted <= set(trained)

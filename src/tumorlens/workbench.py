@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -132,10 +132,8 @@ class Workbench:
         path = self.run.training(configuration.name)
         if not path.exists():
             return False
-        # A field that is newer than the run had its default value then.
-        defaults = {f.name: f.default for f in fields(Configuration) if f.default is not MISSING}
-        before = defaults | read_json(path)["configuration"]
-        now = json.loads(json.dumps(asdict(configuration)))
+        trained = Configuration.from_record(read_json(path)["configuration"])
+        before, now = (json.loads(json.dumps(asdict(c))) for c in (trained, configuration))
         if before != now:
             key = next(k for k in now if before.get(k) != now[k])
             raise RunError(

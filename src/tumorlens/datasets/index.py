@@ -24,6 +24,7 @@ from tumorlens.datasets.fetch import ImageFolder
 from tumorlens.datasets.looks import Look, look_at
 from tumorlens.errors import DataError, ImageError, RunError, TumorlensError
 from tumorlens.images import THUMBNAIL, Pixels
+from tumorlens.inputs.slices import shown
 from tumorlens.progress import Bar
 from tumorlens.runs import write_json, writing
 
@@ -176,7 +177,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
                 np.save(file, every)
             write_json(known, {"rows": [dataclasses.astuple(r) for r in rows],
                                "unreadable": [dataclasses.astuple(u) for u in unreadable]})  # fmt: skip
-    left_out = [Unreadable(_shown(f[0].relative_to(folder.root)), f[1], "its name is not UTF-8") for f in odd]
+    left_out = [Unreadable(shown(f[0].relative_to(folder.root).as_posix()), f[1], "its name is not UTF-8") for f in odd]
     index = dataclasses.replace(index, unreadable=(*index.unreadable, *left_out))
     _check_classes(index)
     return index
@@ -188,10 +189,6 @@ def _is_utf8(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _shown(path: Path) -> str:
-    return path.as_posix().encode(errors="backslashreplace").decode()
 
 
 def _tracked(
