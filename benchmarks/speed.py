@@ -247,14 +247,15 @@ def rounding(material: Material) -> tuple[dict[str, float], dict[str, Any]]:
 def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     """A whole study as a process of its own, cold, beside the baseline's epochs of this run times its numbers."""
     with tempfile.TemporaryDirectory() as folder:
+        run = asked.run or Path(folder, "run")
         words = [str(Path(sys.executable).with_name("tumorlens")), "study", "--data", asked.data, "--weights",
-                 asked.weights, "--precision", precision, "--out", f"{folder}/run", "--cache", f"{folder}/cache",
+                 asked.weights, "--precision", precision, "--out", str(run), "--cache", f"{folder}/cache",
                  *(["--max-epochs", "2"] if asked.quick else [])]  # fmt: skip
         began = time.perf_counter()
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - began
-        record = json.loads(Path(f"{folder}/run/study.json").read_text())
-        trained = {name: json.loads(Path(f"{folder}/run/{name}/training.json").read_text())["epochs_run"]
+        record = json.loads((run / "study.json").read_text())
+        trained = {name: json.loads((run / name / "training.json").read_text())["epochs_run"]
                    for name in ("initial", "finetuned")}  # fmt: skip
     share = (record["split"]["train"] + record["split"]["validation"]) / detail["images"]
     baseline = {name: share * detail["epoch_seconds"][f"baseline {name}"]["median"] * trained[name] for name in trained}
@@ -305,8 +306,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the study")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--study", action="store_true")
+    parser.add_argument("--run", type=Path, help="a new folder for the study's run; thrown away where absent")
     parser.add_argument("--parts", nargs="*", default=["decode", "prefix", "rounding", "folds", "epochs"])
     asked = parser.parse_args(arguments)
+    if asked.run and asked.run.exists():
+        parser.error(f"--run {asked.run} exists, and a run gone on with is no cold one; name a new folder")
     if asked.quick:
         asked.images, asked.repeats = asked.images or 256, 1
         asked.parts = [part for part in asked.parts if part != "folds"]
