@@ -1,9 +1,10 @@
 """How well heatmaps point at lesions whose place is known, for both configurations, beside a central blob.
 
-    python benchmarks/pointing.py PHANTOM_RUN [--n 120] [--volume T1.nii.gz --mask MASK.nii.gz --model RUN]
+    python benchmarks/pointing.py --phantom RUN [--n 120]
+    python benchmarks/pointing.py --volume T1.nii.gz --mask MASK.nii.gz --real RUN
 
-PHANTOM_RUN is a run on generated slices; the slices measured on come from another seed. Writes
-benchmarks/results/pointing.json.
+The first RUN is one on generated slices; the slices measured on come from another seed. The second is one on real
+slices. Updates benchmarks/results/pointing.json.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Any
 
 from measuring import keep
 
-from tumorlens.classifier import load_classifier
+from tumorlens.classifier import Classifier, load_classifier
 from tumorlens.export import export_run
 from tumorlens.inputs import Slice, read_inputs
 from tumorlens.pointing import Case, measure_pointing, phantom_cases
 
+CONFIGURATIONS = ("initial", "finetuned")
 LEAST = 100  # pixels of 224 x 224 that a lesion must cover to count
 
 
@@ -34,29 +36,33 @@ def volume_cases(volume: Path, mask: Path, label: str) -> Iterator[Case]:
             yield Case(one.pixels, masks[one.index], label)
 
 
+def exported(run: Path, configuration: str) -> Classifier:
+    """A configuration of a run as its file would be."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "classifier.onnx"
+        export_run(run, configuration, out=file)
+        return load_classifier(file)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("run", type=Path)
+    parser.add_argument("--phantom", type=Path, help="run on generated slices")
     parser.add_argument("--n", type=int, default=120)
     parser.add_argument("--volume", type=Path)
     parser.add_argument("--mask", type=Path)
-    parser.add_argument("--model", type=Path, help="run trained on real data, for the volume")
+    parser.add_argument("--real", type=Path, help="run trained on real data, for the volume")
     parser.add_argument("--label", default="glioma", help="what the volume shows")
     asked = parser.parse_args(arguments)
-    found: dict[str, Any] = {}
-    figures: dict[str, float] = {}
-    cases = list(phantom_cases(asked.n))
-    for name in ("initial", "finetuned"):
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "classifier.onnx"
-            export_run(asked.run, name, out=file)
-            found[name] = measure_pointing(load_classifier(file), cases)
-        figures[f"pointing.phantom.{name}"] = found[name]["heatmap"]["rate"]
-    detail = {"phantom": found}
+    detail: dict[str, Any] = {}
+    if asked.phantom:
+        cases = list(phantom_cases(asked.n))
+        detail["phantom"] = {name: measure_pointing(exported(asked.phantom, name), cases) for name in CONFIGURATIONS}
     if asked.volume:
-        classifier = load_classifier(asked.model)
-        detail["volume"] = measure_pointing(classifier, volume_cases(asked.volume, asked.mask, asked.label))
+        cases = list(volume_cases(asked.volume, asked.mask, asked.label))
+        detail["volume"] = {name: measure_pointing(exported(asked.real, name), cases) for name in CONFIGURATIONS}
+    rates = detail.get("phantom", {})
+    figures = {f"pointing.phantom.{name}": one["heatmap"]["rate"] for name, one in rates.items()}
     command = "python benchmarks/pointing.py " + " ".join(Path(word).name or word for word in sys.argv[1:])
     keep("pointing", command, figures, detail)
     print(json.dumps({"figures": figures, **detail}, indent=1))

@@ -155,8 +155,9 @@ def convolutions_alone(model: nn.Module, stop: str, precision: str) -> list[tupl
 
 
 def prefix(material: Material, precision: str, repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """The pass over the frozen layers beside its convolutions alone, an image."""
-    n = len({row.sha256 for row in material.rows})
+    """The pass over the frozen layers beside its convolutions and its decoding alone, an image."""
+    rows = {row.sha256: row for row in material.rows}.values()  # each content is computed once
+    n = len(rows)
     model = build(material.weights, len(material.classes), 0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     alone = convolutions_alone(model, "layer2", precision)
     cores = torch.get_num_threads()
@@ -176,15 +177,19 @@ def prefix(material: Material, precision: str, repeats: int) -> tuple[dict[str, 
                 one.result()
         torch.set_num_threads(cores)
 
+    def decoding() -> None:
+        with ThreadPoolExecutor(cores) as pool:
+            for _ in pool.map(lambda row: read_image(material.root / row.path), rows):
+                pass
+
     work = {
         "bare convolutions": bare,
         "prefix pass": lambda: material.prefix(["layer2"], precision, f"prefix-{next(turn)}"),
+        "decoding alone": decoding,
     }
     found = alternate(work, repeats)
-    per_image = {
-        "bare convolutions": [s / (batches * CORE_BATCH * cores) for s in found["bare convolutions"]],
-        "prefix pass": [s / n for s in found["prefix pass"]],
-    }
+    per_image = {name: [s / n for s in found[name]] for name in found}
+    per_image["bare convolutions"] = [s / (batches * CORE_BATCH * cores) for s in found["bare convolutions"]]
     ratio = statistics.median(per_image["prefix pass"]) / statistics.median(per_image["bare convolutions"])
     detail = {"precision": precision, "images": n, "seconds_an_image": {k: spread(v) for k, v in per_image.items()}}
     return {"prefix.over_bare_convolutions": ratio}, {"prefix": detail}

@@ -177,6 +177,7 @@ class Workbench:
                     convolutions=self.study.convolutions,
                     last=self.run.last(name), on_epoch=on_epoch, world=world,
                 )  # fmt: skip
+        del source  # else the writing of weights, which takes them twice over, comes on top of it
         world.led(self._keep, configuration, model, cached, history, stopped, world.size)
         world.reached[:] = [f"it goes on after {name}"]
 

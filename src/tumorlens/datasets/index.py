@@ -26,7 +26,7 @@ from tumorlens.errors import DataError, ImageError, RunError, TumorlensError
 from tumorlens.images import THUMBNAIL, Pixels
 from tumorlens.inputs.slices import shown
 from tumorlens.progress import Bar
-from tumorlens.runs import write_json, writing
+from tumorlens.runs import writing
 
 TRAINING, TESTING = "Training", "Testing"
 _AHEAD = 256  # files at work, or looked at and not yet taken up
@@ -175,8 +175,10 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
             index = Index(folder.root, folder.classes, tuple(rows), tuple(unreadable), every)
             with writing(known.with_suffix(".npy")) as file:
                 np.save(file, every)
-            write_json(known, {"rows": [dataclasses.astuple(r) for r in rows],
-                               "unreadable": [dataclasses.astuple(u) for u in unreadable]})  # fmt: skip
+            facts = {"rows": [dataclasses.astuple(r) for r in rows],
+                     "unreadable": [dataclasses.astuple(u) for u in unreadable]}  # fmt: skip
+            with writing(known) as file:  # not indented: that makes an object of every value and comma first
+                file.write(json.dumps(facts, ensure_ascii=False, allow_nan=False).encode())
     left_out = [Unreadable(shown(f[0].relative_to(folder.root).as_posix()), f[1], "its name is not UTF-8") for f in odd]
     index = dataclasses.replace(index, unreadable=(*index.unreadable, *left_out))
     _check_classes(index)
