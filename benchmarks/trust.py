@@ -6,7 +6,7 @@
 Test images as they are, all and without twins; test images changed as another scanner, sequence or preprocessing
 would (families marked for judging: all, those seen before, and the fresh ones); generated images that are no brain
 MRI, and the half by hash of a folder of real ones, whose families are the file names up to the first underscore.
-Writes benchmarks/results/trust.json.
+Writes benchmarks/results/trust.json, for an int8 file trust-int8.json, whose figures begin with `int8.`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card = {
         key: classifier.card[key] for key in ("configuration", "precision", "dataset", "split", "checkpoint_sha256")
     }
-    keep("trust", command, figures, {"model": card, "trust": found})
+    int8 = card["precision"] == "int8"
+    if int8:
+        figures = {f"int8.{name}": value for name, value in figures.items()}
+    keep("trust-int8" if int8 else "trust", command, figures, {"model": card, "trust": found})
     print(json.dumps(figures, indent=1))
 
 

@@ -256,6 +256,7 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
             over_seeds=over_seeds(found),
             coverage=found.get("bench-coverage"),
             trust_run=run_of(found, measured.get("trust")),
+            trust_int8=measured.get("trust-int8"),
             **{name: measured.get(name) for name in ("trust", "pointing", "sanity", "fuzz")},
         )
         pages.append(page.strip())
@@ -265,12 +266,11 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
 def run_of(found: dict[str, Any], trust: dict[str, Any] | None) -> str:
     """The collected run whose checkpoint trust was measured on; empty where none of them is."""
     sha256 = trust["model"]["checkpoint_sha256"] if trust else None
-    return next(
-        (
-            name for name, run in found.items()
-            for one in run.get("configurations", {}).values() if one["training"]["checkpoint_sha256"] == sha256
-        ), "",
-    )  # fmt: skip
+    names = [
+        name for name, run in found.items()
+        for one in run.get("configurations", {}).values() if one["training"]["checkpoint_sha256"] == sha256
+    ]  # fmt: skip
+    return min(names, key=len, default="")  # a run may be collected again once configurations are added to it
 
 
 def audit_page(found: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from tumorlens.trust.arrays import packed
 from tumorlens.trust.comparison import compare_scores
 from tumorlens.trust.evaluation import chosen, judged
 from tumorlens.trust.families import changed, families
-from tumorlens.trust.fitting import BEYOND, DOUBTED
+from tumorlens.trust.fitting import BEYOND, DOUBTED, HELD
 from tumorlens.trust.fitting import REFUSED as REFUSED_SHARE
 from tumorlens.trust.judging import PROBABLE, STRICTER, directions, odds_against
 from tumorlens.trust.refusal import image_facts
@@ -80,11 +80,28 @@ class TestFit:
         assert beyond.mean() <= BEYOND
         left = ~refused & ~beyond & (found.probabilities.max(1) >= PROBABLE)
         over = trust.doubt(trust.distances(v.features, v.statistics, facts)[:, 0], v.logits) > trust.doubt_above
-        assert DOUBTED - 0.01 < over[left].mean() <= DOUBTED
+        share = max(DOUBTED, 1 - (1 - HELD) / left.mean())
+        assert share - 0.01 < over[left].mean() <= share
         held = np.array([verdict != OK for verdict in found.verdicts])
         assert held[~left | over].all()
         several = found.sets.sum(1) > 1
         assert not held[left & ~over & ~several].any()
+
+    @pytest.mark.parametrize("sure", [True, False])
+    def test_holds_back_the_whole_budget_of_a_sure_network_and_more_of_an_unsure_one(self, parts, sure):
+        train, v, _ = parts
+        noise = np.random.default_rng(3).normal(0, 4, v.logits.shape).astype(np.float32)
+        changed = replace(v, logits=v.logits + (8 * np.eye(4, dtype=np.float32)[v.labels] if sure else noise))
+        trust = fit(changed, train)
+        left = np.array([p >= PROBABLE for p in judged(trust, changed).probabilities.max(1)])
+        distances = trust.distances(v.features, v.statistics, image_facts(v.pixels))
+        left &= distances.mean(1) <= trust.refuse_above
+        left &= trust.bounds.beyond(image_facts(v.pixels)).max(1) <= trust.beyond_above
+        held = ~left | (trust.doubt(distances[:, 0], changed.logits) > trust.doubt_above)
+        if sure:
+            assert HELD - 0.005 < held.mean() <= HELD
+        else:
+            assert held.mean() > HELD + 0.01
 
     def test_like_images_are_refused_about_as_often(self, trust, parts):
         assert judged(trust, parts[2]).verdicts.count(REFUSED) / 400 < 0.02

@@ -8,6 +8,7 @@ The aspect ratio is not kept, as in the study that we reproduce.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import stat
 import warnings
@@ -45,6 +46,7 @@ _PHOTOMETRIC = 262  # TIFF's tag PhotometricInterpretation
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of JPEG; 0 is stuffed into data, D0 to D7 restart within it
 _SEGMENTS, _SCANS = 10_000, 100
 _PIECE = 1 << 14  # bytes
+_AT_ONCE = 1 << 24  # bytes
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -118,10 +120,15 @@ def decode(path: Path, *, keep_grey: bool = False) -> tuple[Image.Image, ImageFa
             raise ImageError("no regular file", cure="Remove it.")
         if found.st_size == 0:
             raise ImageError("empty file (0 bytes)", cure="Download or copy it again.")
-        with path.open("rb") as file:
+        with _opened(path, found.st_size) as file:
             check_jpeg(file)
             with Image.open(file) as image:
                 return decoded(image, keep_grey=keep_grey)
+
+
+def _opened(path: Path, size: int) -> BinaryIO:
+    """A file to read several times over: usual ones in memory, where that costs nothing."""
+    return io.BytesIO(path.read_bytes()) if size <= _AT_ONCE else path.open("rb")
 
 
 def decoded(

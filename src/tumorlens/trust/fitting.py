@@ -25,11 +25,11 @@ from tumorlens.trust.refusal import LOOKS, fit_bounds, fit_distance, fit_scale, 
 # learned from hardly differ.
 STATISTICS_RANK, FEATURES_RANK, LOOKS_RANK = 800, 32, 8
 
-# Shares of validation images over each threshold. With the rule on probabilities they hold back about 5 % of them
-# together where the network is right on 98 %, more where it is weaker.
+# Shares of validation images over each threshold.
 REFUSED = 0.0025
 BEYOND = 0.005
-DOUBTED = 0.0275  # of those that the other rules leave
+DOUBTED = 0.0275  # of those that the other rules leave, or more:
+HELD = 0.05  # what all rules hold back together, where the others alone do not already
 
 Singles = npt.NDArray[np.floating]
 
@@ -120,11 +120,12 @@ def fit_trust(
     refuse_above, beyond_above = _upper(distances.mean(1), REFUSED), _upper(beyond, BEYOND)
     left = (distances.mean(1) <= refuse_above) & (beyond <= beyond_above) & (probabilities.max(1) >= PROBABLE)
     doubt = draft.doubt(distances[:, 0], z)
+    share = max(DOUBTED, 1 - (1 - HELD) / left.mean()) if left.any() else DOUBTED
     return replace(
         draft,
         refuse_above=refuse_above,
         beyond_above=beyond_above,
-        doubt_above=_upper(doubt[left] if left.any() else doubt, DOUBTED),
+        doubt_above=_upper(doubt[left] if left.any() else doubt, share),
     )
 
 
