@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from tumorlens.classifier import open_session
 from tumorlens.cli import main
 from tumorlens.datasets.phantom import write_dicom
-from tumorlens.errors import ConfigError
+from tumorlens.errors import ConfigError, RunError
 from tumorlens.explain import (
     Look,
     centre_blob,
@@ -176,6 +176,11 @@ class TestPicture:
         draw = pictures(fake_classifier(), tmp_path / "maps")
         predict_to([str(tmp_path / "a.png")], fake_classifier(), form="json", out=tmp_path / "r", on_slice=draw)
         assert len(list((tmp_path / "maps").glob("a.png-*.png"))) == 1
+
+    def test_a_file_in_the_place_of_the_folder_is_named(self, tmp_path):
+        grey("glioma").save(tmp_path / "a.png")
+        with pytest.raises(RunError, match=r"cannot be written \(.*a\.png is a file\)"):
+            explain_all([str(tmp_path / "a.png")], fake_classifier(), tmp_path / "a.png")
 
     def test_wrong_options_exit_with_1(self, tmp_path, capsys):
         grey("glioma").save(tmp_path / "a.png")

@@ -123,8 +123,10 @@ def disk_error(error: OSError, path: Path) -> RunError:
             f"The disk is full: {path} could not be written.",
             cure="Free some space or name another place, then run the same command again: it goes on from here.",
         )
+    blocking = next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None)
+    why = f"{blocking} is a file" if blocking else error.strerror or error
     return RunError(
-        f"{path} cannot be written ({error.strerror or error}).",
+        f"{path} cannot be written ({why}).",
         cure="Name a folder that you may write to with --out (or --cache for caches).",
     )
 
