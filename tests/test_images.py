@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -132,6 +134,20 @@ def test_each_bad_file_has_its_reason(tmp_path: Path) -> None:
         assert caught.value.cure
     with pytest.raises(ImageError, match="no such file"):
         read_image(tmp_path / "absent.png")
+
+
+def test_pillow_says_nothing_beside_our_reason(tmp_path: Path) -> None:
+    tiff = io.BytesIO()
+    noise("RGB", (16, 16)).save(tiff, "TIFF")
+    content = bytearray(tiff.getvalue())
+    samples = content.find(struct.pack("<HH", 277, 3))  # SamplesPerPixel, a SHORT
+    content[samples + 8 : samples + 10] = struct.pack("<H", 32256)
+    path = tmp_path / "x.tif"
+    path.write_bytes(content)
+    code = f"from pathlib import Path; from tumorlens.images import read_image; read_image(Path({str(path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # pytest's logging hides it
+    assert "ImageError: not an image" in done.stderr
+    assert "samples per pixel" not in done.stderr
 
 
 @settings(max_examples=150, deadline=None)

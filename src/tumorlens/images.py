@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
 import stat
 import warnings
@@ -271,4 +272,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a damaged file, the error says too
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a half image is an error, whatever other libraries set
