@@ -4,8 +4,9 @@
     python benchmarks/same_accuracy.py --data DATA --weights WEIGHTS --images 640 --epochs 15
 
 `tumorlens study` as a process of its own, then the notebook (notebook_baseline.py): `initial`, and `finetuned` from
-what that left, with early stopping; each is tested on all of Testing. They draw heads and batches differently, so
-McNemar's test tells whether more than chance lies between them. Updates benchmarks/results/accuracy.json.
+what that left, with early stopping; each is tested on all of Testing. They draw heads and batches differently, once
+each: interval and McNemar's test count the chance of the test images, not that of another draw. Updates
+benchmarks/results/accuracy.json.
 """
 
 from __future__ import annotations
