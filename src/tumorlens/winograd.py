@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tumorlens.runs import give_back_memory
+
 _POINTS = (0.0, -1.0, 1.0, 0.5, -2.0)  # and infinity
 _OUT = 4  # outputs of a tile, along each side
 _IN = _OUT + 2  # inputs of a tile
@@ -176,4 +178,4 @@ def _kept_pages() -> Iterator[None]:
     finally:  # glibc's own values
         libc.mallopt(_M_MMAP_MAX, 65536)
         libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
-        libc.malloc_trim(0)
+        give_back_memory()
