@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -29,6 +30,11 @@ def alternate(work: Mapping[str, Callable[[], Any]], repeats: int, *, warm: bool
             piece()
             found[name].append(time.perf_counter() - began)
     return found
+
+
+def command() -> str:
+    """The command line that runs, without the folders of this machine."""
+    return "python benchmarks/" + " ".join(Path(word).name or word for word in sys.argv)
 
 
 def spread(values: list[float]) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import keep
+from measuring import command, keep
 
 from tumorlens.classifier import Classifier, load_classifier
 from tumorlens.export import export_run
@@ -63,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         detail["volume"] = {name: measure_pointing(exported(asked.real, name), cases) for name in CONFIGURATIONS}
     rates = detail.get("phantom", {})
     figures = {f"pointing.phantom.{name}": one["heatmap"]["rate"] for name, one in rates.items()}
-    command = "python benchmarks/pointing.py " + " ".join(Path(word).name or word for word in sys.argv[1:])
-    keep("pointing", command, figures, detail)
+    keep("pointing", command(), figures, detail)
     print(json.dumps({"figures": figures, **detail}, indent=1))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import keep
+from measuring import command, keep
 from notebook_baseline import Notebook
 
 from tumorlens.datasets.fetch import fetch
@@ -116,8 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "difference_interval": [low, high], "mcnemar": mcnemar(one, two),
         }  # fmt: skip
     print(json.dumps(detail, indent=1))
-    words = " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])
-    keep("accuracy", f"python benchmarks/same_accuracy.py {words}", {}, detail)
+    keep("accuracy", command(), {}, detail)
 
 
 if __name__ == "__main__":

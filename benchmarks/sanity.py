@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import keep
+from measuring import command, keep
 from scipy.stats import spearmanr
 from torchvision.models import resnet18
 
@@ -64,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "low": float(np.quantile(rank, 0.05)), "high": float(np.quantile(rank, 0.95)),
         })  # fmt: skip
     detail = {"n": len(pixels), "configuration": asked.configuration, "steps": steps}
-    command = "python benchmarks/sanity.py " + " ".join(Path(word).name for word in sys.argv[1:])
-    keep("sanity", command, {}, detail | {"checkpoint_sha256": source.sha256})
+    keep("sanity", command(), {}, detail | {"checkpoint_sha256": source.sha256})
     print(json.dumps(detail, indent=1))
 
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import alternate, keep, spread
+from measuring import alternate, command, keep, spread
 from notebook_baseline import Notebook
 from PIL import Image
 from torch import nn
@@ -55,8 +56,7 @@ class Material:
     rows: tuple[Any, ...]
     classes: tuple[str, ...]
     weights: Weights
-    folder: Path
-    """Scratch."""
+    folder: Path  # scratch
 
     def parts(self) -> tuple[Part, Part]:
         cut = round(len(self.rows) * 0.85)
@@ -179,8 +179,7 @@ def prefix(material: Material, precision: str, repeats: int) -> tuple[dict[str, 
 
     def decoding() -> None:
         with ThreadPoolExecutor(cores) as pool:
-            for _ in pool.map(lambda row: read_image(material.root / row.path), rows):
-                pass
+            deque(pool.map(lambda row: read_image(material.root / row.path), rows), 0)
 
     work = {
         "bare convolutions": bare,
@@ -323,8 +322,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     index = build_index(folder, cache_dir())
     training = [row for row in index.rows if row.part == TRAINING]
     order = np.random.default_rng(0).permutation(len(training))[: asked.images]
-    name = "speed-quick" if asked.quick else "speed"
-    command = "python benchmarks/speed.py " + " ".join(Path(w).name if "/" in w else w for w in sys.argv[1:])
     native = ["fp32", "bf16"] if bf16_is_native(CPU) else ["fp32"]
     with tempfile.TemporaryDirectory() as scratch:
         rows = tuple(training[i] for i in order)
@@ -344,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if asked.study:
                 measured.append(study(asked, asked.precision, measured[-1][1]["epochs"]))
     for figures, detail in measured:
-        keep(name, command, figures, detail)
+        keep("speed-quick" if asked.quick else "speed", command(), figures, detail)
         print(json.dumps(figures, indent=1))
 
 

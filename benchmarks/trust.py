@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import keep
+from measuring import command, keep
 
 from tumorlens.classifier import Classifier, load_classifier
 from tumorlens.datasets.phantom import VIEWS
@@ -120,14 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "near_shift.test_deferral_rate": official["deferred"]["rate"],
         "selective.accuracy_at_0.95_coverage": official["selective"]["accuracy_at_0.95_coverage"],
     } | ({"calibration.ece_twin_free": free["after"]["ece"]} if free else {})
-    command = "python benchmarks/trust.py " + " ".join(Path(word).name or word for word in sys.argv[1:])
     card = {
         key: classifier.card[key] for key in ("configuration", "precision", "dataset", "split", "checkpoint_sha256")
     }
     int8 = card["precision"] == "int8"
     if int8:
         figures = {f"int8.{name}": value for name, value in figures.items()}
-    keep("trust-int8" if int8 else "trust", command, figures, {"model": card, "trust": found})
+    keep("trust-int8" if int8 else "trust", command(), figures, {"model": card, "trust": found})
     print(json.dumps(figures, indent=1))
 
 

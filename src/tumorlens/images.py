@@ -191,11 +191,16 @@ def check_jpeg(file: BinaryIO) -> None:
         segments, scans = segments + 1, scans + (marker == 0xDA)
         if segments > _SEGMENTS or scans > _SCANS:
             what = f"over {_SCANS} scans" if scans > _SCANS else f"over {_SEGMENTS:,} segments"
-            raise ImageError(f"a JPEG of {what}, which no picture needs", cure="Save it again from a viewer.")
+            raise needless("JPEG", what)
         if marker >= 0xC0 and marker not in (0xD8, 0xD9):  # the others have no content
             file.seek(at)
             at += max(2, int.from_bytes(file.read(2), "big"))
     file.seek(0)
+
+
+def needless(kind: str, what: str) -> ImageError:
+    """The error for a file whose headers ask for more than any picture does."""
+    return ImageError(f"a {kind} of {what}, which no picture needs", cure="Save it again from a viewer.")
 
 
 def _without_chroma(image: JpegImageFile) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.errors import ImageError
+from tumorlens.images import needless
 from tumorlens.inputs.slices import Limits
 
 _BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], np.float64)  # of a value by its type
@@ -21,18 +21,8 @@ _SHARED = 1_000  # bytes that each page may share with others
 
 
 def check_tiff(file: BinaryIO, limits: Limits) -> None:
-    """Refuse a TIFF whose tags cost more than any picture's; a file that is none passes.
-
-    Parameters
-    ----------
-    file
-        At its start, where it is left.
-
-    Raises
-    ------
-    ImageError
-        Too many tags, values, strips or tiles, or tags that share their bytes.
-    """
+    """Refuse a TIFF of too many tags, values, strips or tiles, or whose tags share their bytes; a file that is none
+    passes. File and errors as in `images.check_jpeg`."""
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(16)
@@ -58,20 +48,20 @@ def _walk(file: BinaryIO, head: bytes, length: int, limits: Limits) -> None:
         file.seek(min(at, length))
         tags = number(file.read(counted))
         if tags > _MOST_TAGS:
-            raise _refused(f"over {_MOST_TAGS:,} tags")
+            raise needless("TIFF", f"over {_MOST_TAGS:,} tags")
         table = file.read(tags * entry.itemsize)
         if len(table) < tags * entry.itemsize:  # cut off: Pillow will tell
             return
         total += len(table) + _checked(np.frombuffer(table, entry), order, wide, length)
         if total > 2 * length + _SHARED * len(seen):  # twice: one tag's length may be damaged
-            raise _refused("more bytes of tags than the file has")
+            raise needless("TIFF", "more bytes of tags than the file has")
         at = number(file.read(wide))
 
 
 def _checked(entries: npt.NDArray[Any], order: Literal["little", "big"], wide: int, length: int) -> float:
     """Bytes of a page's values that lie elsewhere in the file."""
     if (entries["count"][~np.isin(entries["type"], _PLAIN)] > _MOST_VALUES).any():
-        raise _refused(f"over {_MOST_VALUES:,} values of a tag")
+        raise needless("TIFF", f"over {_MOST_VALUES:,} values of a tag")
 
     def value(tag: int) -> int:
         found = entries[entries["tag"] == tag]
@@ -84,10 +74,6 @@ def _checked(entries: npt.NDArray[Any], order: Literal["little", "big"], wide: i
     # Strips have a row at least, tiles 16 x 16 pixels; each colour may have its own.
     most = min(_MOST_PARTS, samples * (height + width + width * height // 256))
     if (entries["count"][np.isin(entries["tag"], (_STRIPS, _TILES))] > most).any():
-        raise _refused(f"over {most:,} strips or tiles of a page")
+        raise needless("TIFF", f"over {most:,} strips or tiles of a page")
     sizes = _BYTES[np.minimum(entries["type"], len(_BYTES) - 1)] * entries["count"]
     return float(np.minimum(sizes[sizes > wide], length).sum())
-
-
-def _refused(what: str) -> ImageError:
-    return ImageError(f"a TIFF of {what}, which no picture needs", cure="Save it again from a viewer.")
