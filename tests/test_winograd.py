@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import resource
 from typing import Any
 
 import pytest
@@ -102,18 +100,3 @@ def test_chosen_for_float32_on_the_processor_alone() -> None:
     assert not by_winograd("direct", cpu, torch.float32)
     assert not by_winograd("auto", cpu, torch.bfloat16)
     assert not by_winograd("auto", torch.device("cuda"), torch.float32)
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
-def test_freed_blocks_are_kept_within_and_given_back_after() -> None:
-    def faults() -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(20):
-            torch.ones(10_000_000)  # 40 MB, 9,766 pages of 4 kB
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    with winograd([nn.Conv2d(128, 1, 3, padding=1, bias=False)]):
-        faults()
-        within = faults()
-    # Now and then a kept block is cut by a small one that outlives it, and the next 40 MB are taken anew.
-    assert 4 * within < faults()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -207,13 +206,3 @@ def peak_memory_gb() -> float:
     """Largest resident memory of this process so far, in GB (1e9 bytes), mapped caches included."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system; glibc would keep the holes that many small objects leave.
-
-    Other C libraries are left as they are.
-    """
-    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)

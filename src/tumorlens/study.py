@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tumorlens.allocator import blocks_given_back, give_back_memory
 from tumorlens.distributed import World, joined
 from tumorlens.errors import ConfigError
 from tumorlens.options import Study
 from tumorlens.prepare import prepare
 from tumorlens.progress import Clock, say
-from tumorlens.runs import Json, Run, give_back_memory, read_json
+from tumorlens.runs import Json, Run, read_json
 from tumorlens.stages import compare_run, note_timing, report_run
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def _run_one(study: Study, command: str, world: World) -> Json:
 
 def _trained(study: Study, command: str, clock: Clock, world: World) -> Workbench:
     """Rank 0 prepares; all train. Each configuration is on disk before the next one begins."""
-    bench = world.led(prepare, study, command=command, clock=clock)
-    give_back_memory()  # else what the search for twins needed adds to what the frozen layers do
+    with blocks_given_back():  # else what the search for twins needed adds to what the frozen layers do
+        bench = world.led(prepare, study, command=command, clock=clock)
     world.led(bench.compute_features, clock)
     give_back_memory()
     for configuration in bench.configurations:

@@ -13,8 +13,6 @@ The sums are the same ones in another order and with other intermediate values, 
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -23,14 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tumorlens.runs import give_back_memory
+from tumorlens.allocator import blocks_kept
 
 _POINTS = (0.0, -1.0, 1.0, 0.5, -2.0)  # and infinity
 _OUT = 4  # outputs of a tile, along each side
 _IN = _OUT + 2  # inputs of a tile
 _CHANNELS = 128  # with 64 the transforms outweigh what the products gain: half as long again
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def _matrices() -> tuple[Tensor, Tensor, Tensor]:
@@ -153,29 +149,8 @@ def winograd(modules: Iterable[nn.Module]) -> Iterator[None]:
     for m in chosen:
         m.__class__ = _Conv2d
     try:
-        with _kept_pages() if chosen else nullcontext():
+        with blocks_kept() if chosen else nullcontext():
             yield
     finally:
         for m in chosen:
             m.__class__ = nn.Conv2d
-
-
-@contextmanager
-def _kept_pages() -> Iterator[None]:
-    """Let glibc's malloc keep what is freed, until the end.
-
-    A step takes and frees dozens of blocks of 10 to 40 MB. By default each goes back to the kernel, which hands it
-    out again page by page and zeroed: a tenth of a step's time. Other C libraries are left as they are.
-    """
-    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "mallopt"):
-        yield
-        return
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:  # glibc's own values
-        libc.mallopt(_M_MMAP_MAX, 65536)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
-        give_back_memory()

@@ -111,8 +111,11 @@ class Index:
         return [row for row in self.rows if row.split == split]
 
 
-def list_files(folder: ImageFolder) -> list[tuple[Path, str, str]]:
-    """Files of all classes as (path, label, part), sorted; hidden files are left out."""
+def list_files(folder: ImageFolder) -> list[tuple[str, str, str]]:
+    """Files of all classes as (path, label, part), sorted; hidden files are left out.
+
+    Paths are relative to the data set's root, with forward slashes: a `Path` of each would take ten times the memory.
+    """
     found = []
     for part, top in ((TRAINING, folder.training), (TESTING, folder.testing)):
         if top is None:
@@ -120,8 +123,9 @@ def list_files(folder: ImageFolder) -> list[tuple[Path, str, str]]:
         for label in folder.classes:
             for here, subfolders, names in os.walk(top / label, onerror=_unreadable_folder):
                 subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-                found += [(Path(here) / name, label, part) for name in names if not name.startswith(".")]
-    return sorted(found)
+                place = Path(here).relative_to(folder.root).as_posix()
+                found += [(f"{place}/{name}", label, part) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda file: file[0].split("/"))
 
 
 def _unreadable_folder(error: OSError) -> None:
@@ -153,8 +157,9 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
     with ThreadPoolExecutor(workers) as pool:
         odd = [f for f in files if not _is_utf8(f[0])]  # such a name has no place in JSON, CSV or a page
         files = [f for f in files if _is_utf8(f[0])]
-        hashes = list(_tracked(pool, [f[0] for f in files], _hash, "Hashing files", len(files)))
-        known = cache / "facts" / f"{_key(folder, files, hashes)}.json"
+        paths = [f[0] for f in files]
+        hashes = list(_tracked(pool, folder.root, paths, _hash, "Hashing files"))
+        known = cache / "facts" / f"{_key(files, hashes)}.json"
         index = _from_cache(known, folder)
         if index and any(not isinstance(_look(folder.root / u.path), str) for u in index.unreadable):
             index = None  # it was short of memory then, or Pillow reads more now
@@ -162,13 +167,12 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
             rows: list[Row] = []
             thumbnails = bytearray()  # not a list of arrays: there may be very many
             unreadable: list[Unreadable] = []
-            looks = _tracked(pool, [f[0] for f in files], _look, "Checking images", len(files))
+            looks = _tracked(pool, folder.root, paths, _look, "Checking images")
             for (path, label, part), sha256, look in zip(files, hashes, looks, strict=True):
-                relative = path.relative_to(folder.root).as_posix()
                 if isinstance(look, str) or not sha256:
-                    unreadable.append(Unreadable(relative, label, look if isinstance(look, str) else "cannot be read"))
+                    unreadable.append(Unreadable(path, label, look if isinstance(look, str) else "cannot be read"))
                     continue
-                rows.append(Row(relative, sha256, **look.facts(), label=label, part=part))
+                rows.append(Row(path, sha256, **look.facts(), label=label, part=part))
                 thumbnails += look.thumbnail.tobytes()
             shape = (len(rows), THUMBNAIL, THUMBNAIL)
             every = np.frombuffer(thumbnails, np.uint8).reshape(shape)
@@ -179,28 +183,28 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
                      "unreadable": [dataclasses.astuple(u) for u in unreadable]}  # fmt: skip
             with writing(known) as file:  # not indented: that makes an object of every value and comma first
                 file.write(json.dumps(facts, ensure_ascii=False, allow_nan=False).encode())
-    left_out = [Unreadable(shown(f[0].relative_to(folder.root).as_posix()), f[1], "its name is not UTF-8") for f in odd]
+    left_out = [Unreadable(shown(f[0]), f[1], "its name is not UTF-8") for f in odd]
     index = dataclasses.replace(index, unreadable=(*index.unreadable, *left_out))
     _check_classes(index)
     return index
 
 
-def _is_utf8(path: Path) -> bool:
+def _is_utf8(path: str) -> bool:
     try:
-        str(path).encode()
+        path.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
 def _tracked(
-    pool: ThreadPoolExecutor, paths: Sequence[Path], work: Callable[[Path], T], title: str, total: int
+    pool: ThreadPoolExecutor, root: Path, paths: Sequence[str], work: Callable[[Path], T], title: str
 ) -> Iterator[T]:
     waiting: deque[Future[T]] = deque()  # not pool.map: it makes every task at once, 2 kB each, and keeps all results
-    with Bar(title, total, "files") as bar:
+    with Bar(title, len(paths), "files") as bar:
         try:
             for path in paths:
-                waiting.append(pool.submit(work, path))
+                waiting.append(pool.submit(work, root / path))
                 if len(waiting) > _AHEAD:
                     bar.advance()
                     yield waiting.popleft().result()
@@ -229,10 +233,10 @@ def _look(path: Path) -> Look | str:
         return error.what
 
 
-def _key(folder: ImageFolder, files: Iterable[tuple[Path, str, str]], hashes: Iterable[str]) -> str:
+def _key(files: Iterable[tuple[str, str, str]], hashes: Iterable[str]) -> str:
     digest = hashlib.sha256(b"index 2\n")
     for (path, label, part), sha256 in zip(files, hashes, strict=True):
-        digest.update(f"{path.relative_to(folder.root).as_posix()}\t{label}\t{part}\t{sha256}\n".encode())
+        digest.update(f"{path}\t{label}\t{part}\t{sha256}\n".encode())
     return digest.hexdigest()[:32]
 
 

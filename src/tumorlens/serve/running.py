@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -26,6 +25,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tumorlens.allocator import give_back_blocks
 from tumorlens.classifier import BATCH, load_classifier, usable_cores
 from tumorlens.errors import RunError
 from tumorlens.images import SIZE
@@ -128,7 +128,7 @@ def serve(settings: Settings) -> None:
 
 def make_app(settings: Settings) -> FastAPI:
     """The application of one worker, with its own model."""
-    _give_memory_back()
+    give_back_blocks(arenas=2)  # else it looks leaky
     # Readers quiet the warnings of damaged files one by one; with several threads that holds only if no other
     # state than silence is ever put back. Such warnings quote what they found.
     warnings.simplefilter("ignore")
@@ -188,14 +188,6 @@ def _ending_softly(admission: Admission, give_up: Callable[[], None]) -> Iterato
     finally:
         for caught, handler in before.items():
             signal.signal(caught, handler)
-
-
-def _give_memory_back() -> None:
-    """Have glibc return large blocks at once: else it learns to keep them, for each thread apart, and looks leaky."""
-    with suppress(OSError, AttributeError, TypeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD: blocks from 1 MiB on
-        mallopt(-8, 2)  # M_ARENA_MAX
 
 
 def _cut_off() -> None:
