@@ -158,6 +158,32 @@ def test_there_must_be_a_thread(path):
         load_classifier(path, 0)
 
 
+@pytest.mark.parametrize("n", [2, 3, 19, 40])
+def test_each_core_computes_images_of_its_own(path, classifier, n):
+    pixels = np.random.default_rng(n).integers(0, 256, (n, 224, 224, 3), dtype=np.uint8)
+    apart, together = load_classifier(path, 2), classifier.run(pixels)
+    found = apart.run(pixels)
+    assert apart._each_core is not None
+    for name in ("logits", "features", "heatmap", "statistics"):
+        np.testing.assert_allclose(getattr(found, name), getattr(together, name), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("then", ["another", "damaged", "gone"])
+def test_a_model_file_that_changes_in_use_does_not_change_answers(path, pixels, tmp_path, then):
+    file = with_metadata(path, tmp_path / "model.onnx")
+    classifier = load_classifier(file, 2)
+    card = json.dumps(classifier.card | {"configuration": "another"})
+    if then == "another":
+        with_metadata(path, file, **{CARD_KEY: card})
+    elif then == "damaged":
+        file.write_bytes(b"no model")
+    else:
+        file.unlink()
+    assert classifier._each_core is None
+    logits = load_classifier(path, 1).run(pixels).logits
+    np.testing.assert_allclose(classifier.run(pixels).logits, logits, rtol=1e-5, atol=1e-5)
+
+
 def test_threads_sleep_between_calls(path, pixels):
     classifier = load_classifier(path, 2)
     classifier.run(pixels)

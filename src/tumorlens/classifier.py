@@ -11,8 +11,11 @@ print(classifier.classify(pixels[None]).verdicts)
 from __future__ import annotations
 
 import json
+import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,7 @@ FILE = "classifier.onnx"
 INPUT = "pixels"
 OUTPUTS = ("logits", "features", "heatmap", "statistics")
 BATCH = 32
+_PART = 8  # images that a core computes at a time, where there are several
 
 Floats = npt.NDArray[np.float32]
 _AGAIN = "Export it anew: tumorlens export RUN"
@@ -62,6 +66,8 @@ class Classifier:
     """Provenance: configuration, training data's fingerprint, measured accuracy, versions, licence, intended use."""
     trust: Trust
     session: InferenceSession
+    threads: int
+    """Cores to compute with."""
 
     def run(self, pixels: Pixels) -> Outputs:
         """Run the network.
@@ -84,7 +90,27 @@ class Classifier:
         if not len(pixels):
             k = len(self.classes)
             return Outputs(*(np.zeros((0, *s), np.float32) for s in ((k,), (512,), (k, 7, 7), (1024,))))
-        return Outputs(*self.session.run(OUTPUTS, {INPUT: pixels}))
+        if len(pixels) == 1 or self._each_core is None:
+            return Outputs(*self.session.run(OUTPUTS, {INPUT: pixels}))
+        pool, session = self._each_core
+        rounds = math.ceil(len(pixels) / (self.threads * _PART))
+        parts = np.array_split(pixels, min(len(pixels), rounds * self.threads))
+        found = list(pool.map(lambda part: session.run(OUTPUTS, {INPUT: part}), parts))
+        return Outputs(*(np.concatenate(values) for values in zip(*found, strict=True)))
+
+    @cached_property
+    def _each_core(self) -> tuple[ThreadPoolExecutor, InferenceSession] | None:
+        """Threads with images of their own, and a session for them: several cores at one batch wait for each other at
+        the end of every layer. None for one core, and where the file is another one by now."""
+        if self.threads == 1:
+            return None
+        try:
+            session = open_session(self.path, 1)
+        except WeightsError:
+            return None
+        if _entries(session) != _entries(self.session):
+            return None
+        return ThreadPoolExecutor(self.threads, "tumorlens-infer"), session
 
     def judge(self, outputs: Outputs, pixels: Pixels, *, coverage: float = 0.95) -> Judgement:
         """Calibrated probabilities, prediction sets and verdicts of what `run` gave for `pixels`."""
@@ -119,6 +145,7 @@ def load_classifier(path: Path, threads: int | None = None) -> Classifier:
         path = path / FILE
     if not path.is_file():
         raise RunError(f"--model {path} is not there.", cure="Name an .onnx file or the folder of an exported run.")
+    threads = usable_cores() if threads is None else threads
     session = open_session(path, threads)
     card, trust = _metadata(path, session)
     classes = tuple(card["classes"])
@@ -129,7 +156,7 @@ def load_classifier(path: Path, threads: int | None = None) -> Classifier:
         raise WeightsError(f"{path} has inputs and outputs {shapes}, not {wanted}.", cure=_AGAIN)
     if trust.classes != classes:
         raise WeightsError(f"{path} knows the classes {classes} but judges {trust.classes}.", cure=_AGAIN)
-    return Classifier(path, classes, card, trust, session)
+    return Classifier(path, classes, card, trust, session, threads)
 
 
 def open_session(model: Path | bytes, threads: int | None = None) -> InferenceSession:
@@ -169,8 +196,13 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _entries(session: InferenceSession) -> dict[str, str]:
+    """The model's metadata as stored."""
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
 def _metadata(path: Path, session: InferenceSession) -> tuple[dict[str, Any], Trust]:
-    entries = session.get_modelmeta().custom_metadata_map
+    entries = _entries(session)
     if missing := [key for key in (CARD, TRUST) if key not in entries]:
         raise WeightsError(
             f"{path} is an ONNX model without the entry {missing[0]!r}: its classes, preprocessing and thresholds "
