@@ -48,6 +48,13 @@ def with_metadata(path: Path, target: Path, **changes: str | None) -> Path:
     return target
 
 
+def test_a_runs_folder_with_the_int8_file_alone_can_be_named(path, tmp_path):
+    (tmp_path / "classifier-int8.onnx").write_bytes(path.read_bytes())
+    assert load_classifier(tmp_path, 1).path.name == "classifier-int8.onnx"
+    (tmp_path / "classifier.onnx").write_bytes(path.read_bytes())
+    assert load_classifier(tmp_path, 1).path.name == "classifier.onnx"
+
+
 def test_a_runs_folder_or_its_file_can_be_named(path, classifier):
     assert load_classifier(path.parent, 1).classes == classifier.classes == CLASSES
     assert classifier.card["configuration"] == "finetuned"

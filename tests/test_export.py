@@ -198,6 +198,13 @@ class TestExport:
             export_run(exported[0])
         assert "initial" in caught.value.cure
 
+    def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(self, exported, tmp_path, monkeypatch):
+        monkeypatch.setattr(export, "build_graph", lambda *_: pytest.fail("computed"))
+        (tmp_path / "file").touch()
+        for out, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "m.onnx", "is a file")):
+            with pytest.raises(RunError, match=told):
+                export_run(exported[0], "initial", out=out)
+
     def test_moved_and_changed_images_are_told(self, exported, tmp_path):
         run, data, _ = exported
         moved = tmp_path / "moved"

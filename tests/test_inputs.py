@@ -22,6 +22,7 @@ from PIL import Image
 from tumorlens.images import read_image
 from tumorlens.inputs import Limits, Slice, Unreadable, count_inputs, read_bytes, read_inputs
 from tumorlens.inputs.slices import contrast, grey, shown, squared
+from tumorlens.inputs.sources import _files
 
 PICTURE = seeds.picture(90, 60)
 RGB = np.stack([PICTURE, PICTURE[::-1], 255 - PICTURE], axis=-1)
@@ -141,6 +142,15 @@ def test_lists_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert only(read_inputs(["-"], stdin=io.BytesIO(archive))).source == "-/x/1.png"
     assert "longer than the limit" in reason(read_inputs(["-"], stdin=io.BytesIO(PNG), limits=Limits(bytes=99)))
     assert count_inputs(["a.png", "-"]) is None
+    Path("-").touch()
+    assert count_inputs(["@-"]) is None  # which stands for standard input all the same
+    Path("list.txt").write_bytes(b"\xef\xbb\xbfa.png")  # as some editors begin a file
+    assert only(read_inputs(["@list.txt"])).source == "a.png"
+    Path("list.txt").write_bytes(b"a.png\n" * 30_000)  # longer than what is read at once
+    assert sum(isinstance(one, str) for one in _files(["@list.txt"], None)) == 30_000
+    for content in (b"", b"\n\r\n"):
+        Path("list.txt").write_bytes(content)
+        assert reason(read_inputs(["@list.txt"])) == "a list without names"
 
 
 @pytest.mark.parametrize("comment", [b"", b"a comment"])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import itertools
 import json
 import os
 import resource
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +27,8 @@ from tumorlens import predicting
 from tumorlens.cli import main
 from tumorlens.errors import ConfigError, RunError
 from tumorlens.inputs import Slice, Unreadable
-from tumorlens.predicting import Job, finished, predict, predict_to
+from tumorlens.predicting import Job, predict, predict_to
+from tumorlens.resuming import finished
 from tumorlens.rows import Row, header, line, parse
 from tumorlens.trust import OK, REFUSED, UNCERTAIN
 from tumorlens.volumes import call_volume, with_volumes
@@ -61,6 +65,14 @@ def slices(*labels: str, series: str = "series-1", file: str = "v.nii") -> list[
         value = level("notumor" if text == "x" else text.rstrip("?"), verdict)
         found.append(Slice(file, i, len(labels), series, np.full((224, 224, 3), value, np.uint8), {}))
     return found
+
+
+def said(*labels: str) -> list[Row]:
+    """Rows of a series that say so, each surely."""
+    return [
+        Row("slice", f"{i}.dcm", "series-1", i, label, tuple(0.97 if c == label else 0.01 for c in CLASSES), (), OK, "",
+            0, 0) for i, label in enumerate(labels)
+    ]  # fmt: skip
 
 
 class TestRows:
@@ -215,6 +227,20 @@ class TestVolumes:
         assert call_volume(rows, CLASSES).file == "d"
         assert call_volume([rows[0], rows[1], replace(row, slice=0)], CLASSES).label == ""
 
+    def test_a_number_that_comes_twice_counts_once(self):
+        whole = said("glioma", "glioma", "glioma", "notumor")
+        assert call_volume([row for row in whole for _ in range(2)], CLASSES).label == "glioma"
+        pair = said("glioma", "glioma", "notumor")
+        assert call_volume([row for row in pair for _ in range(3)], CLASSES).label == ""
+
+    def test_a_slice_without_a_number_does_not_scatter_the_others(self):
+        whole = said("glioma", "glioma", "glioma", "notumor")
+        mixed = [whole[2], replace(whole[3], slice=None), whole[0], whole[1]]
+        called = call_volume(mixed, CLASSES)
+        assert (called.label, called.reason) == ("glioma", "3 neighbours of 4 slices")
+        first, second, third = said("glioma", "glioma", "glioma")
+        assert call_volume([first, replace(second, slice=None), third], CLASSES).label == ""
+
     def test_series_may_be_mixed_and_a_single_slice_has_no_whole(self):
         row = Row("slice", "f", "series-1", 0, "glioma", (1, 0, 0, 0), (), OK, "", 0, 0)
         mixed = [replace(row, series=s, slice=i) for i, s in enumerate(["a", "b", "a", "b", "a", "c"])]
@@ -290,8 +316,47 @@ class TestResume:
         predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows")
         changed = slices("glioma", series="series-9")
         monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(changed))
-        with pytest.raises(RunError, match="another series"):
+        with pytest.raises(RunError, match="does not belong to the series"):
             predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows", resume=True)
+
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_two_patients_do_not_become_one_volume(self, tmp_path, monkeypatch, whole):
+        out = tmp_path / "rows.json"
+        alice = slices("glioma", "glioma", "glioma", file="alice.nii")
+        monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(alice))
+        predict_to(["x"], fake_classifier(), out=out)
+        if not whole:
+            out.write_text("".join(out.read_text().splitlines(keepends=True)[:2]))
+        before = out.read_bytes()
+        bob = slices("notumor", "notumor", file="bob.nii")
+        monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(bob))
+        with pytest.raises(RunError, match=r"bob\.nii"):
+            predict_to(["x"], fake_classifier(), out=out, resume=True)
+        assert out.read_bytes() == before
+
+    def test_what_is_named_twice_has_two_rows(self, folder, tmp_path):
+        out, twice = tmp_path / "rows.json", [str(folder / "a.png")] * 2
+        assert predict_to(twice, fake_classifier(), out=out).rows == 2
+        content = out.read_bytes()
+        for kept in (0, 1, 2):
+            out.write_bytes(b"".join(content.splitlines(keepends=True)[:kept]))
+            assert predict_to(twice, fake_classifier(), out=out, resume=True).rows == 2
+            assert out.read_bytes().count(b"\n") == 2
+
+    @pytest.mark.parametrize("form", ["json", "csv"])
+    def test_a_line_that_is_cut_off_must_be_ours(self, folder, tmp_path, form):
+        out = tmp_path / "notes"
+        out.write_text('{"patients": 3}')
+        with pytest.raises(RunError, match="another beginning"):
+            predict_to([str(folder / "a.png")], fake_classifier(), form=form, out=out, resume=True)
+        assert out.read_text() == '{"patients": 3}'
+
+    @pytest.mark.parametrize(("name", "form"), [("a.csv", "csv"), ("a.JSON", "json"), ("a", "table")])
+    def test_the_suffix_tells_the_format(self, folder, tmp_path, name, form):
+        out = tmp_path / name
+        predict_to([str(folder / "a.png")], fake_classifier(), out=out)
+        first = out.read_text().splitlines(keepends=True)[0]
+        assert first == header(form, CLASSES) if form != "json" else json.loads(first)
 
     def test_a_table_cannot_be_gone_on_with(self, tmp_path):
         with pytest.raises(ConfigError, match="--resume"):
@@ -320,6 +385,80 @@ class TestCommand:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(content))
         assert main(["predict", "-", "--model", model, "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out)["file"] == "-"
+
+    @pytest.mark.parametrize(
+        ("more", "told"),
+        [
+            (["--out", "{}/rows.csv"], "goes on from there:\n"),
+            (["--out", "{}/rows.txt"], "--resume would go on"),
+            ([], "--resume would go on"),
+        ],
+    )
+    def test_an_interrupted_one_says_what_goes_on(self, folder, tmp_path, model, monkeypatch, capsys, more, told):
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        words = ["predict", str(folder), "--model", model, *(word.format(tmp_path) for word in more)]
+        with monkeypatch.context() as patch:
+            patch.setattr(predicting, "_classified", interrupted)
+            assert main(words) == 130
+        err = capsys.readouterr().err
+        assert told in err
+        if "goes on" in told:
+            assert main([*words, "--resume"]) == 3
+            assert " --resume" in err
+
+    @pytest.mark.parametrize(("name", "cure"), [("rows.csv", "again with --resume"), ("rows.txt", "another file")])
+    def test_a_full_disk_says_what_goes_on(self, folder, model, tmp_path, monkeypatch, capsys, name, cure):
+        class Full(io.BytesIO):
+            def write(self, _: object) -> int:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        real = Path.open
+        monkeypatch.setattr(Path, "open", lambda path, *a, **k: Full() if path.name == name else real(path, *a, **k))
+        assert main(["predict", str(folder), "--model", model, "--out", str(tmp_path / name)]) == 1
+        assert cure in capsys.readouterr().err
+
+    def test_a_full_disk_behind_standard_output_is_told(self, folder, model):
+        words = [sys.executable, "-m", "tumorlens", "predict", str(folder), "--model", model]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == 1
+        assert "Standard output cannot be written (No space left on device)" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("content", [None, b"\0" * (1 << 21)])
+    def test_an_endless_file_is_not_gone_on_with(self, folder, model, tmp_path, capsys, content):
+        out = Path("/dev/zero")
+        if content is not None:
+            out = tmp_path / "rows"
+            out.write_bytes(content)
+        assert main(["predict", str(folder), "--model", model, "--out", str(out), "--format", "csv", "--resume"]) == 1
+        assert "no regular file" in (err := capsys.readouterr().err) or "a long line" in err
+
+    def test_names_are_shown_where_the_terminal_has_no_letters_for_them(self, folder, model, monkeypatch):
+        out = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding="latin-1", write_through=True))
+        name = folder / f"{'long' * 20}.png"
+        (folder / "a.png").rename(name)
+        assert main(["predict", str(name), "--model", model]) == 0
+        assert b"\\u2026" in out.getvalue()
+
+    def test_closed_standard_input_is_told(self, model, monkeypatch, capsys):
+        monkeypatch.setattr("sys.stdin", None)
+        for name in ("-", "@-"):
+            assert main(["predict", name, "--model", model]) == 1
+            assert "Standard input is closed" in capsys.readouterr().err
+
+    def test_ctrl_c_while_names_are_awaited(self, model):
+        words = [sys.executable, "-m", "tumorlens", "predict", "@-", "--model", model, "--format", "csv"]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"kind,file")
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+            assert process.returncode == 130
+            assert b"Fatal" not in process.stderr.read()  # type: ignore[union-attr]
 
     def test_a_missing_model_is_told(self, folder, tmp_path, capsys):
         assert main(["predict", str(folder), "--model", str(tmp_path / "absent.onnx")]) == 1

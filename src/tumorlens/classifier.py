@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the metadata; raised when a reader of the old one would go wrong
 CARD, TRUST = "tumorlens.card", "tumorlens.trust"  # keys of the metadata, JSON each
-FILE = "classifier.onnx"
+FILE, INT8_FILE = "classifier.onnx", "classifier-int8.onnx"
 INPUT = "pixels"
 OUTPUTS = ("logits", "features", "heatmap", "statistics")
 BATCH = 32
@@ -66,7 +66,7 @@ class Classifier:
     """Provenance: configuration, training data's fingerprint, measured accuracy, versions, licence, intended use."""
     trust: Trust
     session: InferenceSession
-    threads: int
+    threads: int = 1
     """Cores to compute with."""
 
     def run(self, pixels: Pixels) -> Outputs:
@@ -127,7 +127,8 @@ def load_classifier(path: Path, threads: int | None = None) -> Classifier:
     Parameters
     ----------
     path
-        An .onnx file that `tumorlens export` wrote, or the folder of a run that holds one.
+        An .onnx file that `tumorlens export` wrote, or the folder of a run that holds one: classifier.onnx, or
+        classifier-int8.onnx where it is the only one.
     threads
         For one image or batch; the number of usable cores where absent. They sleep between calls.
 
@@ -140,9 +141,10 @@ def load_classifier(path: Path, threads: int | None = None) -> Classifier:
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / FILE).exists():
+        there = [path / name for name in (FILE, INT8_FILE) if (path / name).exists()]
+        if not there:
             raise RunError(f"{path} holds no {FILE}.", cure=f"Write it: tumorlens export {path}")
-        path = path / FILE
+        path = there[0]
     if not path.is_file():
         raise RunError(f"--model {path} is not there.", cure="Name an .onnx file or the folder of an exported run.")
     threads = usable_cores() if threads is None else threads

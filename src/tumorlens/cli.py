@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 an error that the user can cure, 2 wrong usage, 3 done but
 
 from __future__ import annotations
 
+import io
 import json as json_module
 import shlex
 import sys
@@ -18,7 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tumorlens import __version__, cli_serve, cli_use
 from tumorlens.distributed import launcher, leads, quiet_followers, refuse_several
-from tumorlens.errors import MissingExtraError, RunError, TumorlensError
+from tumorlens.errors import Interrupted, MissingExtraError, RunError, TumorlensError
 from tumorlens.options import Study
 from tumorlens.progress import say
 from tumorlens.runs import cache_dir, disk_error, read_json
@@ -299,6 +300,8 @@ def _command() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     _argv[:] = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal has no letters for is shown all the same
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         refuse_several(_argv)
         with quiet_followers():
@@ -308,12 +311,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TumorlensError as error:
         _say_error(error)
         return 1
-    except KeyboardInterrupt:
-        if _argv[:1] == ["predict"] and not {"--out", "--resume"} & {word.split("=")[0] for word in _argv}:
-            say("\nInterrupted. With --out FILE and --format json or csv, --resume would go on from there.")
-            return 130
-        more = " --resume" if _argv[:1] == ["predict"] and "--resume" not in _argv else ""
-        say(f"\nInterrupted. What was finished is kept; this goes on from there:\n  {_command()}{more}")
+    except KeyboardInterrupt as stop:
+        say(f"\nInterrupted. {_going_on(stop)}".rstrip())
         return 130
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("tumorlens"):
@@ -323,10 +322,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141  # as a shell tells of a closed pipe; what was not finished is not done
-    except OSError as error:  # a temporary file has no name
-        _say_error(disk_error(error, Path(str(error.filename or tempfile.gettempdir()))))
+    except OSError as error:
+        if error.filename is None:  # a temporary file, or standard output
+            where = f"on the disk of {tempfile.gettempdir()} and where the output goes"
+            _say_error(RunError(f"Nothing more can be written ({error.strerror}).", cure=f"Free some space {where}."))
+        else:
+            _say_error(disk_error(error, Path(str(error.filename))))
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _going_on(stop: KeyboardInterrupt) -> str:
+    if not isinstance(stop, Interrupted):
+        stop = Interrupted("" if _argv[:1] in (["study"], ["train"]) else None)
+    if stop.more is None:
+        return stop.advice
+    return f"What was finished is kept; this goes on from there:\n  {_command()}{stop.more}"
 
 
 def _say_error(error: TumorlensError) -> None:

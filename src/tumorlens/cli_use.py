@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from tumorlens.errors import Interrupted
 from tumorlens.progress import say
 
 FAILED = 3  # exit code: some inputs could not be read, all others were classified
@@ -78,7 +79,7 @@ def predict(
     *,
     model: Model = _HERE,
     heatmaps: Path | None = None,
-    format: Literal["table", "json", "csv"] = "table",
+    format: Literal["table", "json", "csv"] | None = None,
     batch: int = 32,
     plane: Plane = "axial",
     coverage: float = 0.95,
@@ -104,7 +105,8 @@ def predict(
     heatmaps
         Also write a picture for each image or slice into this folder.
     format
-        A table to read, JSON (an object a line), or CSV, in which | parts the classes of a set.
+        A table to read, JSON (an object a line), or CSV, in which | parts the classes of a set; where absent
+        the suffix of --out tells, and else it is a table.
     batch
         Images through the network at once.
     coverage
@@ -112,12 +114,12 @@ def predict(
     out
         Write the rows into this new file.
     resume
-        Go on with --out FILE where it was interrupted; its rows are kept.
+        Go on with --out FILE.csv or FILE.json where it was interrupted; its rows are kept.
     threads
         Of the network; all usable cores where absent.
     """
     from tumorlens.classifier import load_classifier
-    from tumorlens.predicting import Job, predict_to
+    from tumorlens.predicting import Job, form_of, predict_to
 
     job = Job(batch, plane, coverage)
     classifier = load_classifier(model, threads)
@@ -126,7 +128,13 @@ def predict(
         from tumorlens.explain import pictures
 
         on_slice = pictures(classifier, heatmaps)
-    report = predict_to(inputs, classifier, job, form=format, out=out, resume=resume, on_slice=on_slice)
+    form = format or form_of(out)
+    try:
+        report = predict_to(inputs, classifier, job, form=form, out=out, resume=resume, on_slice=on_slice)
+    except KeyboardInterrupt:
+        if out is not None and form != "table":
+            raise Interrupted("" if resume else " --resume") from None
+        raise Interrupted(advice="With --out FILE.csv or FILE.json, --resume would go on from there.") from None
     return _code(report.rows, report.failed)
 
 

@@ -33,6 +33,16 @@ class TumorlensError(Exception):
         return f"{self.what}\n{self.cure}" if self.cure else self.what
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what is to be said of going on; the command line exits with 130."""
+
+    def __init__(self, more: str | None = None, advice: str = "") -> None:
+        super().__init__()
+        self.more = more
+        """Words that make the same command go on; None where it cannot."""
+        self.advice = advice
+
+
 class DataError(TumorlensError):
     """A data set, archive, index or split file that cannot be used."""
 

@@ -15,20 +15,20 @@ import torch
 from torchvision.models import resnet18
 
 from tumorlens.ahead import ahead
-from tumorlens.classifier import BATCH, CARD, FILE, FORMAT, INPUT, OUTPUTS, TRUST, Outputs, open_session
+from tumorlens.classifier import BATCH, CARD, FILE, FORMAT, INPUT, INT8_FILE, OUTPUTS, TRUST, Outputs, open_session
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import Row, read_index
 from tumorlens.errors import DataError, ImageError, RunError
 from tumorlens.graph import build_graph
 from tumorlens.images import PREPROCESSING, Pixels, read_image
 from tumorlens.model import forward, read_state
+from tumorlens.prepare import probe_writable
 from tumorlens.progress import Bar, say
 from tumorlens.quantise import CALIBRATION, accept, quantise
 from tumorlens.runs import Json, Run, cache_dir, environment, read_json, writing
 from tumorlens.trust import Learned, Trust, fit_trust
 from tumorlens.trust.refusal import image_facts
 
-INT8_FILE = "classifier-int8.onnx"
 MAX_DIFFERENCE = 1e-4  # of a probability, against torch
 INTENDED_USE = "Research and teaching. Not for diagnosis."
 
@@ -119,6 +119,10 @@ def export_run(
         An image is missing or changed.
     """
     source = open_source(root, configuration, data)
+    path = out or source.run.root / (INT8_FILE if int8 else FILE)
+    if path.is_dir():  # told now, not after minutes of work
+        raise RunError(f"--out {path} is a folder.", cure=f"Name a file, such as {path / FILE}.")
+    probe_writable(path.parent)
     state = {k: v.numpy() for k, v in read_state(source.checkpoint, len(source.classes)).items()}
     model = build_graph(state, len(source.classes))
     validation, train = source.part("validation"), source.part("train")
@@ -138,7 +142,6 @@ def export_run(
         card["int8"] = accept(labels, before.logits, outputs.logits)
     card["precision"] = "int8" if int8 else "fp32"
     trust = _fit(source, model, labels, outputs, pixels, train)
-    path = out or source.run.root / (INT8_FILE if int8 else FILE)
     size = write_model(path, model, card, trust)
     return {"file": str(path), "bytes": size, "parity": agreement} | ({"int8": card["int8"]} if int8 else {})
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +18,14 @@ import numpy.typing as npt
 from tumorlens.ahead import ahead
 from tumorlens.classifier import BATCH, Classifier
 from tumorlens.errors import ConfigError, RunError
-from tumorlens.inputs import Limits, Plane, Slice, Unreadable, count_inputs, read_inputs
+from tumorlens.inputs import Limits, Plane, Slice, Unreadable, count_inputs, read_inputs, standard_input
 from tumorlens.progress import Bar
-from tumorlens.rows import ERROR, REFUSED, Format, Kind, Row, header, line, parse
+from tumorlens.resuming import Finished, Item, finished, unfinished
+from tumorlens.rows import ERROR, REFUSED, Format, Kind, Row, header, line
 from tumorlens.runs import disk_error
 from tumorlens.trust import Judgement
 from tumorlens.volumes import with_volumes
 
-Item: TypeAlias = Slice | Unreadable
 #: Called with each slice that was read, its row, and its heatmap, float32 [K, 7, 7].
 OnSlice = Callable[[Slice, Row, npt.NDArray[np.float32]], None]
 
@@ -49,22 +48,8 @@ class Job:
             raise ConfigError(f"--coverage {self.coverage} is out of range.", cure="Say between 0 and 1, such as 0.95.")
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What an interrupted run left in its file."""
-
-    series_of: dict[int, str | None] = field(default_factory=dict)
-    """Of each slice or image, by the hash of its file and number."""
-    slices: dict[str, list[Row]] = field(default_factory=dict)
-    """By series, unreadable ones too; an empty list where the row for the whole is there."""
-    bytes: int = 0
-    """Length of the file without a line that was cut off."""
-    files: int = 0
-    rows: int = 0
-    failed: int = 0
-
-
 _DEFAULT, _NOTHING = Job(), Finished()
+_SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 
 
 def predict(
@@ -99,26 +84,10 @@ def predict(
     """
     if "-" in inputs and stdin is None:
         # Read here: an interrupted thread that waits for standard input could not be ended.
-        stdin = io.BytesIO(sys.stdin.buffer.read(Limits().bytes + 1))
-    items = _new(read_inputs(inputs, plane=job.plane, stdin=stdin), before)
+        stdin = io.BytesIO(standard_input().read(Limits().bytes + 1))
+    items = unfinished(read_inputs(inputs, plane=job.plane, stdin=stdin), before)
     rows = _answers(ahead(items, 2 * job.batch), classifier, job, on_slice)
     return with_volumes(rows, classifier.classes, before.slices)
-
-
-def _new(items: Iterator[Item], before: Finished) -> Iterator[Item]:
-    for item in items:
-        key = _key(item.source, item.index)
-        if key not in before.series_of:
-            yield item
-        elif isinstance(item, Slice) and before.series_of[key] not in (None, item.series):
-            raise RunError(
-                f"{item.source} was in another series when the file to go on with was written.",
-                cure="Name another file with --out, as the inputs changed.",
-            )
-
-
-def _key(file: str, number: int | None) -> int:
-    return hash((file, number))
 
 
 def _answers(items: Iterator[Item], classifier: Classifier, job: Job, on_slice: OnSlice | None) -> Iterator[Row]:
@@ -179,7 +148,7 @@ def predict_to(
     classifier: Classifier,
     job: Job = _DEFAULT,
     *,
-    form: Format = "table",
+    form: Format | None = None,
     out: Path | None = None,
     resume: bool = False,
     stdin: BinaryIO | None = None,
@@ -190,7 +159,7 @@ def predict_to(
     Parameters
     ----------
     form
-        `table` to read, `json` (one object a line) or `csv`.
+        `table` to read, `json` (one object a line) or `csv`; what the suffix of `out` says where absent, else a table.
     out
         A new file; standard output where absent.
     resume
@@ -204,6 +173,7 @@ def predict_to(
     RunError
         The file is there and `resume` is not asked for, or it holds other rows; or it cannot be written.
     """
+    form = form or form_of(out)
     if resume and (out is None or form == "table"):
         raise ConfigError("--resume needs a file to go on with.", cure="Say --out FILE with --format json or csv.")
     if out is not None and out.exists() and not resume:
@@ -215,7 +185,7 @@ def predict_to(
     n, failed = kept.rows, kept.failed
     with ExitStack() as stack:
         # The stream is taken before the bar starts, which redirects sys.stdout to the terminal.
-        write = _writer(stack, out, kept.bytes)
+        write = _writer(stack, out, kept.bytes, "" if form == "table" else " with --resume")
         total = count_inputs(inputs) if out is not None or not sys.stdout.isatty() else None
         bar = None if total is None else stack.enter_context(Bar("Classifying", max(0, total - kept.files), "files"))
         if not kept.bytes:
@@ -230,14 +200,27 @@ def predict_to(
     return Report(n, failed)
 
 
-def _writer(stack: ExitStack, out: Path | None, keep: int) -> Callable[[str], None]:
-    """A function that writes a line at once, to standard output or to `out` after its first `keep` bytes."""
+def form_of(out: Path | None) -> Format:
+    """The format of a file by its suffix; a table where that tells none, and on standard output."""
+    return _SUFFIXES.get(out.suffix.lower(), "table") if out else "table"
+
+
+def _writer(stack: ExitStack, out: Path | None, keep: int, again: str) -> Callable[[str], None]:
+    """A function that writes a line at once, to standard output or to `out` after its first `keep` bytes; `again` is
+    what the same command needs to go on after an error."""
     if out is None:
         stream = sys.stdout
 
         def show(text: str) -> None:
-            stream.write(text)
-            stream.flush()
+            try:
+                stream.write(text)
+                stream.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise RunError(
+                    f"Standard output cannot be written ({error.strerror}).", cure="Free some space, or use --out FILE."
+                ) from None
 
         return show
     try:
@@ -254,7 +237,8 @@ def _writer(stack: ExitStack, out: Path | None, keep: int) -> Callable[[str], No
             while content:
                 content = content[file.write(content) :]
         except OSError as error:
-            raise disk_error(error, out) from None
+            more = f"run the same command again{again}" if again else "name another file"
+            raise disk_error(error, out, more) from None
 
     return append
 
@@ -263,45 +247,3 @@ def model_name(classifier: Classifier) -> str:
     """Which classifier answers, as it stands in rows: configuration, precision, and the checkpoint's first digits."""
     card = classifier.card
     return f"{card.get('configuration')}-{card.get('precision')}-{str(card.get('checkpoint_sha256'))[:8]}"
-
-
-def finished(path: Path, form: Format, classes: Sequence[str], model: str) -> Finished:
-    """Read the rows of an interrupted run.
-
-    Raises
-    ------
-    RunError
-        The file cannot be read, or was written in another format, with other classes or another model.
-    """
-    series_of: dict[int, str | None] = {}
-    slices: dict[str, list[Row]] = {}
-    end = files = rows = failed = number = 0
-    last = None
-    cure = "Go on with the same --format and --model, or name another file."
-    try:
-        with path.open("rb") as file:
-            for number, content in enumerate(file, 1):
-                if not content.endswith(b"\n"):
-                    break  # cut off while it was written
-                end += len(content)
-                text = content.decode()
-                if number == 1 and form == "csv":
-                    if text != header(form, classes):
-                        raise RunError(f"{path} has the columns {text.strip()!r}.", cure=cure)
-                    continue
-                row, by = parse(text, form, classes)
-                if by != model:
-                    raise RunError(f"{path}, line {number}: the model was {by}, and is {model} now.", cure=cure)
-                rows, failed = rows + 1, failed + row.failed
-                if row.kind == "volume":
-                    slices[str(row.series)] = []
-                    continue
-                files, last = files + (row.file != last), row.file
-                series_of[_key(row.file, row.slice)] = row.series
-                if row.series is not None:
-                    slices.setdefault(row.series, []).append(row)
-    except (ValueError, TypeError, csv.Error) as error:
-        raise RunError(f"{path}, line {number}, is no row of ours ({error}).", cure=cure) from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}).", cure="Check its permissions.") from None
-    return Finished(series_of, slices, end, files, rows, failed)

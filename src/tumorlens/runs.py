@@ -115,12 +115,14 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
-def disk_error(error: OSError, path: Path) -> RunError:
-    """The message for a failed write to `path`."""
+def disk_error(
+    error: OSError, path: Path, again: str = "run the same command again; a study goes on from there"
+) -> RunError:
+    """The message for a failed write to `path`; `again` is what to do when there is space."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(
             f"The disk is full: {path} could not be written.",
-            cure="Free some space or name another place, then run the same command again: it goes on from here.",
+            cure=f"Free some space, then {again}.",
         )
     blocking = next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None)
     why = f"{blocking} is a file" if blocking else error.strerror or error

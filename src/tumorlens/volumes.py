@@ -9,8 +9,9 @@ The rule is a plain one, fixed beforehand and fitted to nothing:
    neighbours name the same tumour class as in 2. Slices that cannot be read count here as saying nothing.
 4. Otherwise the volume is `uncertain`.
 
-Neighbours have numbers that follow each other; slices without numbers follow each other as they were read. So a
-slice that is missing, unreadable, refused or uncertain ends a run. A DICOM file whose header cannot be read tells
+Neighbours have numbers that follow each other, and images of the same number count once; slices without numbers come
+after all others, and follow each other as they were read. So a slice that is missing, unreadable, refused or uncertain
+ends a run. A DICOM file whose header cannot be read tells
 no series, and counts in none.
 """
 
@@ -39,8 +40,7 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
     classes
         K names.
     """
-    if all(row.slice is not None for row in slices):
-        slices = sorted(slices, key=lambda row: row.slice or 0)
+    slices = sorted(slices, key=lambda row: (row.slice is None, row.slice or 0))
     readable = [row for row in slices if not row.failed]
     accepted = [row for row in readable if not row.refused]
     lost = _lost(slices, len(readable))
@@ -56,11 +56,11 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
     if NO_TUMOUR not in classes:  # a healthy class of another name would count as a tumour
         return called("uncertain", f"the model has no class {NO_TUMOUR!r}, which the rule for volumes needs", accepted)
     runs = _runs(slices, classes)
-    if long := [run for run in runs if len(run) >= NEIGHBOURS]:
+    if long := [run for run in runs if _length(run) >= NEIGHBOURS]:
         best = max(long, key=lambda run: sum(max(row.probabilities) for row in run))
         return called("ok", f"{len(best)} neighbours of {n} slices", best, best[0].label)
     healthy = [row for row in accepted if row.label == NO_TUMOUR and row.verdict == "ok"]
-    pair = any(len(run) > 1 for run in runs)
+    pair = any(_length(run) > 1 for run in runs)
     if 2 * len(healthy) > len(accepted) + lost and not pair:
         return called("ok", f"{len(healthy)} of {n} slices", healthy, NO_TUMOUR)
     reason = "two neighbouring slices alone name" if pair else f"no {NEIGHBOURS} neighbouring slices name"
@@ -119,7 +119,14 @@ def _runs(slices: Sequence[Row], classes: Sequence[str]) -> list[list[Row]]:
 
 
 def _follows(before: Row, row: Row) -> bool:
-    return before.slice is None or row.slice is None or row.slice == before.slice + 1
+    if before.slice is None or row.slice is None:
+        return before.slice is row.slice
+    return row.slice - before.slice in (0, 1)
+
+
+def _length(run: Sequence[Row]) -> int:
+    """Slices of a run: a number that came twice, as where a file was copied, is one place."""
+    return len({i if row.slice is None else (row.slice,) for i, row in enumerate(run)})
 
 
 def _mean(rows: Sequence[Row]) -> tuple[float, ...]:

@@ -7,15 +7,17 @@ import os
 import stat
 import sys
 import zipfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
+from tumorlens.errors import ConfigError
 from tumorlens.inputs.formats import HIDDEN, read_stream, zip_entries
 from tumorlens.inputs.slices import Limits, Plane, SeriesNames, Slice, Unreadable, shown
 
 _DEFAULT = Limits()
+_PIECE = 1 << 16  # bytes
 
 
 def read_inputs(
@@ -49,7 +51,7 @@ def read_inputs(
         if isinstance(found, Unreadable):
             yield found
         elif found == "-":
-            yield from _read_standard_input(stdin or sys.stdin.buffer, plane, limits, names)
+            yield from _read_standard_input(stdin or standard_input(), plane, limits, names)
         else:
             source = shown(found)
             try:
@@ -88,7 +90,7 @@ def count_inputs(inputs: Sequence[str]) -> int | None:
     Folders are walked and zips recognised by their suffix, so that no other file is opened.
     """
     # A list that comes through a pipe can be read once only.
-    if any(name == "-" or (name.startswith("@") and not Path(name[1:]).is_file()) for name in inputs):
+    if any(name in ("-", "@-") or (name.startswith("@") and not Path(name[1:]).is_file()) for name in inputs):
         return None
     total = 0
     for found in _files(inputs, None):
@@ -118,13 +120,51 @@ def _files(inputs: Sequence[str], stdin: BinaryIO | None) -> Iterator[str | Unre
 
 
 def _listed(name: str, stdin: BinaryIO | None) -> Iterator[str | Unreadable]:
+    empty = True
     try:
-        with nullcontext(stdin or sys.stdin.buffer) if name == "@-" else Path(name[1:]).open("rb") as file:
-            for line in file:
-                if listed := os.fsdecode(line.rstrip(b"\r\n")):
-                    yield from _below(listed)
+        for line in _lines(stdin or _raw_standard_input()) if name == "@-" else _lines_of(name[1:]):
+            if listed := os.fsdecode(line.rstrip(b"\r\n")):
+                empty = False
+                yield from _below(listed)
     except (OSError, ValueError) as error:
         yield _unopened(shown(name), error)
+        return
+    if empty:
+        yield Unreadable(shown(name), None, "a list without names", "Check the path.")
+
+
+def _lines_of(path: str) -> Iterator[bytes]:
+    with Path(path).open("rb") as file:
+        yield from _lines(file)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines, without the mark that some editors begin a file with."""
+    first, rest = True, b""
+    while piece := file.read(_PIECE):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.removeprefix(BOM_UTF8) if first else line
+            first = False
+    yield rest.removeprefix(BOM_UTF8) if first else rest
+
+
+def _raw_standard_input() -> BinaryIO:
+    """Without its buffer: a thread that waits in that one would hold its lock when the program is to end."""
+    return standard_input().raw  # type: ignore[attr-defined, no-any-return]
+
+
+def standard_input() -> BinaryIO:
+    """What `-` stands for.
+
+    Raises
+    ------
+    ConfigError
+        It is closed.
+    """
+    if sys.stdin is None:
+        raise ConfigError("Standard input is closed.", cure="Pipe something into it, or name a file.")
+    return sys.stdin.buffer
 
 
 def _below(name: str) -> Iterator[str | Unreadable]:
