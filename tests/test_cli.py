@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import write_folder
 
+from tumorlens import auditing
 from tumorlens.cli import main
 from tumorlens.configurations import read_configurations
 
@@ -126,3 +127,11 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     lines = [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.strip()]
     assert lines[1].startswith("make demo")
     assert lines[2].startswith("make test")
+
+
+def test_an_audit_looks_at_its_weights_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(auditing, "build_index", lambda *_: pytest.fail("indexed"))
+    assert main(["data", "audit", "phantom", "--weights", str(tmp_path / "absent.pth"), "--cache", str(tmp_path)]) == 1
+    assert "absent.pth is no file" in capsys.readouterr().err

@@ -69,6 +69,8 @@ def test_all_and_a_known_name(tmp_path: Path) -> None:
         ("[[configuration]]\nname = 'a'\nlearns = ['fc']\nlearning_rate = 1\noptimizer = 'lion'\n", "'lion'"),
         ("[[configuration]]\nname = 'initial'\n[[configuration]]\nname = 'initial'\n", "twice"),
         ("[[configuration]]\nname = 'finetuned'\nbatch_size = 1\n", "batches of 1"),
+        ("[[configuration]]\nname = 'initial'\nseed = 1000000000000000\n", "out of range"),
+        ("[[configuration]]\nname = 'initial'\nseed = -1\n", "out of range"),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
@@ -86,6 +88,13 @@ def test_a_start_must_stand_earlier() -> None:
     with pytest.raises(ConfigError, match="starts from 'initial'"):
         check_order((BUILT_IN["finetuned"], BUILT_IN["initial"]))
     check_order(Study(configurations=("finetuned",), finetuned_start="imagenet").chosen())
+
+
+def test_an_option_goes_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[[configuration]]\nname = "finetuned"\npatience = 9\n')
+    for start in ("initial", "imagenet"):
+        finetuned = Study(config=tmp_path / "c.toml", finetuned_start=start).chosen()[1]  # type: ignore[arg-type]
+        assert (finetuned.patience, finetuned.start) == (9, start)
 
 
 def test_options_are_checked() -> None:

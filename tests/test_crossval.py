@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,31 @@ def test_folds_are_studies_and_are_not_trained_twice(root, tmp_path, capsys) -> 
     patients.write_text("path,group\n" + "".join(f"{r.path},{i % 11}\n" for i, r in enumerate(rows)))
     with pytest.raises(RunError, match="holds another study: its split sha256 is"):
         run_study(folds(root, out, cache, groups=patients))
+    with pytest.raises(RunError, match=r"fold-1/initial holds initial with head_solver = gradient, not lbfgs"):
+        run_study(folds(root, out, cache, head_solver="lbfgs"))
+    other = shutil.copytree(root, tmp_path / "data")
+    Image.fromarray(picture(99)).save(other / "Training" / "one" / "0.png")
+    with pytest.raises(RunError, match="holds another study: its dataset fingerprint is"):
+        run_study(folds(other, out, cache))
+    assert "Random weights" in page
+    # A configuration more, fold by fold.
+    two = dataclasses.replace(folds(root, out, cache, fold=1), configurations=("initial", "initial_lbfgs"))
+    cv = run_study(two)["cv"]
+    assert (cv["unfinished"], list(cv["configurations"])) == (["initial_lbfgs"], ["initial"])
+    assert "Not every fold has initial_lbfgs" in (out / "report.html").read_text()
+    cv = run_study(dataclasses.replace(two, fold=None))["cv"]
+    assert (cv["unfinished"], list(cv["configurations"])) == ([], ["initial", "initial_lbfgs"])
+    for changed, value, told in (
+        ("study.json", ("weights", "name", "random weights of another kind"), "its weights is random weights of"),
+        ("initial/training.json", ("configuration", "max_epochs", 3), "its initial's max_epochs is 3, not 2"),
+    ):
+        path = out / "fold-2" / changed
+        kept, record = path.read_bytes(), read_json(path)
+        record[value[0]][value[1]] = value[2]
+        write_json(path, record)
+        with pytest.raises(RunError, match=told):
+            sum_up_folds(out, 2)
+        path.write_bytes(kept)
     record = read_json(out / "fold-2" / "study.json")
     record["dataset"]["fingerprint"] = "f00d"
     write_json(out / "fold-2" / "study.json", record)

@@ -106,6 +106,16 @@ def test_a_download_with_a_wrong_hash_is_refused_and_removed(tmp_path: Path, mon
     assert not (tmp_path / "hub" / "checkpoints" / name).exists()
 
 
+def test_another_file_in_the_official_ones_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    path = tmp_path / "checkpoints" / Path(ResNet18_Weights.IMAGENET1K_V1.url).name
+    path.parent.mkdir()
+    torch.save(resnet18().state_dict(), path)
+    with pytest.raises(WeightsError, match="not torchvision's file") as caught:
+        rooms.find_weights("imagenet")
+    assert "Delete it" in caught.value.cure
+
+
 def test_random_weights_say_so() -> None:
     weights = rooms.find_weights("none")
     assert weights.kind == "none"

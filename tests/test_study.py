@@ -136,8 +136,10 @@ def test_stages_give_what_the_study_gives(
 def test_other_studies_folders_are_refused(finished: Path, small_folder: Path, small_cache: Path) -> None:
     with pytest.raises(RunError, match="another study: its config seed is 0"):
         run_study(options(small_folder, small_cache, finished, seed=1))
+    before = (finished / "study.json").read_bytes()
     with pytest.raises(RunError, match="max_epochs = 2, not 3"):
         run_study(options(small_folder, small_cache, finished, max_epochs=3))
+    assert (finished / "study.json").read_bytes() == before  # else reports would tell of what was refused
 
 
 def test_a_configuration_can_be_added_later(finished: Path, small_folder: Path, small_cache: Path) -> None:
@@ -245,6 +247,13 @@ def test_seeds_are_summed_up(finished: Path, small_folder: Path, small_cache: Pa
     assert summary["initial"]["values"] == values
     assert summary["initial"]["mean"] == pytest.approx(sum(values) / 2)
     assert set(summary) == {"initial"}
+    with pytest.raises(RunError, match="named twice"):
+        sum_up([finished, finished / "initial" / ".."])
+    index = other / "index.csv"
+    content = next(row.sha256 for row in read_index(index) if row.split == "test")
+    index.write_text(index.read_text().replace(content, "0" * 64))  # another picture of the same name
+    with pytest.raises(RunError, match="on other images"):
+        sum_up([finished, other])
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:

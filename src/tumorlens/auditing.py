@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tumorlens.audit import audit, baselines, label_doubts
 from tumorlens.datasets.fetch import fetch
@@ -13,6 +14,9 @@ from tumorlens.options import check_seed
 from tumorlens.prepare import audit_record, dataset_record, identity_of, probe_writable
 from tumorlens.progress import Clock
 from tumorlens.runs import Json, peak_memory_gb
+
+if TYPE_CHECKING:
+    from tumorlens.model import Weights
 
 
 def run_audit(
@@ -53,6 +57,8 @@ def run_audit(
         if html.is_dir():
             raise ConfigError(f"--html {html} is a folder.", cure="Name a file.")
         probe_writable(html.parent)
+    # What can fail at once comes before work that takes minutes.
+    start = _find_weights(weights) if weights else None
     clock = Clock()
     with clock.step("fetch_s"):
         folder = fetch(source, cache=cache, seed=seed)
@@ -65,9 +71,9 @@ def run_audit(
     with clock.step("shortcuts_s"):
         found = audit_record(index, identity) | audit(assignment, similarity)
         lines = baselines(rows, index.thumbnails)
-    if weights:
+    if start is not None:
         with clock.step("doubts_s"):
-            found["label_doubts"] = _doubts(rows, folder.root, weights, cache)
+            found["label_doubts"] = _doubts(rows, folder.root, start, cache)
     result: Json = {
         "dataset": dataset_record(folder, index, identity),
         "audit": found,
@@ -85,13 +91,19 @@ def run_audit(
     return result | {"timing": {**clock.steps, "total_s": clock.total}, "peak_memory_gb": round(peak_memory_gb(), 3)}
 
 
-def _doubts(rows: tuple[Row, ...], root: Path, weights: str, cache: Path) -> list[Json]:
+def _find_weights(spec: str) -> Weights:
+    from tumorlens.model import find_weights
+
+    return find_weights(spec)
+
+
+def _doubts(rows: tuple[Row, ...], root: Path, weights: Weights, cache: Path) -> list[Json]:
     from tumorlens.features import activations
-    from tumorlens.model import build, choose_device, choose_precision, find_weights
+    from tumorlens.model import build, choose_device, choose_precision
 
     device, _ = choose_device("auto")
     precision, _ = choose_precision("auto", device)
-    model = build(find_weights(weights), 2, 0)
+    model = build(weights, 2, 0)
     cached = activations(model, ["avgpool"], rows, root, cache=cache, device=device, precision=precision)[0]["avgpool"]
     return label_doubts(cached.rows([row.sha256 for row in rows]).float().numpy(), rows)
 

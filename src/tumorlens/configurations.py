@@ -98,6 +98,8 @@ class Configuration:
             _positive(where, field, getattr(self, field))
         if not 0 <= self.weight_decay < float("inf"):
             raise ConfigError(f"{where}: weight_decay = {self.weight_decay} is negative.", cure="Say 0 or more.")
+        if self.seed is not None and not 0 <= self.seed < 2**31:
+            raise ConfigError(f"{where}: seed = {self.seed} is out of range.", cure="Say 0 to 2147483647.")
         if self.batch_size == 1 and any(stage != "fc" for stage in self.learns):
             raise ConfigError(f"{where}: BatchNorm cannot learn from batches of 1.", cure="Say batch_size = 2 or more.")
 

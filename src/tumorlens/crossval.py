@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.audit import BASELINES
+from tumorlens.configurations import Configuration
 from tumorlens.datasets.index import read_index
 from tumorlens.errors import RunError
 from tumorlens.evaluate import measure, read_predictions
@@ -31,7 +33,8 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     -------
     dict
         `done` and `of` folds; `group_similarity`; `groups`, their number, `largest_group`, how many had `outgrown`
-        the cap and were cut, and the `cut_pairs` that this parted; and under `configurations` and `baselines` for
+        the cap and were cut, and the `cut_pairs` that this parted; configurations that are `unfinished`, as some of
+        these folds lack them; and under `configurations` and `baselines` for
         each every fold's test accuracy, `folds` (mean, sd, min, max), and `pooled`: n, accuracy and macro-F1 over
         all out-of-fold answers, with an interval that resamples whole groups. Images that several repeats tested
         count once each time, in the same group.
@@ -45,8 +48,9 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     if not done:
         raise RunError(f"{root} has no finished fold.", cure="Run the same command again: it goes on from here.")
     runs = [Run(fold_folder(root, k)) for k in done]
-    _check_alike(runs)
-    names = read_json(runs[0].comparison)["configurations"]
+    tested = [read_json(run.comparison)["configurations"] for run in runs]
+    names = [name for name in tested[0] if all(name in one for one in tested)]  # of others some folds are still to come
+    _check_alike(runs, names)
     sizes = np.unique([row.group for row in read_index(runs[0].index)], return_counts=True)[1]
     study, grouped = read_json(runs[0].study), read_json(runs[0].audit)["groups"]
     result: Json = {
@@ -60,6 +64,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         "outgrown": grouped["outgrown"],
         "cut_pairs": grouped["cut_pairs"],
         "copies_dropped": study["split"]["left_out"],
+        "unfinished": sorted({name for one in tested for name in one} - set(names)),
         "configurations": {},
         "baselines": {},
     }
@@ -73,13 +78,18 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     return result
 
 
-def _check_alike(runs: Sequence[Run]) -> None:
-    """RunError where folds are of different studies, whose answers must not be pooled."""
+def _check_alike(runs: Sequence[Run], names: Sequence[str]) -> None:
+    """RunError where folds are of different studies, whose answers must not be pooled; device and precision may be
+    others."""
     first: Json = {}
     for run in runs:
         study = read_json(run.study)
         about = {key: study["config"].get(key) for key in ("seed", "folds", "group_similarity", "groups")}
         about["data fingerprint"] = study["dataset"]["fingerprint"]
+        about["weights"] = study["weights"]["sha256"] or study["weights"]["name"]
+        for name in names:
+            trained = Configuration.from_record(read_json(run.training(name))["configuration"])
+            about |= {f"{name}'s {key}": value for key, value in dataclasses.asdict(trained).items()}
         first = first or about
         for key, value in about.items():
             if value != first[key]:

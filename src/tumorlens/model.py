@@ -65,7 +65,13 @@ def find_weights(spec: str) -> Weights:
         return Weights("random weights", "", False, "none", "The network started from RANDOM weights, not ImageNet's.")
     if spec == "imagenet":
         path = _download()
-        return Weights("torchvision ResNet18_Weights.IMAGENET1K_V1", _sha256(path), True, "imagenet", "", path)
+        sha256 = _sha256(path)
+        if not sha256.startswith(OFFICIAL_SHA256):  # torch.hub checks what it downloads, not what lies there
+            raise WeightsError(
+                f"{path} is not torchvision's file: its SHA-256 begins with {sha256[:8]}, not {OFFICIAL_SHA256}.",
+                cure="Delete it, then it is downloaded anew; or name your own file with --weights FILE.",
+            )
+        return Weights("torchvision ResNet18_Weights.IMAGENET1K_V1", sha256, True, "imagenet", "", path)
     path = Path(spec).expanduser()
     if not path.is_file():
         raise WeightsError(

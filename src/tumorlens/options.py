@@ -136,7 +136,7 @@ class Study:
         chosen = []
         for configuration in (named[name] for name in wanted):
             changes: dict[str, Any] = {}
-            if configuration.name == "finetuned" and not any(c.name == "finetuned" for c in listed):
+            if configuration.name == "finetuned" and self.finetuned_start != "initial":
                 changes["start"] = self.finetuned_start
             if configuration.name == "initial" and self.head_solver != "gradient":
                 changes["head_solver"] = self.head_solver

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorlens import __version__
-from tumorlens.configurations import check_order
+from tumorlens.configurations import Configuration, check_order
 from tumorlens.errors import FetchError, MissingExtraError, RunError
 from tumorlens.options import Study
 from tumorlens.progress import Clock, say
@@ -26,7 +26,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     Raises
     ------
     RunError
-        The folder holds another study, or cannot be written.
+        The folder holds another study, or cannot be written; nothing in it is changed.
     """
     try:
         from tumorlens import model
@@ -43,6 +43,8 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     clock = clock or Clock()
     run, configurations = study.run, study.chosen()
     check_order(configurations)
+    for configuration in configurations:
+        is_trained(run, configuration)
     # Choices that can fail at once come before work that takes minutes.
     device, device_why = model.choose_device(study.device)
     precision, precision_why = model.choose_precision(study.precision, device)
@@ -105,6 +107,28 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
     say(twins_line(audited["twins"]["all"]))
     return Workbench(run, study, configurations, folder, index.classes, split.rows, weights, device, precision, cache)
+
+
+def is_trained(run: Run, configuration: Configuration) -> bool:
+    """Whether this very configuration was trained in this run.
+
+    Raises
+    ------
+    RunError
+        One of that name but with other values was.
+    """
+    path = run.training(configuration.name)
+    if not path.exists():
+        return False
+    trained = Configuration.from_record(read_json(path)["configuration"])
+    before, now = (json.loads(json.dumps(asdict(c))) for c in (trained, configuration))
+    if before != now:
+        key = next(k for k in now if before.get(k) != now[k])
+        raise RunError(
+            f"{path.parent} holds {configuration.name} with {key} = {before.get(key)}, not {now[key]}.",
+            cure="Name another folder with --out, or give the configuration another name.",
+        )
+    return True
 
 
 def split_hash(rows: Any) -> str:

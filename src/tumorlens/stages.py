@@ -115,19 +115,24 @@ def sum_up(roots: Sequence[Path]) -> Json:
     Raises
     ------
     RunError
-        The runs are on different test images or have no configuration in common.
+        The runs are on different test images or have no configuration in common, or one is named twice.
     """
+    from tumorlens.datasets.index import read_index
     from tumorlens.evaluate import read_predictions
     from tumorlens.statistics import paired_seeds, summarise_seeds
 
-    tested: dict[str, frozenset[str]] = {}
+    if len({root.resolve() for root in roots}) < len(roots):
+        raise RunError("A run is named twice.", cure="Name each once: what is averaged are different runs.")
+    tested: dict[str, frozenset[tuple[str, str]]] = {}
     values: dict[str, list[float]] = {}
     for root in roots:
         run = Run(root)
         names = [c["name"] for c in read_json(run.study)["configurations"] if run.metrics(c["name"]).exists()]
+        content = {row.path: row.sha256 for row in read_index(run.index)}  # other images may have the same names
         for name in names:
             predictions = read_predictions(run.predictions(name))
-            test = frozenset(p for p, s in zip(predictions.paths, predictions.splits, strict=True) if s == "test")
+            paths = (p for p, s in zip(predictions.paths, predictions.splits, strict=True) if s == "test")
+            test = frozenset((path, content.get(path, "")) for path in paths)
             if tested.setdefault(name, test) != test:
                 raise RunError(
                     f"{root} tests {name} on other images than {roots[0]}.", cure="Compare runs of one data set."

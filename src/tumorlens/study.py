@@ -125,14 +125,18 @@ def _run_folds(study: Study, command: str, world: World) -> Json:
 
 
 def _finished(fold: Study) -> bool:
-    """Whether this very fold lies in its folder; what differs in the data or the split is found out later."""
-    if not fold.run.report.exists():
-        return False
-    before, trained = read_json(fold.run.study)["config"], read_json(fold.run.comparison)["configurations"]
-    now = fold.record()
-    same = ("data", "weights", "seed", "folds", "group_similarity", "groups", "config", "max_epochs")
+    """Whether this very fold lies in its folder.
+
+    Raises
+    ------
+    RunError
+        Another one does: of other data, weights or values of a configuration.
+    """
     wanted = {configuration.name for configuration in fold.chosen()}
-    return all(before.get(key) == now[key] for key in same) and wanted <= set(trained)
+    if not fold.run.report.exists() or not wanted <= set(read_json(fold.run.comparison)["configurations"]):
+        return False
+    prepare(fold)
+    return True
 
 
 def _summed_up(study: Study) -> tuple[Json, Path]:

@@ -31,6 +31,7 @@ from tumorlens.model import (
     save_checkpoint,
 )
 from tumorlens.options import Study
+from tumorlens.prepare import is_trained
 from tumorlens.progress import Clock, say
 from tumorlens.runs import Json, Run, read_json, write_json, writing
 from tumorlens.train import Part, Source, fit, predict_logits
@@ -66,7 +67,7 @@ class Workbench:
 
     def compute_features(self, clock: Clock) -> None:
         """Run the frozen layers once for all configurations that start from the study's weights."""
-        wanted = {c.frozen_prefix for c in self.configurations if not self.finished(c)}
+        wanted = {c.frozen_prefix for c in self.configurations if not is_trained(self.run, c)}
         wanted -= {"image"} if wanted != {"image"} else set()
         if not wanted:
             return
@@ -121,33 +122,12 @@ class Workbench:
             )
         model.load_state_dict(read_state(path, len(self.classes)))
 
-    def finished(self, configuration: Configuration) -> bool:
-        """Whether this very configuration was trained in this run.
-
-        Raises
-        ------
-        RunError
-            One of that name but with other values was.
-        """
-        path = self.run.training(configuration.name)
-        if not path.exists():
-            return False
-        trained = Configuration.from_record(read_json(path)["configuration"])
-        before, now = (json.loads(json.dumps(asdict(c))) for c in (trained, configuration))
-        if before != now:
-            key = next(k for k in now if before.get(k) != now[k])
-            raise RunError(
-                f"{path.parent} holds {configuration.name} with {key} = {before.get(key)}, not {now[key]}.",
-                cure="Name another folder with --out, or give the configuration another name.",
-            )
-        return True
-
     def train(self, configuration: Configuration, world: World = ALONE) -> None:
         """Train one configuration, or go on with it; nothing happens where it is finished.
 
         Several processes learn together; rank 0 alone looks into the run's folder and writes there.
         """
-        if world.led(self.finished, configuration):
+        if world.led(is_trained, self.run, configuration):
             say(f"{configuration.name}: already trained.")
             return
         name = configuration.name

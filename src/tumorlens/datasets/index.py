@@ -150,7 +150,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
     Raises
     ------
     DataError
-        No usable image, or a class without one.
+        No usable image, a class without one, or a Testing folder without one.
     """
     files = list_files(folder)
     workers = workers or os.cpu_count() or 1
@@ -186,6 +186,12 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
     left_out = [Unreadable(shown(f[0]), f[1], "its name is not UTF-8") for f in odd]
     index = dataclasses.replace(index, unreadable=(*index.unreadable, *left_out))
     _check_classes(index)
+    if folder.testing is not None and TESTING not in index.counts():
+        reasons = [u.reason for u in index.unreadable if Path(u.path).parts[0] == folder.testing.name][:1]
+        raise DataError(
+            f"{folder.testing} holds no usable image" + (f"; the first file: {reasons[0]}." if reasons else "."),
+            cure="Restore its images; or remove the folder, then a part of Training is set apart to test on.",
+        )
     return index
 
 

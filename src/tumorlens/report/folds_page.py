@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tumorlens import __version__
-from tumorlens.report.html import environment, matrix_rows
+from tumorlens.report.html import environment, matrix_rows, weights_warning
 from tumorlens.runs import Json, writing
 
 
@@ -35,6 +35,7 @@ def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:
     confusions = {name: one["pooled"]["confusion"] for name, one in cv["configurations"].items()}
     page = environment().get_template("folds.html.j2").render(
         cv=cv, study=first, studies=studies, classes=first["classes"], version=__version__,
+        warnings=weights_warning(first["weights"]),
         matrices={
             name: (matrix_rows(found, first["classes"], {}), sum(row[i] for i, row in enumerate(found)))
             for name, found in confusions.items()

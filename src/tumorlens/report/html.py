@@ -144,21 +144,25 @@ def _view(material: Material, galleries: Galleries, lost: int) -> Json:
     }
 
 
-def warnings_of(material: Material) -> list[Warn]:
-    """What stands beside the verdict, the most important first."""
-    study = material.study
-    data, weights, split = study["dataset"], study["weights"], study["split"]
-    found = []
-    note = str(weights.get("note") or "")
+def weights_warning(weights: Json) -> list[Warn]:
+    """What to know of the network's start, where it is not ImageNet's official weights."""
     if weights["kind"] == "none":
         said = (
             "The network did not start from ImageNet: its first weights are random, and the layers that stay "
             "frozen keep them. These accuracies say nothing about transfer learning or about the published study."
         )
-        found.append(Warn("loud", "Random weights", said))
-    elif not weights["official"]:
-        said = note or f"The network started from {weights['name']}."
-        found.append(Warn("caution", "Not the official ImageNet weights", said))
+        return [Warn("loud", "Random weights", said)]
+    if not weights["official"]:
+        said = str(weights.get("note") or "") or f"The network started from {weights['name']}."
+        return [Warn("caution", "Not the official ImageNet weights", said)]
+    return []
+
+
+def warnings_of(material: Material) -> list[Warn]:
+    """What stands beside the verdict, the most important first."""
+    study = material.study
+    data, split = study["dataset"], study["split"]
+    found = weights_warning(study["weights"])
     if data["notes"] or not data["comparable_to_published"]:
         said = " ".join(data["notes"]) or "The published results are on other images."
         if data["comparable_to_published"]:
