@@ -181,7 +181,7 @@ class Handler(BaseHTTPRequestHandler):
             self.admit()
             if self.server.busy:
                 self.server.busy -= 1
-                self.send(b"{}", "application/problem+json", 503, retry=1)
+                self.send(json.dumps(self.server.why).encode(), "application/problem+json", 503, retry=1)
             elif url.path == "/v1/predict":
                 self.send(json.dumps(self.predict(data, asked)).encode())
             else:
@@ -267,6 +267,7 @@ class Fake(ThreadingHTTPServer):
         self.sample = marked(Image.new("L", (64, 64), 90))
         self.token = ""
         self.busy = 0  # requests that will be told to come again
+        self.why: dict[str, str] = {}  # what they are told
         self.cut = False  # whether a batch ends before its last two rows
         self.delay = 30.0  # seconds that a slow picture takes
         self.asked: list[tuple[str, dict[str, str], bytes]] = []

@@ -193,6 +193,14 @@ class TestVolume:
         told = chart.get_attribute("aria-label")
         assert all(f"{n} {state}" in told for state, n in verdicts.items())
 
+    def test_slices_are_told_by_their_own_numbers(self, page):
+        rows = [{"slice": at, "verdict": "ok", "probabilities": {"glioma": p, "notumor": 1 - p}}
+                for at, p in ((59, 0.2), (119, 1.0))]  # fmt: skip
+        told = page.evaluate(
+            "async (rows) => (await import('/chart.js')).chartOf(rows, ['glioma', 'notumor'], () => {})"
+            ".querySelector('svg.chart').getAttribute('aria-label')", rows)  # fmt: skip
+        assert "Glioma at most > 99.9 %, at slice 120" in told
+
 
 class TestWrongFiles:
     @pytest.mark.parametrize(
@@ -233,6 +241,12 @@ class TestWrongFiles:
         choose(page, file("slice.png", head()))
         expect(page.locator(".verdict.ok")).to_be_visible()
         assert len(server.asked) == 2
+
+    def test_what_took_too_long_is_not_sent_again(self, page, server):
+        server.busy, server.why = 9, {"type": "/problems/took-too-long", "title": "The answer took too long"}
+        choose(page, file("slice.png", head()))
+        expect(page.locator("#entries")).to_contain_text("The answer took too long")
+        assert len(server.asked) == 1
 
     def test_cancelling(self, page):
         choose(page, file("slow.png", head("slow")))

@@ -190,6 +190,17 @@ class TestBatch:
         assert rows[1]["verdict"].startswith("error: of no format")
         assert rows[2]["verdict"].startswith("refused")
 
+    def test_names_of_parts_come_back_as_they_were_sent(self, here):
+        names = ["größe.png", "脑.png", "ö.png", "ä.png"]
+        body = b"".join(
+            f'--b\r\nContent-Disposition: form-data; name="f"; filename="{name}"\r\n\r\n'.encode() + png() + b"\r\n"
+            for name in names
+        )
+        answer = here.post(
+            "/v1/batch", content=body + b"--b--", headers={"content-type": "multipart/form-data; boundary=b"}
+        )
+        assert [json.loads(line)["file"] for line in answer.text.splitlines()] == names
+
     def test_parts_and_volumes_keep_apart(self, here, volume):
         parts = [("f", ("one.nii.gz", volume.read_bytes())), ("f", ("two.nii.gz", volume.read_bytes())),
                  ("f", ("c.png", png()))]  # fmt: skip
@@ -276,7 +287,10 @@ class TestOthers:
         assert "<script" not in page
 
     def test_health(self, here):
-        assert here.get("/healthz").status_code == here.get("/readyz").status_code == 200
+        for path in ("/healthz", "/readyz"):
+            assert here.get(path).status_code == 200
+            asked = here.run(here.client.head(path))  # as monitors ask
+            assert (asked.status_code, asked.content) == (200, b"")
 
     def test_security_headers_stand_around_every_answer(self, here):
         for answer in (here.get("/healthz"), here.get("/v1/nothing"), here.predict(b"x"), here.predict(png())):

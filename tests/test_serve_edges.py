@@ -4,13 +4,17 @@ import asyncio
 import io
 import json
 import time
+import zipfile
 
 import pytest
 from PIL import Image
 from serve_model import png, problem_of, service, write_model
 
+from tumorlens.inputs import Limits
 from tumorlens.serve import answers as answering
+from tumorlens.serve import app
 from tumorlens.serve.answers import CHUNK, Wish
+from tumorlens.serve.settings import Settings
 
 WRONG = ["*=idna''x", "*=a%00b''x", "*=utf-8''x; {0}*1=y", "*" + "9" * 5_000 + "=x"]  # after a parameter's name
 KINDS = ["idna", "nul", "mixed", "digits"]
@@ -44,6 +48,42 @@ class TestParameters:
         with service(model) as here:
             answer = here.post("/v1/batch", content=b"--x\r\n\r\nx\r\n--x--", headers={"content-type": kind})
         assert problem_of(answer) == (400, "bad-request")
+
+
+def test_zips_of_a_form_have_a_limit_together(model, monkeypatch):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for i in range(40):
+            archive.writestr(f"{i}.png", b"x")
+    monkeypatch.setattr(Settings, "limits", Limits(entries=100))
+    with service(model) as here:
+        ask = [("f", (f"{i}.zip", content.getvalue())) for i in range(3)]
+        rows = [json.loads(line) for line in here.post("/v1/batch", files=ask).text.splitlines()]
+        whole = [json.loads(line) for line in here.post("/v1/batch", files=ask[:2]).text.splitlines()]
+    assert (rows[-1]["file"], rows[-1]["verdict"]) == (None, "error: over 100 files in all")
+    assert len(rows) - 1 <= 100
+    assert len(whole) == 80
+    assert all(row["file"] for row in whole)
+
+
+def test_who_does_not_read_a_batch_is_given_up(monkeypatch):
+    monkeypatch.setattr(app, "STALL", 0.05)
+    sent = []
+
+    async def lines():
+        for _ in range(9):
+            yield b"x\n"
+
+    async def send(message):
+        sent.append(message["type"])
+        if len(sent) > 3:
+            await asyncio.sleep(60)
+
+    began = time.perf_counter()
+    with pytest.raises(TimeoutError):  # which the server takes for a client that hung up
+        asyncio.run(app._Lines(lines()).stream_response(send))
+    assert len(sent) == 4
+    assert time.perf_counter() - began < 10
 
 
 class TestOneSlice:

@@ -103,7 +103,7 @@ def predict(
     Parameters
     ----------
     heatmaps
-        Also write a picture for each image or slice into this folder.
+        Also write a picture for each image or slice into this folder; with --resume for new rows alone.
     format
         A table to read, JSON (an object a line), or CSV, in which | parts the classes of a set; where absent
         the suffix of --out tells, and else it is a table.

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from tumorlens.serve.problems import Problem, busy, stopping
 from tumorlens.serve.settings import Settings
 
+STALL = 15.0  # seconds without a byte, or a line that is not read, after which a client is given up
 GRACE, RATE = 5.0, 50_000  # a body may take this many seconds, and one more for each so many bytes that came
 T = TypeVar("T")
 
@@ -108,7 +109,8 @@ async def body_of(request: Request) -> bytes:
                     raise _too_large(n, most)
                 visit.hold(len(chunk))
                 chunks.append(chunk)
-                patience.reschedule(began + GRACE + n / RATE)
+                now = asyncio.get_running_loop().time()  # who sends fast and then stalls holds memory for nothing
+                patience.reschedule(min(began + GRACE + n / RATE, now + STALL))
     except TimeoutError:
         raise Problem(
             "too-slow",

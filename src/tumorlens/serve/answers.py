@@ -190,10 +190,14 @@ class Service:
         self, files: Iterable[tuple[str, io.BytesIO]], wish: Wish, loop: asyncio.AbstractEventLoop
     ) -> Iterator[Row]:
         """Rows of all files; runs on a thread, which waits for the batcher on the event loop's."""
-        names = SeriesNames()
+        names, most, n, last = SeriesNames(), self.settings.limits.entries, 0, ""
         for name, content in files:
             items = read_stream(content, name, wish.plane, self.settings.limits, names)
             while chunk := list(islice(items, CHUNK)):
+                for item in chunk:
+                    n, last = n + (item.source != last), item.source
+                if n > most:  # each zip of a form has its own limit, and there may be many
+                    raise Problem("too-large", f"over {most:,} files in all", cure="Send fewer at once.")
                 asked = asyncio.run_coroutine_threadsafe(self._rows(chunk, wish), loop)
                 yield from asked.result(self.settings.max_seconds)[0]
 

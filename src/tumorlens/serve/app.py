@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Callable
@@ -17,12 +18,13 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
+from starlette.types import Message, Send
 
 from tumorlens import __version__
 from tumorlens.classifier import Classifier, usable_cores
 from tumorlens.inputs import Plane
 from tumorlens.predicting import model_name
-from tumorlens.serve.admission import Admission, body_of, unless_gone
+from tumorlens.serve.admission import STALL, Admission, body_of, unless_gone
 from tumorlens.serve.answers import Service, Wish
 from tumorlens.serve.batching import batching
 from tumorlens.serve.docs_page import page
@@ -154,7 +156,7 @@ async def batch(request: Request, coverage: Coverage = 0.95, plane: Which = "axi
         files_of, body, request.headers.get("content-type", ""), service.settings.limits.entries
     )
     lines = service.batch(files, Wish(coverage, plane))
-    return StreamingResponse(lines, media_type="application/x-ndjson")
+    return _Lines(lines, media_type="application/x-ndjson")
 
 
 @router.get("/v1/model", responses=problems(400, 401))
@@ -182,12 +184,14 @@ async def sample(
     return Response(_phantom(label), media_type="image/png")
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses=problems(400))
 async def healthz() -> dict[str, str]:
     """Whether the process answers at all."""
     return {"status": "alive"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=problems(400, 503))
 async def readyz(request: Request) -> dict[str, str]:
     """Whether it takes on requests; 503 while it is stopping or its queue is full."""
@@ -209,6 +213,17 @@ async def metrics(request: Request) -> Response:
 async def docs(request: Request) -> HTMLResponse:
     """The description for people."""
     return HTMLResponse(page(request.app.openapi()))
+
+
+class _Lines(StreamingResponse):
+    """Gives up a client who does not read: it would keep one of the few places for batches."""
+
+    async def stream_response(self, send: Send) -> None:
+        async def patiently(message: Message) -> None:
+            async with asyncio.timeout(STALL):
+                await send(message)
+
+        await super().stream_response(patiently)
 
 
 def _service(request: Request) -> Service:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from email.message import Message
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 
 from tumorlens.inputs.slices import shown
 from tumorlens.serve.problems import Problem
@@ -76,7 +76,8 @@ def _parts(body: bytes, boundary: bytes, most: int) -> Iterator[tuple[str, io.By
         if padding.strip(b" \t") or not line_end or not blank or len(header) > _MAX_HEADER:
             raise damaged
         try:
-            name = BytesHeaderParser().parsebytes(header).get_filename()
+            # Browsers and curl send names as plain UTF-8; the parser for bytes takes ASCII alone.
+            name = HeaderParser().parsestr(header.decode("utf-8", "surrogateescape")).get_filename()
         except _WRONG:
             raise damaged from None
         yield shown(name) if name else f"part-{number}", io.BytesIO(content)

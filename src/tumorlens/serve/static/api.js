@@ -11,9 +11,9 @@ const LONGEST_WAIT = 30; // seconds between two of them
 
 /** What went wrong, as RFC 9457 problem details tell it, with the cure. */
 export class Problem extends Error {
-  constructor({ title, detail = "", cure = "", status = 0 }) {
+  constructor({ title, detail = "", cure = "", status = 0, type = "" }) {
     super(detail || title);
-    Object.assign(this, { title, detail, cure, status });
+    Object.assign(this, { title, detail, cure, status, type });
   }
 }
 
@@ -112,7 +112,9 @@ async function send(path, init = {}, signal = undefined) {
     if (answer.ok) return answer;
     if (answer.status === 401 && (token !== used || await newToken(used))) continue;
     const busy = answer.status === 503 || answer.status === 429;
-    if (!busy || tried >= TRIES) throw await problemOf(answer);
+    const problem = await problemOf(answer);
+    // What took too long once would again, and all that work is lost each time.
+    if (!busy || tried >= TRIES || problem.type.endsWith("took-too-long")) throw problem;
     await pause(Math.min(Number(answer.headers.get("Retry-After")) || 1, LONGEST_WAIT), signal);
   }
 }
@@ -130,7 +132,7 @@ async function problemOf(answer) {
   const words = { title: `The service answered ${status}`, cure: "Try again, or ask whoever runs the service.", status };
   try {
     const told = await answer.json();
-    for (const key of ["title", "detail", "cure"]) if (typeof told[key] === "string") words[key] = told[key];
+    for (const key of ["title", "detail", "cure", "type"]) if (typeof told[key] === "string") words[key] = told[key];
   } catch {
     // A proxy's page says nothing that a reader could use.
   }

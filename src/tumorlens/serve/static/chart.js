@@ -1,7 +1,7 @@
 // Probabilities along the slices of a volume, as an SVG chart that a click or drag moves through.
 
 import { draw, make } from "./dom.js";
-import { className, stateOf } from "./words.js";
+import { className, percent, stateOf } from "./words.js";
 
 const HEIGHT = 168, LEFT = 42, RIGHT = 10, TOP = 8, BOTTOM = 46; // pixels; below the axis stands the verdicts' strip
 const NO_TUMOUR = "notumor";
@@ -44,11 +44,13 @@ function axes(width, rows, x) {
     draw("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(p), y2: y(p) }),
     draw("text", { x: LEFT - 6, y: y(p) + 4, "text-anchor": "end" }, `${100 * p} %`),
   ]);
-  const number = (i) => `${Number.isInteger(rows[i].slice) ? rows[i].slice + 1 : i + 1}`;
   return [...levels,
-    draw("text", { x: x(0), y: HEIGHT - 4 }, `slice ${number(0)}`),
-    draw("text", { x: x(rows.length - 1), y: HEIGHT - 4, "text-anchor": "end" }, number(rows.length - 1))];
+    draw("text", { x: x(0), y: HEIGHT - 4 }, `slice ${number(rows, 0)}`),
+    draw("text", { x: x(rows.length - 1), y: HEIGHT - 4, "text-anchor": "end" }, number(rows, rows.length - 1))];
 }
+
+/** What a slice is called: its file's own number, where it has one. */
+const number = (rows, i) => `${Number.isInteger(rows[i].slice) ? rows[i].slice + 1 : i + 1}`;
 
 /** A mark a slice: tall and filled for ok, a short frame for uncertain, a low dash for refused or unreadable. */
 function strip(rows, x, width) {
@@ -94,7 +96,7 @@ function summary(rows, classes) {
   const peaks = classes.filter((name) => name !== NO_TUMOUR).map((name) => {
     const top = Math.max(...rows.map((row) => row.probabilities?.[name] ?? 0));
     const at = rows.findIndex((row) => (row.probabilities?.[name] ?? 0) === top);
-    return `${className(name)} at most ${Math.round(100 * top)} %, at slice ${at + 1}`;
+    return `${className(name)} at most ${percent(top)}, at slice ${number(rows, at)}`;
   });
   return `Probability of each class along ${rows.length} slices: ${states}. ${peaks.join("; ")}.`;
 }

@@ -46,7 +46,7 @@ export async function pictureOf(result, row, name, signal) {
   if (known || stateOf(row) === "error") return known;
   const blob = await result.blobOf(row);
   if (!blob) return null;
-  const several = result.rows.filter((other) => other.file === row.file).length > 1;
+  const several = result.rows.filter((other) => placeOf(other) === placeOf(row)).length > 1;
   const query = { ...result.options, heatmap: "png", class: name, slice: several ? row.slice : null };
   const answer = await predict(blob, query, signal);
   const found = answer.rows.find((other) => other.image && (!several || other.slice === row.slice));
@@ -59,7 +59,10 @@ function keep(result, row, name, { image, heatmap = null }) {
   return picture;
 }
 
-const key = (row, name) => JSON.stringify([row.file ?? "", row.slice, name ?? ""]);
+/** The file that a row is of; `file` is for reading, and several may have one name. */
+const placeOf = (row) => row.path ?? row.file ?? "";
+
+const key = (row, name) => JSON.stringify([placeOf(row), row.slice, name ?? ""]);
 
 /** The same where it is here already. */
 export const knownPicture = (result, row, name) => result.pictures.get(key(row, name)) ?? null;

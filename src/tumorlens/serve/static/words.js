@@ -5,9 +5,9 @@ const NAMES = { notumor: "No tumour", pituitary: "Pituitary tumour" };
 /** A class as a reader knows it: `notumor` → "No tumour". */
 export const className = (name) => NAMES[name] ?? name.charAt(0).toUpperCase() + name.slice(1);
 
-/** A share as a percentage; never rounded up to certainty or down to nothing. */
+/** A share as a percentage; never rounded up to certainty, as the service rounds it to, or down to nothing. */
 export function percent(share) {
-  if (share > 0.999 && share < 1) return "> 99.9 %";
+  if (share > 0.999) return "> 99.9 %";
   if (share < 0.001 && share > 0) return "< 0.1 %";
   return `${(100 * share).toFixed(1)} %`;
 }
