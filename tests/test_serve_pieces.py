@@ -167,6 +167,32 @@ class TestPlaces:
             assert problem_of(again) == (429, "too-many-requests")
             assert first.status_code == other.status_code == 200
 
+    def test_a_clients_bodies_on_their_way_count_as_its_own(self, model, token_file):
+        with service(model, token_file=token_file, per_client=1) as here:
+            go_on = asyncio.Event()
+
+            async def stalled():
+                yield png()[:10]
+                await go_on.wait()
+                yield png()[10:]
+
+            def ask(token, content):
+                headers = {"authorization": f"Bearer {token}"}
+                return here.client.post("/v1/predict", content=content, headers=headers)
+
+            async def work():
+                first = asyncio.create_task(ask(TOKENS[0], stalled()))
+                while not here.app.state.admission.held:
+                    await asyncio.sleep(0.005)
+                again, other = await ask(TOKENS[0], png()), await ask(TOKENS[1], png())
+                go_on.set()
+                return await first, again, other
+
+            first, again, other = here.run(work())
+            assert problem_of(again) == (429, "too-many-requests")
+            assert first.status_code == other.status_code == 200
+            assert not here.app.state.admission.by_client
+
     def test_batches_that_nobody_reads_do_not_stand_in_the_way_of_volumes(self, model, tmp_path):
         volume, _ = write_nifti(tmp_path / "volume.nii.gz", 0, "glioma", 0)
         with service(model) as here:

@@ -34,6 +34,7 @@ class Admission:
     hurried: bool = False
     """Whether what is in work has had its time to finish: long work stops where it stands, and says so."""
     by_client: Counter[str] = field(default_factory=Counter)
+    """Requests of each, from their first byte on."""
 
     def check(self, client: str) -> None:
         """Problem unless one more request has a place."""
@@ -53,7 +54,14 @@ class Visit:
     admission: Admission
     client: str
     bytes: int = 0
+    begun: bool = False
     placed: bool = False
+
+    def begin(self) -> None:
+        """Count among the client's own, its body still on its way: else few could hold all memory for bodies."""
+        self.admission.check(self.client)
+        self.admission.by_client[self.client] += 1
+        self.begun = True
 
     def hold(self, n: int) -> None:
         """Count n more bytes of the body."""
@@ -64,9 +72,8 @@ class Visit:
 
     def place(self) -> None:
         """Take a place among the requests in work."""
-        self.admission.check(self.client)
+        self.admission.check("")  # its own share it has already
         self.admission.in_work += 1
-        self.admission.by_client[self.client] += 1
         self.placed = True
 
     def end(self) -> None:
@@ -76,6 +83,8 @@ class Visit:
         if self.placed:
             self.placed = False
             self.admission.in_work -= 1
+        if self.begun:
+            self.begun = False
             self.admission.by_client[self.client] -= 1
             if not self.admission.by_client[self.client]:
                 del self.admission.by_client[self.client]
@@ -94,7 +103,7 @@ async def body_of(request: Request) -> bytes:
         Nobody waits for an answer.
     """
     visit: Visit = request.scope["visit"]
-    visit.admission.check(visit.client)
+    visit.begin()
     most = visit.admission.settings.max_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
