@@ -108,19 +108,19 @@ def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple
     passes: dict[str, Any] = {}
     for name in ("initial", "finetuned"):
         work[f"baseline {name}"] = Notebook(data, start, name).epoch
-    further = 20
+    further = {"initial fp32": 20} | {f"finetuned {p}": 3 for p in precisions}  # a training starts up once, not in each
     caches, seconds = material.prefix(["avgpool"], "fp32", "initial")
     passes["initial fp32"] = seconds
     hashes = [sha256 for part in material.parts() for sha256 in part.hashes]
     source = InMemory.load(caches["avgpool"], hashes, CPU)
-    work["initial fp32"] = lambda: train(material, INITIAL, source, "fp32", further)
+    work["initial fp32"] = lambda: train(material, INITIAL, source, "fp32", further["initial fp32"])
     for precision in precisions:
         caches, passes[f"finetuned {precision}"] = material.prefix(["layer2"], precision, f"finetuned-{precision}")
         work[f"finetuned {precision}"] = (
-            lambda cache=caches["layer2"], precision=precision: train(material, FINETUNED, cache, precision, 1)
+            lambda cache=caches["layer2"], p=precision: train(material, FINETUNED, cache, p, further[f"finetuned {p}"])
         )  # fmt: skip
     found = alternate(work, repeats, warm=False)
-    found["initial fp32"] = [s / further for s in found["initial fp32"]]
+    found |= {name: [s / n for s in found[name]] for name, n in further.items()}
     middle = {name: statistics.median(values) for name, values in found.items()}
     ours_50 = passes["initial fp32"] + 50 * middle["initial fp32"]
     figures = {
@@ -131,6 +131,7 @@ def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple
         "images": len(material.rows),
         "epoch_seconds": {name: spread(values) for name, values in found.items()},
         "prefix_seconds": passes,
+        "epochs_at_once": further,
     }
     return figures, {"epochs": detail}
 
