@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorlens.audit import audit, baselines, label_doubts
+from tumorlens.configurations import check_seed
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import Row, build_index
 from tumorlens.datasets.protocols import OFFICIAL, assign
 from tumorlens.errors import ConfigError
-from tumorlens.options import check_seed
 from tumorlens.prepare import audit_record, dataset_record, identity_of, probe_writable
 from tumorlens.progress import Clock
 from tumorlens.runs import Json, peak_memory_gb
@@ -57,8 +57,11 @@ def run_audit(
         if html.is_dir():
             raise ConfigError(f"--html {html} is a folder.", cure="Name a file.")
         probe_writable(html.parent)
-    # What can fail at once comes before work that takes minutes.
-    start = _find_weights(weights) if weights else None
+    start: Weights | None = None
+    if weights:  # what can fail at once comes before work that takes minutes
+        from tumorlens.model import find_weights
+
+        start = find_weights(weights)
     clock = Clock()
     with clock.step("fetch_s"):
         folder = fetch(source, cache=cache, seed=seed)
@@ -89,12 +92,6 @@ def run_audit(
         with clock.step("page_s"):
             write_audit_page(html, result, folder.root)
     return result | {"timing": {**clock.steps, "total_s": clock.total}, "peak_memory_gb": round(peak_memory_gb(), 3)}
-
-
-def _find_weights(spec: str) -> Weights:
-    from tumorlens.model import find_weights
-
-    return find_weights(spec)
 
 
 def _doubts(rows: tuple[Row, ...], root: Path, weights: Weights, cache: Path) -> list[Json]:

@@ -98,8 +98,8 @@ class Configuration:
             _positive(where, field, getattr(self, field))
         if not 0 <= self.weight_decay < float("inf"):
             raise ConfigError(f"{where}: weight_decay = {self.weight_decay} is negative.", cure="Say 0 or more.")
-        if self.seed is not None and not 0 <= self.seed < 2**31:
-            raise ConfigError(f"{where}: seed = {self.seed} is out of range.", cure="Say 0 to 2147483647.")
+        if self.seed is not None:
+            check_seed(self.seed, f"{where}: seed =")
         if self.batch_size == 1 and any(stage != "fc" for stage in self.learns):
             raise ConfigError(f"{where}: BatchNorm cannot learn from batches of 1.", cure="Say batch_size = 2 or more.")
 
@@ -119,6 +119,12 @@ class Configuration:
         if self.learns[0] == "fc":
             return "avgpool"
         return STAGES[first - 1] if first else "image"
+
+
+def check_seed(seed: int, name: str = "--seed") -> None:
+    """ConfigError where it is no seed of numpy and torch."""
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"{name} {seed} is out of range.", cure="Say 0 to 2147483647.")
 
 
 def _choose(where: str, field: str, value: str, choices: tuple[str, ...]) -> None:

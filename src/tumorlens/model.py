@@ -63,25 +63,21 @@ def find_weights(spec: str) -> Weights:
     """
     if spec == "none":
         return Weights("random weights", "", False, "none", "The network started from RANDOM weights, not ImageNet's.")
-    if spec == "imagenet":
-        path = _download()
-        sha256 = _sha256(path)
-        if not sha256.startswith(OFFICIAL_SHA256):  # torch.hub checks what it downloads, not what lies there
-            raise WeightsError(
-                f"{path} is not torchvision's file: its SHA-256 begins with {sha256[:8]}, not {OFFICIAL_SHA256}.",
-                cure="Delete it, then it is downloaded anew; or name your own file with --weights FILE.",
-            )
-        return Weights("torchvision ResNet18_Weights.IMAGENET1K_V1", sha256, True, "imagenet", "", path)
-    path = Path(spec).expanduser()
+    path = _download() if spec == "imagenet" else Path(spec).expanduser()
     if not path.is_file():
         raise WeightsError(
             f"--weights {spec} is no file.",
             cure="Name a ResNet18 state dict (.pth, .pt), or say imagenet or none.",
         )
-    read_state(path)
     sha256 = _sha256(path)
     if sha256.startswith(OFFICIAL_SHA256):
         return Weights("torchvision ResNet18_Weights.IMAGENET1K_V1", sha256, True, "imagenet", "", path)
+    if spec == "imagenet":  # torch.hub checks what it downloads, not what lies there
+        raise WeightsError(
+            f"{path} is not torchvision's file: its SHA-256 begins with {sha256[:8]}, not {OFFICIAL_SHA256}.",
+            cure="Delete it, then it is downloaded anew; or name your own file with --weights FILE.",
+        )
+    read_state(path)
     note = f"The network started from the file {path.name}, not from torchvision's official ImageNet weights."
     return Weights(path.name, sha256, False, "file", note, path)
 

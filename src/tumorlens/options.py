@@ -7,17 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tumorlens.configurations import BUILT_IN, Configuration, read_configurations
+from tumorlens.configurations import BUILT_IN, Configuration, check_seed, read_configurations
 from tumorlens.errors import ConfigError
 from tumorlens.runs import Run
 
 THRESHOLD = 0.99  # as in datasets.twins, which needs scipy; --help must not wait for that
-
-
-def check_seed(seed: int) -> None:
-    """ConfigError where it is no seed of numpy and torch."""
-    if not 0 <= seed < 2**31:
-        raise ConfigError(f"--seed {seed} is out of range.", cure="Say 0 to 2147483647.")
 
 
 @dataclass(frozen=True)

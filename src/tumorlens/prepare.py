@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorlens import __version__
+from tumorlens.allocator import blocks_given_back
 from tumorlens.configurations import Configuration, check_order
 from tumorlens.errors import FetchError, MissingExtraError, RunError
 from tumorlens.options import Study
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tumorlens.workbench import Workbench
 
 
+@blocks_given_back()  # else what the search for twins needed adds to what the frozen layers do
 def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> Workbench:
     """Fetch, check, index and split the data, find the weights, and write study.json, index.csv, audit.json.
 

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tumorlens.allocator import blocks_given_back, give_back_memory
+from tumorlens.allocator import give_back_memory
 from tumorlens.distributed import World, joined
 from tumorlens.errors import ConfigError
 from tumorlens.options import Study
@@ -74,8 +74,7 @@ def _run_one(study: Study, command: str, world: World) -> Json:
 
 def _trained(study: Study, command: str, clock: Clock, world: World) -> Workbench:
     """Rank 0 prepares; all train. Each configuration is on disk before the next one begins."""
-    with blocks_given_back():  # else what the search for twins needed adds to what the frozen layers do
-        bench = world.led(prepare, study, command=command, clock=clock)
+    bench = world.led(prepare, study, command=command, clock=clock)
     world.led(bench.compute_features, clock)
     give_back_memory()
     for configuration in bench.configurations:

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -122,20 +123,16 @@ def _files(inputs: Sequence[str], stdin: BinaryIO | None) -> Iterator[str | Unre
 def _listed(name: str, stdin: BinaryIO | None) -> Iterator[str | Unreadable]:
     empty = True
     try:
-        for line in _lines(stdin or _raw_standard_input()) if name == "@-" else _lines_of(name[1:]):
-            if listed := os.fsdecode(line.rstrip(b"\r\n")):
-                empty = False
-                yield from _below(listed)
+        with nullcontext(stdin or _raw_standard_input()) if name == "@-" else Path(name[1:]).open("rb") as file:
+            for line in _lines(file):
+                if listed := os.fsdecode(line.rstrip(b"\r\n")):
+                    empty = False
+                    yield from _below(listed)
     except (OSError, ValueError) as error:
         yield _unopened(shown(name), error)
         return
     if empty:
         yield Unreadable(shown(name), None, "a list without names", "Check the path.")
-
-
-def _lines_of(path: str) -> Iterator[bytes]:
-    with Path(path).open("rb") as file:
-        yield from _lines(file)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
