@@ -43,8 +43,17 @@ def graph(model) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def outputs(graph, pixels) -> Outputs:
+def plain(model) -> onnx.ModelProto:
+    return build_graph(arrays(model), 4, plain=True)
+
+
+def run(graph: onnx.ModelProto, pixels: np.ndarray) -> Outputs:
     return Outputs(*open_session(graph.SerializeToString(), 1).run(OUTPUTS, {"pixels": pixels}))
+
+
+@pytest.fixture(scope="module")
+def outputs(graph, pixels) -> Outputs:
+    return run(graph, pixels)
 
 
 def tensor(pixels: np.ndarray) -> torch.Tensor:
@@ -84,6 +93,15 @@ class TestGraph:
         np.testing.assert_allclose(weight, fused.weight.detach(), rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(bias, fused.bias.detach(), rtol=1e-5, atol=1e-6)
 
+    def test_minimal_filtering_replaces_nine_convolutions_and_gives_what_they_give(self, graph, plain, pixels, outputs):
+        kinds = [[node.op_type for node in g.graph.node].count("Conv") for g in (plain, graph)]
+        assert kinds == [21, 12]  # the head's heatmap is one of them
+        exact = run(plain, pixels)
+        for name in OUTPUTS:
+            one, other = getattr(exact, name), getattr(outputs, name)
+            assert np.abs(one - other).max() < 2e-5 * np.abs(one).max(), name
+        assert not np.array_equal(exact.logits, outputs.logits)
+
     def test_any_batch_gives_the_same(self, graph, pixels, outputs):
         session = open_session(graph.SerializeToString(), 1)
         alone = session.run(["logits"], {"pixels": pixels[1:2]})[0]
@@ -91,9 +109,9 @@ class TestGraph:
 
 
 class TestInt8:
-    def test_convolutions_are_int8_and_the_head_is_not(self, graph, pixels, outputs):
-        small = quantise(graph, pixels)
-        kept = unquantised_nodes(graph)
+    def test_convolutions_are_int8_and_the_head_is_not(self, plain, pixels, outputs):
+        small = quantise(plain, pixels)
+        kept = unquantised_nodes(plain)
         assert sum(node.op_type == "Conv" for node in small.graph.node if node.name not in kept) == 20
         kinds = {t.name: t.data_type for t in small.graph.initializer}
         weights = [kind for name, kind in kinds.items() if name.endswith(".weight_quantized")]
@@ -177,6 +195,7 @@ class TestExport:
 
     def test_int8_that_costs_accuracy_exits_with_1_and_leaves_no_file(self, exported, tmp_path, monkeypatch, capsys):
         def broken(model, pixels):
+            assert [node.op_type for node in model.graph.node].count("Conv") == 21, "not the plain graph"
             return build_graph(arrays(network(5)), 4)
 
         monkeypatch.setattr(export, "quantise", broken)

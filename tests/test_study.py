@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torchvision.models import resnet18
 
-from tumorlens import Study, compare_run, evaluate_run, report_run, run_study
+from tumorlens import Study, compare_run, evaluate_run, report_run, run_study, train
 from tumorlens.cli import main
 from tumorlens.datasets.index import read_index
 from tumorlens.errors import ConfigError, FetchError, RunError
@@ -72,6 +73,14 @@ def test_study_json_says_what_went_in(finished: Path, small_folder: Path) -> Non
     assert record["dataset"]["comparable_to_published"] is False
     assert record["peak_memory_gb"] > 0
     assert record["timing"]["total_s"] > 0
+
+
+def test_evaluation_convolves_as_training_did(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    monkeypatch.setattr(train, "winograd", lambda modules: chosen.append(len(modules)) or nullcontext())
+    evaluate_run(finished)
+    # initial learns one module, fc, which convolves nothing; finetuned three, layer3, layer4 and fc
+    assert chosen == [1, 3]
 
 
 @pytest.mark.parametrize("name", ["initial", "finetuned"])

@@ -137,7 +137,7 @@ def export_run(
         )
     card = _card(source) | {"parity": agreement}
     if int8:
-        model = quantise(model, _calibration(source, train))
+        model = quantise(build_graph(state, len(source.classes), plain=True), _calibration(source, train))
         before, outputs = outputs, _run(source, model, validation, "Validation, int8")
         card["int8"] = accept(labels, before.logits, outputs.logits)
     card["precision"] = "int8" if int8 else "fp32"

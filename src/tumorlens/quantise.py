@@ -41,7 +41,7 @@ def quantise(model: onnx.ModelProto, pixels: Pixels) -> onnx.ModelProto:
     Parameters
     ----------
     model
-        From `build_graph`.
+        From `build_graph`, plain.
     pixels
         uint8 [n, 224, 224, 3], images to calibrate on: of Training, never of validation or test.
     """

@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -128,8 +129,7 @@ def fit(
     best_loss = min((r["validation_loss"] for r in state.history), default=float("inf"))
     best_epoch = max((r["epoch"] for r in state.history if r["best"]), default=0)
     stopped = f"all {configuration.max_epochs} epochs ran"
-    learning = [m for stage in configuration.learns for m in stage_modules(model, stage)]
-    with winograd(learning if by_winograd(convolutions, device, precision) else ()):
+    with convolving(model, configuration, convolutions, device, precision):
         for epoch in range(len(state.history) + 1, configuration.max_epochs + 1):
             if epoch - 1 - best_epoch >= configuration.patience:
                 break
@@ -163,6 +163,14 @@ def fit(
     _restore(model, state.best)
     set_learning(model, (), training=False)
     return state.history, stopped
+
+
+def convolving(
+    model: ResNet, configuration: Configuration, convolutions: str, device: torch.device, precision: torch.dtype
+) -> AbstractContextManager[None]:
+    """Within it the learning stages convolve by Winograd's algorithm, where that is faster and `auto` lets it."""
+    learning = [m for stage in configuration.learns for m in stage_modules(model, stage)]
+    return winograd(learning if by_winograd(convolutions, device, precision) else ())
 
 
 def _validated(

@@ -1,11 +1,8 @@
 """3×3 convolutions with a third of the multiplications, for training in float32 on a CPU.
 
-Winograd's minimal filtering F(4×4, 3×3): Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
-Networks", equation 8: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A for tiles d of 6×6 inputs, which overlap by two, and Y of
-4×4 outputs. A tile takes 36 multiplications where the definition takes 144. Summed over channels the products
-are 36 matrix products, and their adjoints, which the backward pass needs, are 72 more. The interpolation points
-are those of Barabasz et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep
-Neural Networks", table 4, whose rounding error is smallest at this size.
+Winograd's minimal filtering F(4×4, 3×3), whose matrices and sources stand in `minimal_filtering`: a tile of 4×4 outputs
+takes 36 multiplications where the definition takes 144. Summed over channels they are 36 matrix products, and their
+adjoints, which the backward pass needs, are 72 more.
 
 The sums are the same ones in another order and with other intermediate values, so rounding differs: by about
 1e-6 of the largest value here, as it differs between processors.
@@ -17,33 +14,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tumorlens.allocator import blocks_kept
+from tumorlens.minimal_filtering import matrices
 
-_POINTS = (0.0, -1.0, 1.0, 0.5, -2.0)  # and infinity
 _OUT = 4  # outputs of a tile, along each side
 _IN = _OUT + 2  # inputs of a tile
 _CHANNELS = 128  # with 64 the transforms outweigh what the products gain: half as long again
 
 
-def _matrices() -> tuple[Tensor, Tensor, Tensor]:
-    """(Bᵀ⊗Bᵀ, G⊗G, Aᵀ⊗Aᵀ) of Toom and Cook's construction, float32 [36, 36], [36, 9] and [16, 36]."""
-    b, g, a = np.zeros((_IN, _IN)), np.zeros((_IN, 3)), np.zeros((_OUT, _IN))
-    for i, point in enumerate(_POINTS):
-        others = [p for p in _POINTS if p != point]
-        b[i, :-1] = np.poly(others)[::-1]
-        g[i] = point ** np.arange(3) / np.prod([point - p for p in others])
-        a[:, i] = point ** np.arange(_OUT)
-    b[-1] = np.poly(_POINTS)[::-1]
-    g[-1, -1] = a[-1, -1] = 1
-    bb, gg, aa = (torch.from_numpy(np.kron(m, m)).float() for m in (b, g, a))
-    return bb, gg, aa
-
-
-_B, _G, _A = _matrices()
+_B, _G, _A = (torch.from_numpy(m).float() for m in matrices(_OUT))
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:

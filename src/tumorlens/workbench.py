@@ -34,7 +34,7 @@ from tumorlens.options import Study
 from tumorlens.prepare import is_trained
 from tumorlens.progress import Clock, say
 from tumorlens.runs import Json, Run, read_json, write_json, writing
-from tumorlens.train import Part, Source, fit, predict_logits
+from tumorlens.train import Part, Source, convolving, fit, predict_logits
 
 SPLITS = ("train", "validation", "test")
 _IN_MEMORY = 16_384  # images; 32 MB of features
@@ -226,10 +226,11 @@ class Workbench:
         used = [row for row in self.rows if row.split]
         source = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        logits = predict_logits(
-            model, source, [row.sha256 for row in used],
-            device=self.device, precision=self.precision, title=f"{name}, predicting",
-        )  # fmt: skip
+        with convolving(model, configuration, self.study.convolutions, self.device, self.precision):
+            logits = predict_logits(
+                model, source, [row.sha256 for row in used],
+                device=self.device, precision=self.precision, title=f"{name}, predicting",
+            )  # fmt: skip
         predictions = Predictions(
             paths=tuple(row.path for row in used),
             labels=torch.tensor([self.classes.index(row.label) for row in used]).numpy(),

@@ -1,0 +1,19 @@
+"""Minimal filtering: the definition of a convolution, by fewer multiplications."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tumorlens.minimal_filtering import matrices
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_a_tile_is_the_convolution(outputs: int) -> None:
+    rng = np.random.default_rng(0)
+    d, g = rng.normal(size=(outputs + 2, outputs + 2)), rng.normal(size=(3, 3))
+    b, kernel, a = matrices(outputs)
+    assert b.shape == ((outputs + 2) ** 2,) * 2
+    found = a @ ((kernel @ g.ravel()) * (b @ d.ravel()))
+    wanted = [(d[y : y + 3, x : x + 3] * g).sum() for y in range(outputs) for x in range(outputs)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
