@@ -204,7 +204,6 @@ def main() -> None:
     parser.add_argument("--no-recall", action="store_true")
     asked = parser.parse_args()
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"figures": {}}
-    result["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     if not asked.no_recall:
         result["recall"] = recall()
     if asked.real:
@@ -216,6 +215,7 @@ def main() -> None:
         result["figures"]["audit.seconds_7023"] = round(found["timing"]["total_s"] - found["timing"]["fetch_s"], 2)
     if asked.scale:
         result["scale"] = scale(asked.scale)
+        result["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
         last = result["scale"][-1]
         if last["images"] >= 100_000:
             result["figures"]["audit.minutes_100k"] = round(last["seconds"] / 60, 3)

@@ -139,6 +139,9 @@ def measure_windows(arguments: argparse.Namespace, bodies: list[bytes], check: C
                     asyncio.run(load(here, "/v1/predict", bodies, requests, connections, check))
                     for requests, connections in ((n, arguments.connections), (n // 4, 4), (n // 8, 1))
                 )
+                for result in (many, few, one):  # a refusal is quick, and would raise the rate
+                    if wrong := result.outcomes.keys() - {"right"}:
+                        raise SystemExit(f"window {window}: not all answers were right: {sorted(wrong)}")
                 if repeat:  # the first is to warm up
                     rates[window].append((many.rate, few.rate, one.quantile(0.5)))
     found = []

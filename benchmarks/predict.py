@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from measuring import alternate
+from measuring import alternate, command
 from torchvision.models import resnet18
 
 from tumorlens.classifier import Classifier, load_classifier, usable_cores
@@ -137,7 +137,7 @@ def main() -> None:
         figures["int8.accuracy_drop"] = detail["int8"]["accuracy_drop"]
     content = {
         "name": "bench-predict",
-        "command": "python benchmarks/predict.py RUN",
+        "command": command(),
         "figures": dict(sorted(figures.items())),
         "images": len(paths),
         "images_per_s_batch32": {name: summary(seconds, len(paths)) for name, seconds in batched.items()},

@@ -255,7 +255,7 @@ def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str,
         run = asked.run or Path(folder, "run")
         words = [str(Path(sys.executable).with_name("tumorlens")), "study", "--data", asked.data, "--weights",
                  asked.weights, "--precision", precision, "--out", str(run), "--cache", f"{folder}/cache",
-                 *(["--max-epochs", "2"] if asked.quick else [])]  # fmt: skip
+                 *(["--max-epochs", "6"] if asked.quick else [])]  # fmt: skip
         began = time.perf_counter()
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - began
@@ -277,7 +277,7 @@ def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str,
 
 
 def folds(material: Material, weights: str, repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """A cold cross-validation of both configurations, five folds beside the first alone; two epochs each."""
+    """A cold cross-validation of both configurations, five folds beside the first alone; at most six epochs each."""
     data = material.linked(material.folder / "pooled")
     prefix_seconds: list[float] = []
 

@@ -20,6 +20,7 @@ import performance
 import trust_plots
 
 from tumorlens.crossval import FoldAnswers, fold_answers, fold_baselines, pool_folds, sum_up_folds
+from tumorlens.leakage import same_mix
 from tumorlens.runs import Run
 from tumorlens.statistics import paired_seeds, summarise_seeds
 
@@ -177,6 +178,7 @@ def leak_figures(found: dict[str, Any]) -> dict[str, float]:
         for name in parts["official"]["configurations"]:
             flat[f"{name}.twin_free.accuracy"] = parts["twin_free"]["configurations"][name]["accuracy"]
             flat[f"{name}.twin_free.macro_f1"] = parts["twin_free"]["configurations"][name]["macro_f1"]
+            flat[f"{name}.twin_free.same_mix_accuracy"] = same_mix(run["comparison"]["leakage"], "twin_free", name)
             flat[f"{name}.below_0.95.accuracy"] = parts["below_0.95"]["configurations"][name]["accuracy"]
     for name in of(found.get(TWIN_FREE_TRAIN)):
         flat[f"{name}.twin_free_train.accuracy"] = accuracy(found[TWIN_FREE_TRAIN], name)
@@ -251,6 +253,7 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
             fp32=FP32,
             seeds=SEEDS,
             leak=LEAK,
+            same_mix=same_mix,
             twin_free_train=TWIN_FREE_TRAIN,
             folds=FOLDS,
             over_seeds=over_seeds(found),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -12,9 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import write_folder
 
-from tumorlens import auditing
+from tumorlens import auditing, cli_use
 from tumorlens.cli import main
-from tumorlens.configurations import read_configurations
+from tumorlens.configurations import BUILT_IN, read_configurations
+from tumorlens.images import MAX_PIXELS
+from tumorlens.inputs import Limits
+from tumorlens.options import Study
+from tumorlens.rows import header
+from tumorlens.runs import cache_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["study", "train", "evaluate", "compare", "report", "data fetch", "data check", "data audit"]
@@ -127,6 +133,103 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     lines = [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.strip()]
     assert lines[1].startswith("make demo")
     assert lines[2].startswith("make test")
+
+
+def plain(text: str) -> str:
+    """Words alone, however they are wrapped and marked."""
+    return " ".join(text.replace("`", "").split())
+
+
+def test_readme_and_help_tell_the_same_rule_for_volumes() -> None:
+    help_text, readme = inspect.getdoc(cli_use.predict) or "", (ROOT / "README.md").read_text()
+    rule = re.search(r"A volume or series .*?else uncertain\.", plain(help_text))
+    assert rule
+    assert rule[0] in plain(readme)
+
+
+def test_readmes_commands_name_one_run() -> None:
+    runs = re.findall(r"runs/[a-z0-9-]+", (ROOT / "README.md").read_text())
+    assert len(runs) > 5
+    assert set(runs) == {"runs/mine"}
+
+
+def test_using_tells_every_column_and_limit() -> None:
+    text = (ROOT / "docs" / "using.md").read_text()
+    for column in header("csv", ()).strip().split(","):
+        assert f"| `{column}` |" in text
+    limits = Limits()
+    for most in (limits.pixels, limits.frames, limits.entries, limits.bytes, limits.ratio_from):
+        assert f"{most:,}" in text
+    assert f"at most {limits.ratio:g} times" in text
+    assert f"{MAX_PIXELS:,} pixels" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("study", [*BUILT_IN, "plus protocol, folds, groups, similarity", "slices that --data phantom generates"]),
+        ("train", ["by study alone, folds", *["Of grouped-cv (study alone)"] * 3]),
+        (
+            "predict",
+            ["its classifier.onnx, else classifier-int8.onnx", "the same inputs, --model, --plane and --coverage"],
+        ),
+        ("explain", ["its classifier.onnx, else classifier-int8.onnx"]),
+    ],
+)
+def test_help_tells(
+    command: str, told: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([command, "--help"]) == 0
+    shown = plain(capsys.readouterr().out.replace("│", ""))
+    for words in told:
+        assert shown.count(words) >= told.count(words), words
+
+
+def test_a_runs_name_tells_what_is_not_the_default() -> None:
+    cv = Study("a.zip", seed=2, protocol="grouped-cv", folds=4, groups=Path("p.csv"), group_similarity=0.95)
+    assert str(cv.run.root) == "runs/a-seed2-grouped-cv-4-p-0.95"
+
+
+def test_a_cross_validations_folder_names_its_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fold in ("fold-1", "fold-2", "fold-10"):
+        (tmp_path / fold).mkdir()
+        (tmp_path / fold / "study.json").write_text("{}")
+    (tmp_path / "cv.json").write_text("{}")
+    for command in ("evaluate", "compare", "report", "export"):
+        assert main([command, str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert "study.json is missing" in said
+        assert f"holds a cross-validation. Name one of its folds, such as {tmp_path / 'fold-1'}." in said
+
+
+def test_the_cache_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cache_dir() == Path("/home/x/.cache/tumorlens")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_dir() == Path("/xdg/tumorlens")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_dir() == Path("/home/x/Library/Caches/tumorlens")
+    monkeypatch.setenv("TUMORLENS_CACHE", "/mine")
+    assert cache_dir() == Path("/mine")
+
+
+def test_an_audit_tells_how_many_groups_were_cut() -> None:
+    counts = {"n": 1, "exact": 0, "same_orientation": 0, "direct_or_mirrored": 0, "any": 0, "none": 1}
+    part = {"all": counts}
+    found = {
+        "dataset": {"name": "x"}, "baselines": {"nn": 0.5, "nn_mirror": 0.5, "file_facts": 0.5},
+        "audit": {
+            "twins": {"classes": {}, "all": counts, "others": {"validation": part, "train": part}},
+            "groups": {"n": 5, "similarity": 0.99, "alone": 3, "largest": 7, "outgrown": 2},
+            "conflicts": [], "unreadable": [], "shortcuts": {"size": {"accuracy": None}},
+        },
+    }  # fmt: skip
+    assert "were cut at a higher similarity: 2" in auditing.audit_text(found)
+    found["audit"]["groups"]["outgrown"] = 0
+    assert "cut" not in auditing.audit_text(found)
 
 
 def test_an_audit_looks_at_its_weights_first(

@@ -13,10 +13,13 @@ from tumorlens.datasets.index import Row
 from tumorlens.errors import DataError, RunError
 from tumorlens.evaluate import Predictions, evaluate_predictions
 from tumorlens.stages import published_for
-from tumorlens.summary import p_value_text, summary_text
+from tumorlens.summary import ROWS, Facts, p_value_text, summary_text
 
 CLASSES = ("glioma", "meningioma", "notumor")
 PUBLISHED = {"initial": 0.9268, "finetuned": 0.9870}
+
+
+overfitting_risk = next(text for key, _, _, text in ROWS if key == "overfitting_risk")
 
 
 def answers(wrong: Mapping[str, set[int]], sizes: Mapping[str, int], classes: tuple[str, ...] = CLASSES) -> Predictions:
@@ -247,14 +250,14 @@ class TestSummary:
     def test_generalization(self, study):
         # finetuned: validation 844 of 857 = 98.48 %, test 98.70 %
         text = row(study, "generalization")["finetuned"]
-        assert text.startswith("test 98.70 % lies within the validation interval 97.4–99.1 % (validation 98.48 %); ")
-        assert "test − validation +0.22 points, 95 % interval −0.8 to +1.4" in text
+        assert text.startswith("test 98.70 % is within chance of validation 98.48 %: ")
+        assert text.endswith("test − validation +0.22 points, 95 % interval −0.8 to +1.4")
 
-    @pytest.mark.parametrize(("errors", "where"), [(50, "below"), (11, "within"), (0, "above")])
+    @pytest.mark.parametrize(("errors", "where"), [(50, "below"), (16, "within chance of"), (0, "above")])
     def test_generalization_words(self, errors, where):
         wrong = {"validation": set(range(10)), "test": set(range(errors))}
         found = compared({"x": answers(wrong, {"validation": 200, "test": 200})})
-        assert f"lies {where} the validation interval" in row(found, "generalization")["x"]
+        assert f" is {where} validation 95.00 %:" in row(found, "generalization")["x"]
         assert row(found, "overfitting_risk")["x"] == "not measured: no train part"
 
     @pytest.mark.parametrize(
@@ -279,6 +282,21 @@ class TestSummary:
         text = row(found, "overfitting_risk")["x"]
         assert text.startswith("high: largest gap 5.00 points, validation − test")
         assert ("; chance alone can explain it, 95 % interval −" in text) == chance
+
+    def test_a_gap_is_judged_as_it_is_shown(self):
+        # 1.004 points are shown as 1.00, which the rule calls low
+        parts = {k: {"accuracy": a, "n": 100_000, "correct": round(a * 100_000)} for k, a in
+                 (("train", 0.99), ("validation", 0.99), ("test", 0.97996))}  # fmt: skip
+        text = overfitting_risk(Facts("x", training(), parts, CLASSES, None, None))
+        assert text.startswith("low: largest gap 1.00 points")
+
+    def test_what_learned_from_validation_is_not_held_against_it(self):
+        refit = training(solver="lbfgs", epochs_run=8, configuration={"refit": True})
+        sizes = {"train": 200, "validation": 100, "test": 100}
+        found = compared({"x": answers({"test": set(range(20))}, sizes)}, None, {"x": refit})
+        for key in ("overfitting_risk", "generalization"):
+            assert row(found, key)["x"] == "not measured: the validation images were learned from, too"
+        assert "(before it was solved again: validation loss" in row(found, "best_epoch")["x"]
 
     def test_training_time(self, study):
         assert row(study, "training_time") == {
@@ -382,6 +400,26 @@ class TestText:
     @pytest.mark.parametrize("p", [0.00099, 2e-18, 0.0])
     def test_small_p_values(self, p):
         assert p_value_text(p) == "p < 0.001"
+
+    def test_p_values_at_the_border_read_as_they_are_judged(self):
+        assert (p_value_text(0.0499), p_value_text(0.0501), p_value_text(0.05)) == (
+            "p = 0.0499", "p = 0.0501", "p = 0.050",
+        )  # fmt: skip
+
+    def test_one_patients_slices_are_no_proof(self):
+        # 20 corrected slices of one patient, 3 new errors among 200 others: McNemar takes 23 images as independent
+        named = {
+            "initial": answers({"test": set(range(20))}, {"test": 220}),
+            "finetuned": answers({"test": {50, 60, 70}}, {"test": 220}),
+        }
+        metrics = {name: evaluate_predictions(p, name) for name, p in named.items()}
+        groups = {path: "one patient" if i < 20 else path for i, path in enumerate(named["initial"].paths)}
+        training_of = {name: training() for name in named}
+        alone = compare(list(named), training_of, metrics, named, None)["verdict"]
+        together = compare(list(named), training_of, metrics, named, None, groups)["verdict"]
+        assert "(McNemar p < 0.001)" in alone
+        told = "(McNemar p < 0.001, but with whole groups of images drawn chance alone can explain the difference)"
+        assert told in together
 
 
 class TestRefuses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,9 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_a_start_must_stand_earlier() -> None:
     with pytest.raises(ConfigError, match="starts from 'initial'"):
         check_order((BUILT_IN["finetuned"], BUILT_IN["initial"]))
+    refit = replace(BUILT_IN["finetuned"], start="initial_lbfgs_refit")
+    with pytest.raises(ConfigError, match="validation images"):
+        check_order((BUILT_IN["initial_lbfgs_refit"], refit))
     check_order(Study(configurations=("finetuned",), finetuned_start="imagenet").chosen())
 
 

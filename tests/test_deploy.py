@@ -74,11 +74,16 @@ def test_what_is_copied_is_there_and_not_ignored(steps):
     assert all((ROOT / source).exists() for source in sources)
 
 
-def test_the_compose_file_takes_rights_away():
+def test_the_compose_file_takes_rights_away(steps):
     service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["tumorlens"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    assert all(volume.endswith(":ro") for volume in service["volumes"])
+    (model,) = service["volumes"]
+    # The short form would take a path that does not begin with ./ or / for the name of a volume.
+    assert (model["type"], model["read_only"], model["bind"]) == ("bind", True, {"create_host_path": False})
+    assert model["source"].startswith("${MODEL:?")
+    command = json.loads(dict(steps)["CMD"])
+    assert command[command.index("--model") + 1] == model["target"]
     assert int(service["stop_grace_period"].rstrip("s")) > 10

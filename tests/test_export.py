@@ -212,6 +212,14 @@ class TestExport:
         assert json.loads(capsys.readouterr().out)["parity"]["changed_decisions"] == 0
         assert load_classifier(out, 1).card["precision"] == "fp32"
 
+    def test_what_learned_from_validation_is_not_calibrated_on_it(self, exported, tmp_path):
+        run = Path(shutil.copytree(exported[0], tmp_path / "run"))
+        record = read_json(run / "initial" / "training.json")
+        record["configuration"]["refit"] = True
+        (run / "initial" / "training.json").write_text(json.dumps(record))
+        with pytest.raises(RunError, match="learned from the validation images"):
+            export_run(run, "initial")
+
     def test_what_is_not_trained_cannot_be_exported(self, exported):
         with pytest.raises(RunError, match="no finished training of 'finetuned'") as caught:
             export_run(exported[0])

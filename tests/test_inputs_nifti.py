@@ -117,11 +117,15 @@ def test_one_window_holds_for_the_volume_and_a_falling_slope_inverts() -> None:
     assert np.array_equal(falling[3].pixels, squared(grey(-VOLUME[::-1, ::-1, 3].T.astype(float), -high, -low), (2, 1)))
 
 
-def test_of_four_dimensions_the_first_volume_is_read() -> None:
-    found = slices(read_bytes(nifti(np.stack([VOLUME, VOLUME * 0, VOLUME // 2], axis=-1), RAS), "x"))
+def test_of_four_dimensions_the_first_volume_is_read_and_the_others_are_told() -> None:
+    *read, last = read_bytes(nifti(np.stack([VOLUME, VOLUME * 0, VOLUME // 2], axis=-1), RAS), "x")
+    found = slices(read)
     assert len(found) == 16
-    assert found[0].facts["volumes"] == 3
     assert np.array_equal(found[3].pixels, expected("axial", 3))
+    assert "holds 3 volumes, of which the first alone was read" in reason([last])
+    assert isinstance(last, Unreadable)
+    assert (last.index, last.series) == (None, None), "the whole of the first volume does not count it"
+    assert len(slices(read_bytes(nifti(VOLUME[..., None], RAS), "x"))) == 16, "a fourth dimension of one holds no more"
 
 
 def test_signalling_nan_and_the_ends_of_floats_give_no_warning() -> None:

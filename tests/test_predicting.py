@@ -233,6 +233,23 @@ class TestVolumes:
         pair = said("glioma", "glioma", "notumor")
         assert call_volume([row for row in pair for _ in range(3)], CLASSES).label == ""
 
+    def test_copies_decide_nothing(self):
+        gliomas, meningiomas = said(*["glioma"] * 3), said(*["notumor"] * 10, *["meningioma"] * 4)[10:]
+        copied = [row for row in gliomas for _ in range(2)] + meningiomas
+        called = call_volume(copied, CLASSES)
+        assert (called.label, called.reason) == ("meningioma", "4 neighbours of 7 slices")
+        first, *rest = said("notumor", *["glioma"] * 4)
+        doubted = [replace(row, verdict="uncertain") for row in rest]
+        assert call_volume([first] * 6 + doubted, CLASSES).verdict == "uncertain"
+
+    def test_of_two_images_of_one_number_the_tumour_counts(self):
+        whole = said("glioma", "glioma", "glioma", "notumor")
+        others = [replace(row, label="notumor", probabilities=(0, 0, 1, 0)) for row in whole[:3]]
+        refused = [replace(row, label="", probabilities=(), verdict=REFUSED) for row in whole[:3]]
+        for second in (others, refused):
+            for mixed in ([*second, *whole], [*whole, *second]):
+                assert call_volume(mixed, CLASSES).label == "glioma"
+
     def test_a_slice_without_a_number_does_not_scatter_the_others(self):
         whole = said("glioma", "glioma", "glioma", "notumor")
         mixed = [whole[2], replace(whole[3], slice=None), whole[0], whole[1]]
@@ -301,8 +318,9 @@ class TestResume:
 
     def test_another_model_or_format_is_not_mixed_in(self, stream, tmp_path):
         predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows")
-        with pytest.raises(RunError, match="the model was"):
+        with pytest.raises(RunError, match="model, plane and coverage were") as raised:
             finished(tmp_path / "rows", "json", CLASSES, "initial-fp32-76543210")
+        assert all(option in raised.value.cure for option in ("--format", "--model", "--plane", "--coverage"))
         with pytest.raises(RunError, match="columns"):
             finished(tmp_path / "rows", "csv", CLASSES, MODEL)
 
@@ -371,6 +389,20 @@ class TestCommand:
         assert len(rows) == 5
         assert sum(row["verdict"].startswith("error") for row in rows) == 1
         assert "1 of 5 could not be read" in err
+
+    def test_of_a_4d_nifti_the_volumes_that_are_not_read_are_told(self, model, tmp_path, capsys):
+        path = tmp_path / "fmri.nii"
+        path.write_bytes(seeds.nifti(np.random.default_rng(0).integers(0, 500, (16, 16, 4, 3), dtype=np.int16)))
+        assert main(["predict", str(path), "--model", model, "--format", "json"]) == 3
+        rows = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+        assert [row["kind"] for row in rows] == ["slice"] * 4 + ["image", "volume"]
+        assert rows[4]["verdict"] == "error: holds 3 volumes, of which the first alone was read"
+        assert "cannot be read" not in rows[5]["reason"]
+        assert main(["explain", str(path), "--model", model, "--out", str(tmp_path / "p")]) == 3
+        out, err = capsys.readouterr()
+        assert out.startswith("4 pictures")
+        assert "1 of 5 could not be read; the lines above tell why" in err
+        assert "holds 3 volumes" in err
 
     def test_a_table_is_for_reading(self, folder, model, capsys):
         assert main(["predict", str(folder / "a.png"), "--model", model, "--threads", "1"]) == 0
@@ -452,7 +484,9 @@ class TestCommand:
 
     def test_ctrl_c_while_names_are_awaited(self, model):
         words = [sys.executable, "-m", "tumorlens", "predict", "@-", "--model", model, "--format", "csv"]
-        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:  # fmt: skip
             assert process.stdout is not None
             assert process.stdout.readline().startswith(b"kind,file")
             process.send_signal(signal.SIGINT)

@@ -14,10 +14,10 @@ from PIL import Image
 from tumorlens.audit import audit, baselines, conflicts, label_doubts, leak_table
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import Index, build_index
-from tumorlens.datasets.protocols import assign
+from tumorlens.datasets.protocols import annotated, assign
 from tumorlens.errors import DataError
 from tumorlens.evaluate import Predictions
-from tumorlens.leakage import leakage, read_baselines, sentence, write_baselines
+from tumorlens.leakage import leakage, read_baselines, same_mix, sentence, write_baselines
 
 LABELS = ("one", "two")
 N_TRAIN, N_TEST = 24, 12
@@ -177,6 +177,26 @@ def test_label_doubts_need_agreeing_neighbours_of_other_groups(index) -> None:
     features[wrong] = features[next(i for i, row in enumerate(rows) if row.label == "two")]
     found = label_doubts(features, rows)
     assert [(d["path"], d["neighbours_say"]) for d in found] == [(rows[wrong].path, "two")]
+    copies = [replace(row, group="one picture") if row.label == "two" else row for row in rows]
+    # copies of one picture are one opinion
+    assert rows[wrong].path not in {doubt["path"] for doubt in label_doubts(features, copies)}
+
+
+def test_folds_of_another_repeat_are_not_those_of_another_seed(index) -> None:
+    def tested(seed: int, fold: int) -> set[str]:
+        found = assign(index, protocol="grouped-cv", seed=seed, similarity=0.99, folds=3, fold=fold)
+        return set(splits(found)["test"])
+
+    first, again = ([tested(0, fold) for fold in folds] for folds in ((1, 2, 3), (4, 5, 6)))
+    assert first != again
+    assert again != [tested(1, fold) for fold in (1, 2, 3)]
+
+
+def test_just_under_a_threshold_is_under_it(index) -> None:
+    found = assign(index, protocol="official", seed=0, similarity=0.99)
+    n = len(index.rows)
+    under = replace(found.twins, similarity=np.full(n, 0.9899997, np.float32))
+    assert {row.similarity for row in annotated(index.rows, np.array(["g"] * n), under)} == {0.989999}
 
 
 def test_leakage_counts_each_part(index) -> None:
@@ -208,6 +228,21 @@ def test_leakage_counts_each_part(index) -> None:
     assert "10 of the 24 test images have a twin" in text
     assert "net's accuracy is 28.6 %" in text
     assert "29.8 points lower than on the official test" in text
+    assert "mix of classes" not in text  # it is the same one
+    # All of one class are right, of the other none: without twins, 9 and 5, the mix alone makes the difference.
+    said = np.zeros(len(test), int)
+    easy = {*[row.path for row in test if row.similarity >= 0.99 and row.label == "two"],
+            *[row.path for row in test if row.similarity < 0.99 and row.label == "one"]}  # fmt: skip
+    chosen = [i for i, row in enumerate(test) if row.path in easy]
+    mixed = Predictions(
+        tuple(test[i].path for i in chosen), labels[chosen], np.eye(2)[said[chosen]], ("test",) * len(chosen), LABELS
+    )
+    found = leakage([row for row in rows if row.split != "test" or row.path in easy], {"net": mixed}, {})
+    assert found["parts"]["twin_free"]["configurations"]["net"]["accuracy"] == 1
+    assert same_mix(found, "twin_free", "net") == 1
+    assert same_mix(found, "below_0.95", "net") == 1
+    told = sentence(found, ["net"], "all")
+    assert "41.7 points higher than on all (as there at the same mix of classes)." in told
     nothing = [row for row in rows if row.split != "test" or row.path in free]
     kept = predictions.paths
     rest = [i for i, path in enumerate(kept) if path in free]

@@ -75,8 +75,23 @@ class TestDifference:
         back = bootstrap_difference(second, first)
         assert back == pytest.approx((-high, -low), abs=0.01)
 
-    def test_same_answers_have_no_width(self):
-        assert bootstrap_difference(*answers(5, 0, 0, 5)) == (0, 0)
+    @pytest.mark.parametrize("groups", [None, np.repeat(range(20), 10)])
+    def test_same_answers_are_no_certainty(self, groups):
+        low, high = bootstrap_difference(*answers(180, 0, 0, 20), groups)
+        assert low == pytest.approx(-high)
+        assert high > (0.05 if groups is not None else 0.005)
+
+    @pytest.mark.parametrize(("n", "worse", "better"), [(50, 0.02, 0.04), (132, 0.01, 0.02)])
+    def test_covers_the_truth_where_few_images_tell_them_apart(self, n, worse, better):
+        random = np.random.default_rng(3)
+        covered = 0
+        for _ in range(400):
+            draw, right = random.random(n), random.random(n) < 0.9
+            first = np.where(draw < worse, True, np.where(draw < worse + better, False, right))
+            second = np.where(draw < worse, False, np.where(draw < worse + better, True, right))
+            low, high = bootstrap_difference(first, second, repeats=200)
+            covered += low <= better - worse <= high
+        assert covered / 400 > 0.93  # resampling alone: 0.64 and 0.74
 
     def test_as_the_normal_approximation(self):
         low, high = bootstrap_difference(*answers(800, 40, 100, 60), repeats=20_000)

@@ -164,8 +164,25 @@ class TestProblems:
 
     def test_paths_and_methods(self, here):
         assert problem_of(here.get("/v1/nothing")) == (404, "not-found")
-        answer = here.run(here.client.put("/v1/predict"))
+        assert problem_of(here.get("/nothing")) == (404, "not-found")
+
+    @pytest.mark.parametrize(
+        ("method", "path", "allowed"),
+        [
+            ("GET", "/v1/predict", "POST"),  # the page is there for any path with GET
+            ("PUT", "/v1/predict", "POST"),
+            ("GET", "/v1/batch", "POST"),
+            ("POST", "/v1/model", "GET"),
+            ("DELETE", "/healthz", "GET, HEAD"),
+            ("POST", "/openapi.json", "GET, HEAD"),
+            ("POST", "/docs", "GET"),
+            ("POST", "/style.css", "GET, HEAD"),
+        ],
+    )
+    def test_other_methods_are_told_those_of_the_path(self, here, method, path, allowed):
+        answer = here.run(here.client.request(method, path))
         assert problem_of(answer) == (405, "method-not-allowed")
+        assert answer.headers["allow"] == allowed
 
     def test_a_fault_is_told_without_what_was_sent(self, model, caplog, monkeypatch):
         def fails(*_args, **_more):

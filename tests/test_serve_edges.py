@@ -3,17 +3,26 @@
 import asyncio
 import io
 import json
+import re
+import sys
 import time
 import zipfile
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from serve_model import png, problem_of, service, write_model
 
+from tumorlens import cli_serve
+from tumorlens.errors import MissingExtraError
 from tumorlens.inputs import Limits
 from tumorlens.serve import answers as answering
 from tumorlens.serve import app
+from tumorlens.serve.admission import Admission
 from tumorlens.serve.answers import CHUNK, Wish
+from tumorlens.serve.problems import TYPES
+from tumorlens.serve.security import Gate
 from tumorlens.serve.settings import Settings
 
 WRONG = ["*=idna''x", "*=a%00b''x", "*=utf-8''x; {0}*1=y", "*" + "9" * 5_000 + "=x"]  # after a parameter's name
@@ -30,6 +39,73 @@ def test_no_spelling_of_a_path_goes_without_a_token(model, tmp_path, path):
     (tmp_path / "tokens").write_text("a-token-of-this-test\n")
     with service(model, token_file=tmp_path / "tokens") as here:
         assert problem_of(here.get(path)) == (401, "unauthorized")
+
+
+def test_every_problem_stands_in_the_documentation():
+    text = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d{3}) \| (.+?) \|", text, flags=re.M)
+    assert {(int(status), kind) for status, kinds in rows for kind in re.findall("`(.+?)`", kinds)} == {
+        (status, kind) for kind, (status, _) in TYPES.items()
+    }
+
+
+def test_without_the_extra_the_cure_is_one_for_the_source(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tumorlens.serve.running", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingExtraError, match="'uvicorn'") as error:
+        cli_serve.serve()
+    assert "pip install '.[serve]'" in error.value.cure  # there is no such package to be had elsewhere
+
+
+class TestACancelledRequest:
+    """uvicorn cancels what is still open when its patience is over."""
+
+    @pytest.fixture
+    def ask(self):
+        """Cancels a request to the gate; gives what was sent and what was counted."""
+
+        def ask(*, draining, begun):
+            sent, noted = [], []
+
+            async def never(_scope, _receive, send):
+                if begun:
+                    await send({"type": "http.response.start", "status": 200, "headers": []})
+                await asyncio.sleep(60)
+
+            async def send(message):
+                sent.append(message)
+
+            async def work():
+                held = Admission(Settings(quiet=True), draining=draining)
+                gate = Gate(never, held, frozenset(), lambda *words: noted.append(words[2]))
+                scope = {"type": "http", "method": "POST", "path": "/v1/predict", "headers": [(b"host", b"localhost")]}
+                asked = asyncio.create_task(gate(scope, None, send))
+                await asyncio.sleep(0.01)
+                asked.cancel()
+                try:
+                    await asked
+                finally:
+                    assert held.present == 0
+
+            with nullcontext() if draining else pytest.raises(asyncio.CancelledError):
+                asyncio.run(work())
+            return sent, noted
+
+        return ask
+
+    def test_is_answered_where_the_service_stops(self, ask):
+        (start, body), noted = ask(draining=True, begun=False)
+        assert start["status"] == 503
+        assert noted == [503]
+        assert json.loads(body["body"])["type"] == "urn:tumorlens:problem:stopping"
+        assert (b"connection", b"close") in start["headers"]
+
+    def test_whose_answer_has_begun_is_left_as_it_is(self, ask):
+        sent, _ = ask(draining=True, begun=True)
+        assert [message["type"] for message in sent] == ["http.response.start"]
+
+    def test_is_cancelled_else(self, ask):
+        assert ask(draining=False, begun=False) == ([], [499])
 
 
 class TestParameters:

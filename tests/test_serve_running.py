@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -221,14 +221,18 @@ def test_a_worker_that_is_killed_is_replaced(model, tmp_path, ready):
     assert list(tmp_path.iterdir()) == []
 
 
-def patched(model, lines):
-    """Words that start a service whose module `answers` or `running` is changed by lines of Python."""
-    code = (
-        "import pathlib, signal, time\nfrom tumorlens.serve import answers, running\n"
+def patched(folder, model, lines, workers=1):
+    """Words that start a service whose module `answers` or `running` is changed by lines of Python.
+
+    They stand in a file, which workers run too.
+    """
+    (folder / "service.py").write_text(
+        "import pathlib, sys, time\nfrom tumorlens.serve import answers, running\n"
         f"from tumorlens.serve.settings import Settings\nread = answers.read_stream\n{lines}\n"
-        f"running.serve(Settings(model=pathlib.Path({str(model)!r}), port=0, quiet=True))\n"
+        f"settings = Settings(model=pathlib.Path({str(model)!r}), port=0, quiet=True, workers={workers})\n"
+        "if __name__ == '__main__':\n    sys.exit(running.serve(settings))\n"
     )
-    return [sys.executable, "-c", code]
+    return [sys.executable, str(folder / "service.py")]
 
 
 SLOW = """
@@ -238,43 +242,85 @@ def slow(*words):
     yield from read(*words)
 answers.read_stream = slow
 """
+ENDLESS = SLOW.replace("SECONDS", "300")
 
 
-def test_ctrl_c_finishes_what_is_in_work(model):
-    """In a terminal it reaches a worker twice: as SIGINT, and as SIGTERM from its supervisor."""
-    with process(model, command=patched(model, SLOW.replace("SECONDS", "1.8"))) as (running, client):
-        answers = {}
-        waiting = threading.Thread(target=lambda: answers.update(first=client.post("/v1/predict", content=png())))
-        waiting.start()
-        assert running.stdout.readline() == "reading\n"
-        running.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-        running.send_signal(signal.SIGTERM)
-        waiting.join(60)
-        assert answers["first"].status_code == 200
+@contextmanager
+def asking(running, client):
+    """A file that is being decoded; gives the list that its answer comes to, if one comes."""
+    answers = []
+
+    def ask():
+        with suppress(httpx.HTTPError):
+            answers.append(client.post("/v1/predict", content=png()))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert running.stdout.readline() == "reading\n"
+    yield answers
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_ctrl_c_finishes_what_is_in_work(model, tmp_path):
+    """Also where something else, which heard it too, sends SIGTERM after it."""
+    command = patched(tmp_path, model, SLOW.replace("SECONDS", "1.8"))
+    with process(model, command=command) as (running, client):
+        with asking(running, client) as answers:
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+            running.send_signal(signal.SIGTERM)
+        assert answers[0].status_code == 200
         assert running.wait(30) == 0
 
 
-def test_ctrl_c_ends_all_workers(model, tmp_path):
-    with process(model, "--workers", "2", "--quiet", temporary=tmp_path, group=True) as (running, client):
-        assert client.post("/v1/predict", content=png()).status_code == 200
-        os.killpg(running.pid, signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_finishes_what_is_in_work(model, tmp_path, number):
+    """From a terminal or a service manager: a worker hears of it twice, the second time from its supervisor."""
+    command = patched(tmp_path, model, SLOW.replace("SECONDS", "1.8"), workers=2)
+    with process(model, temporary=tmp_path, group=True, command=command) as (running, client):
+        until(lambda: len([*tmp_path.glob("*/histogram_*.db")]) == 2, 120)  # both are beyond their imports
+        with asking(running, client) as answers:
+            os.killpg(running.pid, number)
+        assert answers[0].status_code == 200
         assert running.wait(30) == 0
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["service.py"]
 
 
-def test_a_file_that_does_not_end_does_not_hold_the_exit(model):
-    words = patched(model, SLOW.replace("SECONDS", "300") + "running._END = 1.0")
-    with process(model, command=words) as (running, client):
-
-        def ask():
-            with pytest.raises(httpx.HTTPError):
-                client.post("/v1/predict", content=png())
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        assert running.stdout.readline() == "reading\n"
-        running.send_signal(signal.SIGTERM)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_does_not_end_is_answered_and_does_not_hold_the_exit(model, tmp_path, workers):
+    command = patched(tmp_path, model, ENDLESS + "running._DRAIN, running._END = 0.6, 5.0", workers)
+    with process(model, command=command) as (running, client):
+        with asking(running, client) as answers:
+            running.send_signal(signal.SIGTERM)
+        assert problem_of(answers[0]) == (503, "stopping")
         assert running.wait(60) == 1
-        asking.join(60)
+        log = running.stderr.read()
+    assert "Traceback" not in log
+    assert workers > 1 or "cut off" in log  # one of several is killed by its supervisor, if that is first
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in work", "answered"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_same_signal_again_ends_it_at_once(model, tmp_path, number, late):
+    with process(model, command=patched(tmp_path, model, ENDLESS + f"running._DRAIN = {0.6 if late else 5.0}")) as (
+        running,
+        client,
+    ):
+        with asking(running, client) as answers:
+            running.send_signal(number)
+            time.sleep(0.3)
+            if late:
+                until(lambda: answers)  # the thread that decodes is still at it
+                time.sleep(0.5)
+            running.send_signal(number)
+            began = time.monotonic()
+            assert running.wait(30) == 1
+            assert time.monotonic() - began < 3
         assert "cut off" in running.stderr.read()
+
+
+def test_workers_that_cannot_start_are_told_by_the_exit_code(model, tmp_path):
+    command = patched(tmp_path, model, "running._ending_softly = lambda *_: 1 / 0", workers=2)
+    with process(model, command=command) as (running, _):
+        assert running.wait(120) == 1

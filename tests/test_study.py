@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -256,6 +257,15 @@ def test_seeds_are_summed_up(finished: Path, small_folder: Path, small_cache: Pa
     assert summary["initial"]["values"] == values
     assert summary["initial"]["mean"] == pytest.approx(sum(values) / 2)
     assert set(summary) == {"initial"}
+    with pytest.raises(RunError, match="with the same seed 0"):
+        sum_up([finished, Path(shutil.copytree(finished, tmp_path / "copy"))])
+    longer = tmp_path / "longer"
+    shutil.copytree(other, longer)
+    record = read_json(longer / "initial" / "training.json")
+    record["configuration"]["learning_rate"] = 0.5
+    (longer / "initial" / "training.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match="its initial's learning_rate is"):
+        sum_up([finished, longer])
     with pytest.raises(RunError, match="named twice"):
         sum_up([finished, finished / "initial" / ".."])
     index = other / "index.csv"

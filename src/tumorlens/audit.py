@@ -168,7 +168,8 @@ def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[Row]) -> list
     """Images whose neighbours nearly all bear one other label: a list to look at, never a change.
 
     The ten nearest images by cosine of frozen features, none of the image's own group (out of fold,
-    so that a twin cannot confirm its own label); doubted where at least nine share one other label.
+    so that a twin cannot confirm its own label), and of each other group the nearest alone, as copies of one picture
+    are one opinion; doubted where at least nine share one other label.
 
     Parameters
     ----------
@@ -178,22 +179,28 @@ def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[Row]) -> list
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     groups = np.unique([row.group for row in rows], return_inverse=True)[1]
     names, labels = np.unique([row.label for row in rows], return_inverse=True)
-    k = min(_NEIGHBOURS, len(rows) - 1)
+    by_group = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[by_group], np.arange(groups.max() + 1))
+    ends = np.append(starts[1:], len(rows))
+    k = min(_NEIGHBOURS, len(starts) - 1)
+    if k < _AGREEING:
+        return []
     found: list[Json] = []
     for start in range(0, len(rows), _BLOCK):
         stop = min(start + _BLOCK, len(rows))
         cosine = unit[start:stop] @ unit.T
-        cosine[groups[start:stop, None] == groups] = -2
-        near = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+        nearest = np.maximum.reduceat(cosine[:, by_group], starts, axis=1)  # (block, groups)
+        nearest[np.arange(stop - start), groups[start:stop]] = -2  # the own one
+        near = np.argpartition(-nearest, k - 1, axis=1)[:, :k]
         for i, neighbours in enumerate(near):
-            usable = neighbours[cosine[i, neighbours] > -2]
-            votes = np.bincount(labels[usable], minlength=len(names))
+            images = [by_group[a:b] for a, b in ((starts[g], ends[g]) for g in neighbours)]
+            votes = np.bincount([labels[own[cosine[i, own].argmax()]] for own in images], minlength=len(names))
             winner = int(votes.argmax())
             row = rows[start + i]
             if winner != labels[start + i] and votes[winner] >= _AGREEING:
                 found.append(
                     {"path": row.path, "label": row.label, "neighbours_say": str(names[winner]),
-                     "agreeing": int(votes[winner]), "of": len(usable)}
+                     "agreeing": int(votes[winner]), "of": k}
                 )  # fmt: skip
     return sorted(found, key=lambda item: (-item["agreeing"], item["path"]))
 

@@ -122,6 +122,8 @@ def audit_text(found: Json) -> str:
         f"{groups['n']:,} groups at similarity {groups['similarity']:g}; {groups['alone']:,} images stand alone; "
         f"the largest group has {groups['largest']:,}."
     )
+    if n := groups["outgrown"]:
+        lines.append(f"Groups that had chained too many images and were cut at a higher similarity: {n:,}")
     lines.append(f"Twins with different labels: {len(audited['conflicts'])}")
     for c in audited["conflicts"][:10]:
         lines.append(f"  {c['paths'][0]} ({c['labels'][0]}) and {c['paths'][1]} ({c['labels'][1]})")

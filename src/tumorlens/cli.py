@@ -35,10 +35,10 @@ app = App(
 )
 data = App(name="data", help="Fetch a data set, or check one.", help_format="plaintext")
 app.command(data)
-app.command(cli_use.export, help_epilogue="Example: tumorlens export runs/kaggle-seed0")
-app.command(cli_use.predict, help_epilogue="Example: tumorlens predict head.nii.gz slices/ --model runs/kaggle-seed0")
-app.command(cli_use.explain, help_epilogue="Example: tumorlens explain a.png --model runs/kaggle-seed0 --out pictures")
-app.command(cli_serve.serve, help_epilogue="Example: tumorlens serve --model runs/kaggle-seed0")
+app.command(cli_use.export, help_epilogue="Example: tumorlens export runs/mine")
+app.command(cli_use.predict, help_epilogue="Example: tumorlens predict head.nii.gz slices/ --model runs/mine")
+app.command(cli_use.explain, help_epilogue="Example: tumorlens explain a.png --model runs/mine --out pictures")
+app.command(cli_serve.serve, help_epilogue="Example: tumorlens serve --model runs/mine")
 
 Options = Annotated[Study, Parameter(name="*")]
 _DEFAULT = Study()
@@ -63,7 +63,7 @@ def study(options: Options = _DEFAULT, *, json: bool = False) -> None:
     if json:
         _print_json(result)
     elif "cv" in result:
-        from tumorlens.summary import folds_text
+        from tumorlens.crossval import folds_text
 
         print(folds_text(result["cv"]))
         print(f"Report: {result['report']}")
@@ -93,7 +93,7 @@ def train(options: Options = _DEFAULT, *, json: bool = False) -> None:
     print(f"Next: tumorlens evaluate {shlex.quote(str(bench.run.root))}")
 
 
-@app.command(help_epilogue="Example: tumorlens evaluate runs/kaggle-seed0")
+@app.command(help_epilogue="Example: tumorlens evaluate runs/mine")
 def evaluate(run: Path, *, json: bool = False) -> None:
     """Predict every image with a run's trained configurations; write predictions and metrics.
 
@@ -151,7 +151,7 @@ def compare(runs: tuple[Path, ...], /, *, json: bool = False) -> None:
             )
 
 
-@app.command(help_epilogue="Example: tumorlens report runs/kaggle-seed0")
+@app.command(help_epilogue="Example: tumorlens report runs/mine")
 def report(run: Path, *, images: Path | None = None, json: bool = False) -> None:
     """Write the report of a compared run as one offline HTML file.
 

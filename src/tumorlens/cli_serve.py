@@ -11,7 +11,7 @@ from tumorlens.serve.settings import Settings
 _DEFAULT = Settings()
 
 
-def serve(*, options: Annotated[Settings, Parameter(name="*")] = _DEFAULT) -> None:
+def serve(*, options: Annotated[Settings, Parameter(name="*")] = _DEFAULT) -> int:
     """Answer over HTTP what `predict` answers, with a page to try it at /. For research, not for diagnosis.
 
     Listens on this machine alone unless --host says otherwise, and then only with --token-file.
@@ -24,4 +24,4 @@ def serve(*, options: Annotated[Settings, Parameter(name="*")] = _DEFAULT) -> No
         if (error.name or "").startswith("tumorlens"):
             raise
         raise MissingExtraError(error.name or "?", "serve") from None
-    run(options)
+    return run(options)

@@ -15,8 +15,9 @@ FAILED = 3  # exit code: some inputs could not be read, all others were classifi
 
 # What commands share is described here; `-` is standard input.
 _INPUTS = "Files, folders or zips; - for standard input; @list.txt for a list of names, one a line."
+_MODEL = "An exported .onnx file, or the folder of an exported run: its classifier.onnx, else classifier-int8.onnx."
 Inputs = Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, help=_INPUTS)]
-Model = Annotated[Path, Parameter(help="An exported .onnx file, or the folder of an exported run.")]
+Model = Annotated[Path, Parameter(help=_MODEL)]
 Plane = Annotated[Literal["axial", "coronal", "sagittal"], Parameter(help="Of the slices of NIfTI volumes.")]
 _HERE = Path("classifier.onnx")
 
@@ -92,13 +93,15 @@ def predict(
     A row tells class, calibrated probabilities, prediction set, and a verdict: ok,
     uncertain, refused: not a brain MRI, or error. A refused image gets no class.
 
-    Volumes and series also get a row for the whole, after all slices: refused
-    where over half of the readable slices are; a tumour class that 3 neighbouring
-    slices name, each ok with probability 0.9 or more; notumor where no 2 neighbours
-    do and over half of the slices say notumor, ok, without the refused ones but
-    with those that cannot be read; else uncertain.
+    A volume or series of two slices or more, one of them readable, also gets a row
+    for the whole, after all slices: refused where over half of the readable slices
+    are; else uncertain where the model has no class notumor; else the tumour class
+    that at least 3 neighbouring slices name, each ok with a probability of 0.9 or
+    more; else notumor where no 2 neighbours name one so and over half of the slices,
+    unreadable ones counted and refused ones not, say notumor with ok; else uncertain.
 
-    Exit code 3: some inputs could not be read, the others were classified.
+    Exit code 3: some inputs could not be read, the others were classified. Of a 4-D
+    NIfTI the first volume is classified, and a row of error tells of the others.
 
     Parameters
     ----------
@@ -114,7 +117,7 @@ def predict(
     out
         Write the rows into this new file.
     resume
-        Go on with --out FILE.csv or FILE.json where it was interrupted; its rows are kept.
+        Go on with --out FILE.csv or FILE.json, the same inputs, --model, --plane and --coverage; its rows are kept.
     threads
         Of the network; all usable cores where absent.
     """
@@ -135,7 +138,7 @@ def predict(
         if out is not None and form != "table":
             raise Interrupted("" if resume else " --resume") from None
         raise Interrupted(advice="With --out FILE.csv or FILE.json, --resume would go on from there.") from None
-    return _code(report.rows, report.failed)
+    return _code(report.rows, report.failed, "their rows tell why")
 
 
 def explain(
@@ -154,7 +157,7 @@ def explain(
     Colours tell where evidence for the class lies, on a grid of 7 x 7 cells; they do
     not outline a tumour. Refused images get no heat.
 
-    Exit code 3: some inputs could not be read, the others were drawn.
+    Exit code 3: some inputs could not be read, as stderr tells; the others were drawn.
 
     Parameters
     ----------
@@ -174,10 +177,10 @@ def explain(
     look = Look(opacity, contrast)
     report = explain_all(inputs, load_classifier(model), out, Job(plane=plane), look, dicom=dicom)
     print(f"{report.rows - report.failed:,} pictures: {out}")
-    return _code(report.rows, report.failed)
+    return _code(report.rows, report.failed, "the lines above tell why")
 
 
-def _code(rows: int, failed: int) -> int:
+def _code(rows: int, failed: int, where: str) -> int:
     if failed:
-        say(f"{failed:,} of {rows:,} could not be read; their rows tell why.")
+        say(f"{failed:,} of {rows:,} could not be read; {where}.")
     return FAILED if failed else 0

@@ -211,10 +211,17 @@ def check_order(configurations: tuple[Configuration, ...]) -> None:
     Raises
     ------
     ConfigError
-        It is unknown or stands later.
+        It is unknown, stands later, or learned from the validation images.
     """
     seen = {"imagenet"}
+    refits = {configuration.name for configuration in configurations if configuration.refit}
     for configuration in configurations:
+        if configuration.start in refits:
+            raise ConfigError(
+                f"Configuration {configuration.name!r} starts from {configuration.start!r}, which learned from the "
+                "validation images: they could not choose its epoch.",
+                cure="Start from another one.",
+            )
         if configuration.start not in seen:
             raise ConfigError(
                 f"Configuration {configuration.name!r} starts from {configuration.start!r}, "

@@ -50,8 +50,9 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     runs = [Run(fold_folder(root, k)) for k in done]
     tested = [read_json(run.comparison)["configurations"] for run in runs]
     names = [name for name in tested[0] if all(name in one for one in tested)]  # of others some folds are still to come
-    _check_alike(runs, names)
-    sizes = np.unique([row.group for row in read_index(runs[0].index)], return_counts=True)[1]
+    check_alike(runs, names, ("seed", "folds", "group_similarity", "groups"))
+    used = [row.group for row in read_index(runs[0].index) if row.split]  # dropped copies are in no part
+    sizes = np.unique(used, return_counts=True)[1]
     study, grouped = read_json(runs[0].study), read_json(runs[0].audit)["groups"]
     result: Json = {
         "done": done,
@@ -78,24 +79,36 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     return result
 
 
-def _check_alike(runs: Sequence[Run], names: Sequence[str]) -> None:
-    """RunError where folds are of different studies, whose answers must not be pooled; device and precision may be
-    others."""
+def check_alike(runs: Sequence[Run], names: Sequence[str], keys: Sequence[str], *, seeds: bool = False) -> None:
+    """RunError where runs are of different studies, whose answers must not be pooled; device and precision may be
+    others.
+
+    Parameters
+    ----------
+    names
+        Configurations, whose values must agree.
+    keys
+        Of the study's own configuration, likewise.
+    seeds
+        Whether the configurations' seeds may differ.
+    """
     first: Json = {}
     for run in runs:
         study = read_json(run.study)
-        about = {key: study["config"].get(key) for key in ("seed", "folds", "group_similarity", "groups")}
+        about = {key: study["config"].get(key) for key in keys}
         about["data fingerprint"] = study["dataset"]["fingerprint"]
         about["weights"] = study["weights"]["sha256"] or study["weights"]["name"]
         for name in names:
             trained = Configuration.from_record(read_json(run.training(name))["configuration"])
-            about |= {f"{name}'s {key}": value for key, value in dataclasses.asdict(trained).items()}
+            about |= {f"{name}'s {k}": v for k, v in dataclasses.asdict(trained).items() if not (seeds and k == "seed")}
         first = first or about
         for key, value in about.items():
             if value != first[key]:
                 raise RunError(
                     f"{run.root} is of another study than {runs[0].root}: its {key} is {value}, not {first[key]}.",
-                    cure="Name another folder with --out, or delete the folds that do not belong.",
+                    cure="Name runs of one study, which differ in the seed alone."
+                    if seeds
+                    else "Name another folder with --out, or delete the folds that do not belong.",
                 )
 
 
@@ -152,3 +165,20 @@ def pool_folds(folds: Sequence[FoldAnswers], classes: Sequence[str]) -> Json:
             "confusion": found["confusion"],
         },
     }
+
+
+def folds_text(cv: Json) -> str:
+    """cv.json as lines for the terminal."""
+    what = "groups that the user named" if cv["groups_from"] == "file" else (
+        f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)"
+    )  # fmt: skip
+    lines = [f"{len(cv['done'])} of {cv['of']} folds over {cv['groups']:,} {what}; no group in two parts."]
+    for name, found in cv["configurations"].items():
+        pooled = found["pooled"]
+        low, high = pooled["interval"]
+        each = ", ".join(f"{value:.2%}" for value in found["accuracies"])
+        lines.append(
+            f"{name}: {pooled['accuracy']:.2%} of {pooled['n']:,} images "
+            f"(95 % interval {low:.2%} to {high:.2%}, whole groups resampled); folds {each}"
+        )
+    return "\n".join(lines)

@@ -73,7 +73,7 @@ class MissingExtraError(TumorlensError):
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
             f"This needs the Python package {module!r}, which is not installed.",
-            cure=f"Install the extra that brings it: pip install 'tumorlens[{extra}]'",
+            cure=f"Install tumorlens[{extra}], which brings it: pip install '.[{extra}]' in the source's folder.",
         )
         self.module = module
         self.extra = extra

@@ -163,7 +163,7 @@ def open_source(root: Path, configuration: str, data: str | None = None) -> Sour
     Raises
     ------
     RunError
-        The configuration is not trained in this run, or the images are gone.
+        The configuration is not trained in this run or learned from its validation images, or the images are gone.
     """
     run = Run(root)
     record = read_json(run.study)
@@ -176,6 +176,12 @@ def open_source(root: Path, configuration: str, data: str | None = None) -> Sour
             else "Run `tumorlens train` with the same --out first.",
         )
     summary = read_json(run.training(configuration))
+    if summary["configuration"].get("refit"):
+        raise RunError(
+            f"{configuration} learned from the validation images too, on which temperature, prediction sets and "
+            "refusal are fitted: they would promise too much.",
+            cure="Name another configuration with --configuration, such as initial_lbfgs.",
+        )
     checkpoint = run.folder(configuration) / summary["checkpoint"]
     if not checkpoint.exists():
         raise RunError(f"{checkpoint} is missing, though the training is finished.", cure="Restore it.")

@@ -18,6 +18,7 @@ from tumorlens.train import Part, Source
 
 #: Inverse regularisation strengths that L-BFGS tries; validation loss chooses.
 LBFGS_C = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_ITERATIONS = 20_000  # at most; it takes some hundred
 
 
 def fit_head_lbfgs(
@@ -36,7 +37,7 @@ def fit_head_lbfgs(
     best: tuple[float, float, Tensor, Tensor] | None = None  # loss, strength, weight, bias
 
     def solver(strength: float) -> Any:
-        return LogisticRegression(C=strength, max_iter=20_000, tol=1e-4)  # type: ignore[no-untyped-call]
+        return LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=1e-4)  # type: ignore[no-untyped-call]
 
     for i, strength in enumerate(LBFGS_C, start=1):
         began = time.perf_counter()
@@ -60,7 +61,8 @@ def fit_head_lbfgs(
     if best is None:
         raise RunError(f"{configuration.name}: no strength was tried.", cure="Report this as a defect.")
     _, chosen, weight, bias = best
-    stopped = f"converged for each of {len(LBFGS_C)} strengths; C chosen on validation"
+    converged = sum(record["iterations"] < _ITERATIONS for record in history)
+    stopped = f"converged for {converged} of {len(LBFGS_C)} strengths; C chosen on validation"
     if configuration.refit:
         x = np.concatenate([x, x_validation.double().numpy()])
         solved = solver(chosen).fit(x, np.concatenate([y, y_validation.numpy()]))

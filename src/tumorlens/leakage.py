@@ -17,6 +17,7 @@ from tumorlens.evaluate import Predictions, csv_line
 from tumorlens.resampling import bootstrap_accuracy
 from tumorlens.runs import Json, writing
 from tumorlens.statistics import wilson
+from tumorlens.summary import percent
 
 #: Parts of the test images by their largest similarity to an image that was learned from.
 PARTS = {
@@ -148,15 +149,34 @@ def sentence(found: Json, names: Sequence[str], whole: str) -> str:
     for name in names:
         score, official = parts["twin_free"]["configurations"][name], parts["official"]["configurations"][name]
         low, high = score["group_interval"] or score["interval"]
-        share, low, high = (_percent(value) for value in (score["accuracy"], low, high))
-        points = 100 * (official["accuracy"] - score["accuracy"])
-        how = f"{abs(points):.1f} points {'lower' if points > 0 else 'higher'} than on {whole}"
-        said.append(f"{name}'s accuracy is {share} [{low} – {high}], {how}")
+        share, low, high = (percent(value, 1) for value in (score["accuracy"], low, high))
+        how = f"{_against(score['accuracy'], official['accuracy'])} on {whole}"
+        same = same_mix(found, "twin_free", name)
+        mix = ""
+        if same is not None and _against(same, official["accuracy"]) != "as":
+            mix = f" ({_against(score['accuracy'], same)} there at the same mix of classes)"
+        said.append(f"{name}'s accuracy is {share} [{low} – {high}], {how}{mix}")
     return f"{text}; on the {free:,} without one {', and '.join(said)}."
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+def same_mix(found: Json, part: str, name: str) -> float | None:
+    """The accuracy that a configuration's, or baseline's, recalls on all test images give at a part's mix of classes.
+
+    Parts differ in how many images of easy classes they have; a difference to this is not due to that. None where the
+    part is empty.
+    """
+    parts = found["parts"]
+    kind = "configurations" if name in parts["official"]["configurations"] else "baselines"
+    recall, counts = parts["official"][kind][name]["recall"], parts[part]["classes"]
+    n = sum(counts.values())
+    return float(sum(counts[c] * recall[c] for c in counts if counts[c]) / n) if n else None
+
+
+def _against(accuracy: float, other: float) -> str:
+    points = f"{100 * abs(accuracy - other):.1f}"
+    if points == "0.0":
+        return "as"
+    return f"{points} points {'lower' if accuracy < other else 'higher'} than"
 
 
 def write_baselines(path: Path, lines: Sequence[Sequence[str]]) -> None:

@@ -23,9 +23,9 @@ class Study:
     weights: str = "imagenet"
     """`imagenet` (torchvision's official ones), `none` (random), or a ResNet18 state-dict file."""
     out: Path | None = None
-    """Folder of the run; runs/<data>-seed<seed> where absent."""
+    """Folder of the run; else runs/<data>-seed<seed>, plus protocol, folds, groups, similarity if not the default."""
     seed: int = 0
-    """Seed of split, head and batch order."""
+    """Seed of split, head and batch order, and of the slices that --data phantom generates."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -33,7 +33,7 @@ class Study:
     convolutions: Literal["auto", "direct"] = "auto"
     """Of layers that learn, in fp32 on the CPU; auto computes wide 3×3 ones by Winograd's algorithm: faster."""
     configurations: tuple[str, ...] = ("initial", "finetuned")
-    """Which to run, in order: initial, finetuned, initial_lbfgs, or names from --config."""
+    """Which to run, in order: initial, finetuned, initial_lbfgs, initial_lbfgs_refit, or names from --config."""
     config: Path | None = None
     """TOML file with [[configuration]] tables: more configurations, or other values for the known ones."""
     finetuned_start: Literal["initial", "imagenet"] = "initial"
@@ -43,17 +43,17 @@ class Study:
     max_epochs: int | None = None
     """Epochs at most, for all configurations; 60 where absent, as published."""
     protocol: Literal["official", "twin-free-train", "grouped-cv"] = "official"
-    """Official split; or Training without twins of Testing; or folds over whole groups of all images."""
+    """Official split; or Training without twins of Testing; or, by `study` alone, folds over whole groups of images."""
     group_similarity: float = THRESHOLD
     """Thumbnail cosine from which images belong together; 0.95 stands in for missing patient identifiers."""
     groups: Path | None = None
     """CSV with columns path and group (patients), which is used as it is in place of near-duplicates."""
     folds: int = 5
-    """Of grouped-cv."""
+    """Of grouped-cv (`study` alone)."""
     repeats: int = 1
-    """Of grouped-cv, each with other random folds."""
+    """Of grouped-cv (`study` alone), each with other random folds."""
     fold: int | None = None
-    """Of grouped-cv: run this one alone, from 1 on, and pool those that are finished; all where absent."""
+    """Of grouped-cv (`study` alone): run only this one, from 1 on, and pool those that are finished; else all."""
     split: Path | None = None
     """CSV with columns path and split, such as an earlier run's index.csv."""
     cache: Path | None = None

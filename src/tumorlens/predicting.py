@@ -177,7 +177,10 @@ def predict_to(
     if resume and (out is None or form == "table"):
         raise ConfigError("--resume needs a file to go on with.", cure="Say --out FILE with --format json or csv.")
     if out is not None and out.exists() and not resume:
-        raise RunError(f"--out {out} is already there.", cure="Add --resume to go on with it, or name another file.")
+        raise RunError(
+            f"--out {out} is already there.",
+            cure="Add --resume to the same command to go on with it, or name another file.",
+        )
     # Rows of another plane or coverage must not be gone on with either.
     model = f"{model_name(classifier)} {job.plane} {job.coverage:g}"
     kept = finished(out, form, classifier.classes, model) if out and resume and out.exists() else _NOTHING

@@ -30,8 +30,9 @@ import numpy.typing as npt
 from scipy import stats
 
 from tumorlens.errors import DataError
-from tumorlens.statistics import answers, paired_answers, wilson
+from tumorlens.statistics import answers, newcombe_paired, paired_answers, wilson
 
+_FEW = 10  # images that tell two models apart
 _CHUNK = 1 << 20  # counts drawn at a time, repeats x kinds: a few arrays of 8 MB
 _NOTHING = 1e-12  # a fraction below it is rounding: one image of a billion weighs more
 
@@ -98,7 +99,9 @@ def bootstrap_difference(
     """Percentile bootstrap interval of the accuracy difference second − first on the same images.
 
     Without groups the plain one (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter
-    13); with groups the expanded one of this module's head.
+    13); with groups the expanded one of this module's head. Resamples vary too little where fewer than ten images
+    tell the two apart, and not at all where none does: then it is `statistics.newcombe_paired`, with groups (for
+    none alone, as the expanded interval allows for few) for as many images as they are worth.
 
     Parameters
     ----------
@@ -120,9 +123,15 @@ def bootstrap_difference(
     first, second = paired_answers(first_correct, second_correct)
     gain = second.astype(np.int64) - first  # (n,), each -1, 0 or 1
     n = len(gain)
+    _check_repeats(repeats)
+    group_of = np.arange(n) if groups is None else _grouped(groups, n)
+    if np.count_nonzero(gain) < (_FEW if groups is None else 1):
+        sizes = np.bincount(group_of)
+        worth = n / float((sizes**2).sum())  # of an image: Kish's effective number by theirs
+        both, one, other = (worth * int(kind.sum()) for kind in (first & second, first & ~second, ~first & second))
+        return newcombe_paired(both, one, other, worth * n - both - one - other, confidence)
     if groups is not None:
         return _resample(_group_sums(gain, groups), _ratio, repeats, seed).percentile(confidence)
-    _check_repeats(repeats)
     # Resampling n values of three kinds is a multinomial draw of the three counts.
     shares = np.array([np.sum(gain < 0), np.sum(gain == 0), np.sum(gain > 0)]) / n
     drawn = np.random.default_rng(seed).multinomial(n, shares, size=repeats)  # (repeats, 3)

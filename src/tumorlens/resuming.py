@@ -43,14 +43,15 @@ def finished(path: Path, form: Format, classes: Sequence[str], model: str) -> Fi
     Raises
     ------
     RunError
-        The file cannot be read, or was written in another format, with other classes or another model.
+        The file cannot be read, or was written in another format, or with other classes or another model, plane or
+        coverage.
     """
     series_of: dict[int, str | None] = {}
     again: Counter[int] = Counter()
     slices: dict[str, list[Row]] = {}
     end = files = rows = failed = number = 0
     last = None
-    cure = "Go on with the same --format and --model, or name another file."
+    cure = "Go on with the same --format, --model, --plane and --coverage, or name another file."
     try:
         if not path.is_file():
             raise RunError(f"--out {path} is no regular file.", cure="Name a file.")
@@ -71,7 +72,9 @@ def finished(path: Path, form: Format, classes: Sequence[str], model: str) -> Fi
                     continue
                 row, by = parse(text, form, classes)
                 if by != model:
-                    raise RunError(f"{path}, line {number}: the model was {by}, and is {model} now.", cure=cure)
+                    raise RunError(
+                        f"{path}, line {number}: model, plane and coverage were {by}, and are {model} now.", cure=cure
+                    )
                 rows, failed = rows + 1, failed + row.failed
                 if row.kind == "volume":
                     slices[str(row.series)] = []

@@ -1,4 +1,4 @@
-"""A run's folder: where things stand, atomic writes, and what the run ran on."""
+"""A run's folder: where things stand, atomic writes, and what the run ran on. For Linux and macOS."""
 
 from __future__ import annotations
 
@@ -150,9 +150,10 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(
-            f"{path} is missing.", cure="Run `tumorlens study` first, or name the folder of a finished run."
-        ) from None
+        cure = "Run `tumorlens study` first, or name the folder of a finished run."
+        if folds := sorted(path.parent.glob(f"fold-*/{path.name}")):
+            cure = f"{path.parent} holds a cross-validation. Name one of its folds, such as {folds[0].parent}."
+        raise RunError(f"{path} is missing.", cure=cure) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(
             f"{path} is not valid JSON ({error}).", cure="Delete it and run the same command again."
@@ -169,8 +170,6 @@ def cache_dir() -> Path:
         return Path(named).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "tumorlens"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "tumorlens"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tumorlens"
 
 

@@ -115,8 +115,10 @@ def sum_up(roots: Sequence[Path]) -> Json:
     Raises
     ------
     RunError
-        The runs are on different test images or have no configuration in common, or one is named twice.
+        The runs are on different test images or have no configuration in common, one is named twice, or they differ in
+        more than the seed or not in it.
     """
+    from tumorlens.crossval import check_alike
     from tumorlens.datasets.index import read_index
     from tumorlens.evaluate import read_predictions
     from tumorlens.statistics import paired_seeds, summarise_seeds
@@ -141,6 +143,19 @@ def sum_up(roots: Sequence[Path]) -> Json:
     common = {name: found for name, found in values.items() if len(found) == len(roots)}
     if not common:
         raise RunError("The runs have no evaluated configuration in common.", cure="Run `tumorlens evaluate` on each.")
+    runs = [Run(root) for root in roots]
+    check_alike(runs, list(common), ("protocol", "folds", "fold", "group_similarity", "groups"), seeds=True)
+    for name in common:
+        drawn: dict[tuple[int, str | None], Path] = {}
+        for run in runs:
+            config, own = read_json(run.study)["config"], read_json(run.training(name))["configuration"]["seed"]
+            key = (config["seed"] if own is None else own, config["split"])
+            if key in drawn:
+                raise RunError(
+                    f"{drawn[key]} and {run.root} trained {name} with the same seed {key[0]}.",
+                    cure="Name runs of different seeds: the same training twice says nothing about chance.",
+                )
+            drawn[key] = run.root
     first = next(iter(common))
     return {
         name: summarise_seeds(found)

@@ -65,7 +65,7 @@ def newcombe(
     """Interval of the difference first − second of two independent proportions.
 
     The hybrid score interval, which joins two Wilson intervals (Newcombe, Statistics in Medicine 17,
-    1998, method 10). For one model on two parts; for two models on one part see
+    1998, 873–890, method 10). For one model on two parts; for two models on one part see
     `resampling.bootstrap_difference`.
 
     Returns
@@ -85,6 +85,45 @@ def newcombe(
     return (
         difference - math.hypot(first - low1, high2 - second),
         difference + math.hypot(high1 - first, second - low2),
+    )
+
+
+def newcombe_paired(
+    both: float, only_first: float, only_second: float, neither: float, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the accuracy difference second − first on the same images, also where few or none tell them apart.
+
+    The hybrid score interval for paired proportions (Newcombe, Statistics in Medicine 17, 1998, 2635–2650, method 10):
+    two Wilson intervals and the correlation of both answers, with a continuity correction.
+
+    Parameters
+    ----------
+    both, only_first, only_second, neither
+        How many images both, one alone or neither gets right; 1 or more in all. Like `wilson`'s, not whole numbers
+        where they are effective ones.
+
+    Returns
+    -------
+    low, high
+        −1 ≤ low ≤ difference ≤ high ≤ 1.
+    """
+    n = both + only_first + only_second + neither
+    first, second = (both + only_first) / n, (both + only_second) / n
+    low1, high1 = wilson(min(both + only_first, n), n, confidence)
+    low2, high2 = wilson(min(both + only_second, n), n, confidence)
+    product = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    excess = both * neither - only_first * only_second
+    if excess > 0:
+        excess = max(excess - n / 2, 0)
+    correlation = excess / math.sqrt(product) if product > 0 else 0.0
+
+    def joined(one: float, other: float) -> float:
+        return math.sqrt(max(one * one - 2 * correlation * one * other + other * other, 0))
+
+    difference = second - first
+    return (
+        max(difference - joined(second - low2, high1 - first), -1),
+        min(difference + joined(high2 - second, first - low1), 1),
     )
 
 

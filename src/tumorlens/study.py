@@ -35,7 +35,8 @@ def run_study(study: Study, *, command: str = "") -> Json:
     -------
     dict
         `run`, `report` (paths), `comparison` (as in comparison.json) and, for every
-        configuration, `accuracy` on train, validation and test.
+        configuration, `accuracy` on train, validation and test. With the protocol grouped-cv in place of
+        `comparison` `cv` (as in cv.json), and `accuracy` of each is one number, pooled over the finished folds.
 
     Notes
     -----

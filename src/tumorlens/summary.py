@@ -18,7 +18,9 @@ from tumorlens.runs import Json
 from tumorlens.statistics import newcombe
 
 LOW_GAP, MODERATE_GAP = 0.01, 0.03  # largest accuracy gap that still counts as low, as moderate risk
+SIGNIFICANT = 0.05  # p from which on chance alone can explain a difference
 CONFUSIONS = 3  # named in the summary
+_NOT_HELD_OUT = "not measured: the validation images were learned from, too"
 _WIDTH, _NARROWEST = 100, 24  # columns of the text table, and of one configuration in it
 
 
@@ -66,7 +68,10 @@ def p_value_text(p: float) -> str:
     """A p-value as it stands in prose: `p = 0.34`, `p = 0.012`, `p < 0.001`."""
     if p < 0.001:
         return "p < 0.001"
-    return f"p = {p:.2f}" if p >= 0.1 else f"p = {p:.3f}"
+    digits = 2 if p >= 0.1 else 3
+    while digits < 9 and p != SIGNIFICANT and float(f"{p:.{digits}f}") == SIGNIFICANT:
+        digits += 1  # or 0.0499 and 0.0501 would read alike
+    return f"p = {p:.{digits}f}"
 
 
 # ---- the rows of the summary -----------------------------------------------------------------
@@ -79,7 +84,7 @@ def _training_scope(f: Facts) -> str:
         which = "all layers trained jointly"
     else:
         which = f"{stages[0]} only" if len(stages) == 1 else f"{', '.join(stages)} trained jointly"
-    share = _percent(learned / total, 2 if learned < 0.01 * total else 1)
+    share = percent(learned / total, 2 if learned < 0.01 * total else 1)
     start = "" if t["start"] == "imagenet" else f"; starts from {t['start']}"
     return f"{which}: {learned:,} of {total:,} parameters ({share}){start}"
 
@@ -87,18 +92,21 @@ def _training_scope(f: Facts) -> str:
 def _test_accuracy(f: Facts) -> str:
     test = f.parts["test"]
     low, high = test["accuracy_interval"]
-    return f"{_percent(test['accuracy'])} ({test['correct']:,} of {test['n']:,}; 95 % interval {_range(low, high)})"
+    return f"{percent(test['accuracy'])} ({test['correct']:,} of {test['n']:,}; 95 % interval {_range(low, high)})"
 
 
 def _overfitting_risk(f: Facts) -> str:
     if missing := [part for part in PARTS if part not in f.parts]:
         return f"not measured: no {missing[0]} part"
-    shown = ", ".join(f"{part} {_percent(f.parts[part]['accuracy'])}" for part in PARTS)
+    if _refit(f):
+        return _NOT_HELD_OUT
+    shown = ", ".join(f"{part} {percent(f.parts[part]['accuracy'])}" for part in PARTS)
     gaps = {(a, b): f.parts[a]["accuracy"] - f.parts[b]["accuracy"] for a, b in pairwise(PARTS)}
     (high_part, low_part), gap = max(gaps.items(), key=lambda item: item[1])
     if gap <= 0:
         return f"low: no gap ({shown})"
-    level = "low" if gap <= LOW_GAP + 1e-9 else "moderate" if gap <= MODERATE_GAP + 1e-9 else "high"
+    gap = round(gap, 4)  # as it is shown, so that the word fits the number
+    level = "low" if gap <= LOW_GAP else "moderate" if gap <= MODERATE_GAP else "high"
     low, high = _difference_interval(f, high_part, low_part)
     chance = f"; chance alone can explain it, 95 % interval {_points(low)} to {_points(high)}" if low <= 0 else ""
     return f"{level}: largest gap {_points(gap, 2)} points, {high_part} − {low_part} ({shown}){chance}"
@@ -107,15 +115,21 @@ def _overfitting_risk(f: Facts) -> str:
 def _generalization(f: Facts) -> str:
     if "validation" not in f.parts:
         return "not measured: no validation part"
+    if _refit(f):
+        return _NOT_HELD_OUT
     test, validation = f.parts["test"]["accuracy"], f.parts["validation"]["accuracy"]
-    low, high = f.parts["validation"]["accuracy_interval"]
-    where = "below" if test < low else "above" if test > high else "within"
-    from_, to = _difference_interval(f, "test", "validation")
+    low, high = _difference_interval(f, "test", "validation")
+    where = "below" if high < 0 else "above" if low > 0 else "within chance of"
     return (
-        f"test {_percent(test)} lies {where} the validation interval {_range(low, high)} (validation "
-        f"{_percent(validation)}); test − validation {_points(test - validation, 2, sign=True)} points, "
-        f"95 % interval {_points(from_, sign=True)} to {_points(to, sign=True)}"
+        f"test {percent(test)} is {where} validation {percent(validation)}: test − validation "
+        f"{_points(test - validation, 2, sign=True)} points, 95 % interval {_points(low, sign=True)} to "
+        f"{_points(high, sign=True)}"
     )
+
+
+def _refit(f: Facts) -> bool:
+    """Whether the kept weights learned from the validation images, too."""
+    return bool(f.training.get("configuration", {}).get("refit"))
 
 
 def _training_time(f: Facts) -> str:
@@ -157,8 +171,9 @@ def _best_epoch(f: Facts) -> str:
     which = f"strength {t['best_epoch']} of {t['epochs_run']}" if t["solver"] == "lbfgs" else f"{t['best_epoch']}"
     if t["solver"] != "lbfgs" and t["best_epoch"] == t["max_epochs"]:
         which += ", the last one allowed, so more may help"
-    accuracy = _percent(t["best_validation_accuracy"])
-    return f"{which} (validation loss {t['best_validation_loss']:.4f}, accuracy {accuracy})"
+    accuracy = percent(t["best_validation_accuracy"])
+    before = "before it was solved again: " if _refit(f) else ""
+    return f"{which} ({before}validation loss {t['best_validation_loss']:.4f}, accuracy {accuracy})"
 
 
 def _published(f: Facts) -> str:
@@ -168,7 +183,7 @@ def _published(f: Facts) -> str:
     low, high = test["accuracy_interval"]
     inside = "inside" if low <= f.published <= high else "outside"
     return (
-        f"{_percent(f.published)} published, {_percent(test['accuracy'])} here: "
+        f"{percent(f.published)} published, {percent(test['accuracy'])} here: "
         f"{_points(_above_published(f, f.published), 2, sign=True)} points; the published figure lies {inside} "
         f"the 95 % interval of ours"
     )
@@ -178,16 +193,17 @@ def _published(f: Facts) -> str:
 ROWS: tuple[tuple[str, str, str, Callable[[Facts], str]], ...] = (
     ("training_scope", "Training scope", "Stages whose weights change, and their number of parameters.",
      _training_scope),
-    ("test_accuracy", "Test accuracy", "Right answers among all test images, with Wilson's 95 % interval.",
+    ("test_accuracy", "Test accuracy", "Right answers among all test images, with Wilson's 95 % interval, which takes "
+     "images as independent.",
      _test_accuracy),
     ("overfitting_risk", "Overfitting risk",
      "The larger of two accuracy gaps, train − validation and validation − test; a negative gap counts as 0. "
      "Low: at most 1 point; moderate: at most 3; high: above. Chance can explain a gap whose 95 % interval "
-     "(Newcombe) holds 0.", _overfitting_risk),
+     "(Newcombe, images independent) holds 0.", _overfitting_risk),
     ("generalization", "Generalization",
-     "Test accuracy against Wilson's 95 % interval of validation accuracy, and the difference with its 95 % "
-     "interval (Newcombe). Validation chose the epoch; both parts come from one data set, so this says nothing "
-     "about other scanners or patients.", _generalization),
+     "Test accuracy beside validation accuracy: below or above where the 95 % interval of the difference (Newcombe, "
+     "images independent) leaves out 0. Validation chose the epoch; both parts come from one data set, so this says "
+     "nothing about other scanners or patients.", _generalization),
     ("training_time", "Training time",
      "Wall-clock time of the epochs, validation included; cold adds the one pass of all images through the frozen "
      "layers, which configurations may share.", _training_time),
@@ -214,7 +230,7 @@ def verdict(facts: Sequence[Facts]) -> str:
     pairs = [f.against for f in later if f.against]
     of_n = f"of {first.parts['test']['n']:,} test images"
     scores = {f.name: f"{f.parts['test']['correct']:,}" for f in facts}
-    shares = {f.name: f"({_percent(f.parts['test']['accuracy'], 1)})" for f in facts}
+    shares = {f.name: f"({percent(f.parts['test']['accuracy'], 1)})" for f in facts}
     if not pairs:
         interval = _range(*first.parts["test"]["accuracy_interval"])
         share = shares[first.name].strip("()")
@@ -265,7 +281,13 @@ def _significance(pair: Json) -> str:
     if not pair["corrected"] + pair["introduced"]:
         return ""
     p = pair["mcnemar"].get("p_holm", pair["mcnemar"]["p_value"])
-    chance = ", a difference that chance alone can explain" if p >= 0.05 and pair["accuracy_difference"] else ""
+    between = pair.get("accuracy_difference_group_interval")
+    chance = ""
+    if pair["accuracy_difference"] and p >= SIGNIFICANT:
+        chance = ", a difference that chance alone can explain"
+    elif pair["accuracy_difference"] and between and between[0] <= 0 <= between[1]:
+        # McNemar takes near-duplicates, or slices of one patient, for so many independent images
+        chance = ", but with whole groups of images drawn chance alone can explain the difference"
     return f" (McNemar {p_value_text(p)}{chance})"
 
 
@@ -275,7 +297,7 @@ def _above_published(f: Facts, published: float) -> float:
 
 
 def _against_published(f: Facts, published: float) -> str:
-    above, figure = _above_published(f, published), f"the published {_percent(published)}"
+    above, figure = _above_published(f, published), f"the published {percent(published)}"
     if above == 0:
         return f"meets {figure}"
     return f"{'exceeds' if above > 0 else 'falls short of'} {figure} by {abs(100 * above):.2f} points"
@@ -288,7 +310,6 @@ def _difference_interval(f: Facts, first: str, second: str) -> tuple[float, floa
 
 
 def _number(fraction: float, digits: int) -> str:
-    """In per cent; never rounded up to 100 or down to 0 unless it is exactly that."""
     text = f"{100 * fraction:.{digits}f}"
     while digits < 6 and ((fraction < 1 and float(text) == 100) or (fraction > 0 and float(text) == 0)):
         digits += 1
@@ -296,7 +317,8 @@ def _number(fraction: float, digits: int) -> str:
     return text
 
 
-def _percent(fraction: float, digits: int = 2) -> str:
+def percent(fraction: float, digits: int = 2) -> str:
+    """As it stands in prose; never rounded up to 100 % or down to 0 % unless it is exactly that."""
     return f"{_number(fraction, digits)} %"
 
 
@@ -327,20 +349,3 @@ def _wrapped(text: str, width: int) -> list[str]:
         r"(?<=\d) (?=%|s\b|min\b|h\b|points\b)|(?<=\bp) (?=[<=])|(?<=p [<=]) (?=\d)", "\N{NO-BREAK SPACE}", clean
     )
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(bound, width)] or [""]
-
-
-def folds_text(cv: Json) -> str:
-    """cv.json as lines for the terminal."""
-    what = "groups that the user named" if cv["groups_from"] == "file" else (
-        f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)"
-    )  # fmt: skip
-    lines = [f"{len(cv['done'])} of {cv['of']} folds over {cv['groups']:,} {what}; no group in two parts."]
-    for name, found in cv["configurations"].items():
-        pooled = found["pooled"]
-        low, high = pooled["interval"]
-        each = ", ".join(f"{value:.2%}" for value in found["accuracies"])
-        lines.append(
-            f"{name}: {pooled['accuracy']:.2%} of {pooled['n']:,} images "
-            f"(95 % interval {low:.2%} to {high:.2%}, whole groups resampled); folds {each}"
-        )
-    return "\n".join(lines)

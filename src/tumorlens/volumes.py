@@ -9,10 +9,10 @@ The rule is a plain one, fixed beforehand and fitted to nothing:
    neighbours name the same tumour class as in 2. Slices that cannot be read count here as saying nothing.
 4. Otherwise the volume is `uncertain`.
 
-Neighbours have numbers that follow each other, and images of the same number count once; slices without numbers come
-after all others, and follow each other as they were read. So a slice that is missing, unreadable, refused or uncertain
-ends a run. A DICOM file whose header cannot be read tells
-no series, and counts in none.
+Neighbours have numbers that follow each other; slices without numbers come after all others, and follow each other as
+they were read. So a slice that is missing, unreadable, refused or uncertain ends a run. Images of the same number, as
+where a file was copied, are one slice, and the one that speaks most for a tumour counts. A DICOM file whose header
+cannot be read tells no series, and counts in none.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
     classes
         K names.
     """
-    slices = sorted(slices, key=lambda row: (row.slice is None, row.slice or 0))
+    seconds = sum(row.seconds for row in slices)
+    slices = sorted(_one_a_number(slices, classes), key=lambda row: (row.slice is None, row.slice or 0))
     readable = [row for row in slices if not row.failed]
     accepted = [row for row in readable if not row.refused]
     lost = _lost(slices, len(readable))
@@ -49,18 +50,18 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
     def called(verdict: str, reason: str, deciding: Sequence[Row] = (), label: str = "") -> Row:
         reason += f"; {lost} of {n} cannot be read" if lost else ""
         return Row("volume", _place(slices), slices[0].series, None, label, _mean(deciding), (), verdict, reason, None,
-                   sum(row.seconds for row in slices))  # fmt: skip
+                   seconds)  # fmt: skip
 
     if 2 * len(accepted) < len(readable):
         return called("refused: not a brain MRI", f"{len(readable) - len(accepted)} of {n} slices are refused")
     if NO_TUMOUR not in classes:  # a healthy class of another name would count as a tumour
         return called("uncertain", f"the model has no class {NO_TUMOUR!r}, which the rule for volumes needs", accepted)
     runs = _runs(slices, classes)
-    if long := [run for run in runs if _length(run) >= NEIGHBOURS]:
+    if long := [run for run in runs if len(run) >= NEIGHBOURS]:
         best = max(long, key=lambda run: sum(max(row.probabilities) for row in run))
         return called("ok", f"{len(best)} neighbours of {n} slices", best, best[0].label)
     healthy = [row for row in accepted if row.label == NO_TUMOUR and row.verdict == "ok"]
-    pair = any(_length(run) > 1 for run in runs)
+    pair = any(len(run) > 1 for run in runs)
     if 2 * len(healthy) > len(accepted) + lost and not pair:
         return called("ok", f"{len(healthy)} of {n} slices", healthy, NO_TUMOUR)
     reason = "two neighbouring slices alone name" if pair else f"no {NEIGHBOURS} neighbouring slices name"
@@ -106,8 +107,7 @@ def _runs(slices: Sequence[Row], classes: Sequence[str]) -> list[list[Row]]:
     runs: list[list[Row]] = []
     before: Row | None = None
     for row in slices:
-        sure = row.verdict == "ok" and row.label in classes and row.label != NO_TUMOUR
-        if not sure or max(row.probabilities) < PROBABILITY:
+        if not _names_a_tumour(row, classes):
             before = None
             continue
         if before is not None and row.label == before.label and _follows(before, row):
@@ -121,12 +121,25 @@ def _runs(slices: Sequence[Row], classes: Sequence[str]) -> list[list[Row]]:
 def _follows(before: Row, row: Row) -> bool:
     if before.slice is None or row.slice is None:
         return before.slice is row.slice
-    return row.slice - before.slice in (0, 1)
+    return row.slice - before.slice == 1
 
 
-def _length(run: Sequence[Row]) -> int:
-    """Slices of a run: a number that came twice, as where a file was copied, is one place."""
-    return len({i if row.slice is None else (row.slice,) for i, row in enumerate(run)})
+def _names_a_tumour(row: Row, classes: Sequence[str]) -> bool:
+    sure = row.verdict == "ok" and row.label in classes and row.label != NO_TUMOUR
+    return sure and max(row.probabilities) >= PROBABILITY
+
+
+def _one_a_number(slices: Sequence[Row], classes: Sequence[str]) -> list[Row]:
+    """Of images of the same number one: a sure tumour's before others, then what was accepted, then what was read."""
+
+    def weight(row: Row) -> tuple[bool, bool, bool, float]:
+        return (_names_a_tumour(row, classes), not row.refused, not row.failed, max(row.probabilities, default=0.0))
+
+    kept: dict[object, Row] = {}
+    for i, row in enumerate(slices):
+        place = (i, "without a number") if row.slice is None else row.slice
+        kept[place] = max(kept.get(place, row), row, key=weight)
+    return list(kept.values())
 
 
 def _mean(rows: Sequence[Row]) -> tuple[float, ...]:

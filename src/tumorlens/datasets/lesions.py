@@ -3,7 +3,8 @@
 glioma: in the brain's substance, lumpy, a ring that enhances unevenly around a dark necrotic core, oedema in
 the white matter. meningioma: outside the brain, broad on the dura or the falx, evenly bright, with a dural
 tail and a dark cleft towards the brain. pituitary: in the sella, smooth, often with a bulge upwards.
-All three draw size and brightness from one distribution, so that neither tells them apart.
+All three draw brightness from one distribution. They draw size from one too, but a pituitary tumour's radius is scaled
+by 0.72, and any that finds no room in its plane shrinks: size alone tells pituitary from the others to some degree.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,7 +109,8 @@ def annotated(rows: Sequence[Row], groups: Strings, twins: Twins) -> tuple[Row, 
             row,
             group=str(group),
             twin=rows[near].path if near >= 0 else "",
-            similarity=round(float(value), 6) if near >= 0 else None,
+            # rounded down, or one just under a threshold would count as on it
+            similarity=math.floor(float(value) * 1e6) / 1e6 if near >= 0 else None,
             transformation=TRANSFORMATIONS[turn] if near >= 0 else "",
         )
         for row, group, near, value, turn in zip(
@@ -145,7 +147,9 @@ def _fold(index: Index, groups: Strings, folds: int, fold: int, seed: int, *, na
                 cure=f"Say fewer --folds{finer}.",
             )
     repeat, number = divmod(fold - 1, folds)
-    outer = _folds(folds, seed + repeat)
+    if repeat:  # a stream of its own: seed + repeat would be the folds of another seed
+        seed = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
+    outer = _folds(folds, seed)
     learning, testing = list(outer.split(chosen, labels, own))[number]
     fewest = min(len(np.unique(own[learning][labels[learning] == label])) for label in index.classes)
     if fewest < 2:
@@ -153,7 +157,7 @@ def _fold(index: Index, groups: Strings, folds: int, fold: int, seed: int, *, na
             f"Fold {fold} leaves a class with {fewest} group(s) to learn from and validate on.",
             cure=f"Say fewer --folds{finer}.",
         )
-    inner = _folds(min(_VALIDATION_FOLDS, fewest), seed + repeat)
+    inner = _folds(min(_VALIDATION_FOLDS, fewest), seed)
     training, validating = next(iter(inner.split(learning, labels[learning], own[learning])))
     place = np.full(len(index.rows), "", dtype="<U10")
     place[chosen[testing]] = "test"

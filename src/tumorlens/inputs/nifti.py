@@ -6,7 +6,7 @@ pictures lie: axial with the front up and the patient's right on the left, coron
 patient's right on the left, sagittal with the top up and the face to the left.
 
 One window holds for the whole volume, so that slices keep their brightness towards each other. Of a 4-D file
-the first volume is read; `facts` says how many there are. A volume is held once, in its stored type.
+the first volume is read, and an Unreadable tells of the others. A volume is held once, in its stored type.
 """
 
 from __future__ import annotations
@@ -24,7 +24,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.errors import ImageError
-from tumorlens.inputs.slices import Facts, Limits, Plane, SeriesNames, Slice, Values, contrast, grey, squared
+from tumorlens.inputs.slices import (
+    Facts,
+    Limits,
+    Plane,
+    SeriesNames,
+    Slice,
+    Unreadable,
+    Values,
+    contrast,
+    grey,
+    squared,
+)
 
 HEADER = 544  # bytes that tell a NIfTI of either version
 _CHUNK = 1 << 20
@@ -43,8 +54,8 @@ def is_nifti(head: bytes) -> bool:
 
 def read_nifti(
     stream: BinaryIO, source: str, plane: Plane, limits: Limits, names: SeriesNames, *, packed: bool
-) -> Iterator[Slice]:
-    """The slices of a volume in the order in which they are stored.
+) -> Iterator[Slice | Unreadable]:
+    """The slices of a volume in the order in which they are stored; after those of a 4-D file, what was not read.
 
     Parameters
     ----------
@@ -73,6 +84,9 @@ def read_nifti(
             values = slices[index] * volume.sign
         picture = grey(values, low, high)
         yield Slice(source, index, count, series, squared(picture, spacing), dict(facts))
+    if volume.others:  # of no series: what the first volume is called does not depend on them
+        reason = f"holds {1 + volume.others:,} volumes, of which the first alone was read"
+        yield Unreadable(source, None, reason, "Save each volume as a file of its own.")
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,8 @@ class _Volume:
     """[4, 4], voxel indices → mm in RAS."""
     sign: float
     """-1 where the header's slope is negative: all that scaling to percentiles leaves of it."""
+    others: int
+    """Volumes of the file that are not read."""
     facts: Facts
 
 
@@ -125,10 +141,10 @@ def _volume(stream: BinaryIO, limits: Limits, *, packed: bool) -> _Volume:
     values = content.view(dtype).reshape(shape[:3], order="F")
     affine, oriented = _affine(header)
     slope = float(header["scl_slope"])
-    facts: Facts = {"format": "NIfTI", "volumes": math.prod(shape[3:])}
+    facts: Facts = {"format": "NIfTI"}
     if not oriented:
         facts["orientation"] = "not recorded, taken as nibabel does"
-    return _Volume(values, affine, -1.0 if slope < 0 else 1.0, facts)
+    return _Volume(values, affine, -1.0 if slope < 0 else 1.0, math.prod(shape[3:]) - 1, facts)
 
 
 def _inflates(limits: Limits) -> ImageError:

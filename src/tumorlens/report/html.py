@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedErro
 from markupsafe import Markup
 
 from tumorlens.errors import RunError
+from tumorlens.leakage import same_mix
 from tumorlens.progress import say
 from tumorlens.report import figures, text
 from tumorlens.report.galleries import Galleries, Gallery, make_galleries
@@ -96,6 +97,7 @@ def environment() -> Environment:
         text.duration, text.moment, text.listed,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in filters}
+    environment.globals["same_mix"] = same_mix
     return environment
 
 

@@ -30,7 +30,7 @@ class Admission:
     held: int = 0
     """Bytes of their bodies."""
     draining: bool = False
-    """Whether the service is stopping: what is in work is finished, all else is answered 503."""
+    """Whether the service is stopping: what is in work is finished, new files are answered 503."""
     hurried: bool = False
     """Whether what is in work has had its time to finish: long work stops where it stands, and says so."""
     by_client: Counter[str] = field(default_factory=Counter)

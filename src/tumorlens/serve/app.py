@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
-from starlette.types import Message, Send
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from tumorlens import __version__
 from tumorlens.classifier import Classifier, usable_cores
@@ -95,6 +97,7 @@ def create_app(
     )
     app.state.admission = admission
     app.include_router(router)
+    _refuse_other_methods(app)
     if STATIC.is_dir():
         app.mount("/", StaticFiles(directory=STATIC, html=True))
     install(app)
@@ -213,6 +216,28 @@ async def metrics(request: Request) -> Response:
 async def docs(request: Request) -> HTMLResponse:
     """The description for people."""
     return HTMLResponse(page(request.app.openapi()))
+
+
+def _refuse_other_methods(app: FastAPI) -> None:
+    """Answer 405 where a path has a route and not for this method: else the mounted page, which takes any path, would
+    answer 404, or 405 with its own methods."""
+    offered: dict[str, set[str]] = {}
+    for route in (*app.routes, *router.routes):
+        if isinstance(route, Route):
+            offered.setdefault(route.path, set()).update(route.methods or ())
+    app.router.routes += [Route(path, _Refusal(", ".join(sorted(methods)))) for path, methods in offered.items()]
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """An application of its own, since a function as an endpoint would be asked for GET alone."""
+
+    allow: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = Problem("method-not-allowed", f"This path offers {self.allow} alone.",
+                          cure="Look at /docs for what is offered.", headers={"allow": self.allow})  # fmt: skip
+        await problem.response()(scope, receive, send)
 
 
 class _Lines(StreamingResponse):

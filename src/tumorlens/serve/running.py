@@ -34,7 +34,7 @@ from tumorlens.serve.admission import Admission
 from tumorlens.serve.app import create_app
 from tumorlens.serve.metrics import MULTIPROCESS
 from tumorlens.serve.settings import Settings
-from tumorlens.serve.supervising import Supervisor
+from tumorlens.serve.supervising import Server, Supervisor, cut_off
 
 HEADER_SECONDS = 10.0  # for a header, and for the rest of a body after its answer
 # Seconds after the signal: 503 is answered at least so long; long work is told to stop; all are waited for so long.
@@ -96,8 +96,13 @@ class Connection(H11Protocol):
             self.transport.close()
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what is in work, answer 503 to the rest, and return within 10 s.
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; then finish what is in work, answer 503 to new files, and return within 10 s.
+
+    Returns
+    -------
+    The exit code: 1 where one of several workers could not start, or did not end by itself. A single one does not
+    return then, but ends the process with that code.
 
     Raises
     ------
@@ -118,12 +123,14 @@ def serve(settings: Settings) -> None:
     )  # fmt: skip
     with suppress(KeyboardInterrupt):
         if settings.workers == 1:
-            signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # uvicorn raises it once more at its end
-            uvicorn.Server(config).run([listener])
-            return
+            Server(config).run([listener])
+            return 0
         with tempfile.TemporaryDirectory(prefix="tumorlens-metrics-") as folder:  # counters alone
             os.environ[MULTIPROCESS] = folder
-            Supervisor(config, [listener], _END).run()
+            supervisor = Supervisor(config, [listener], _END)
+            supervisor.run()
+            return int(supervisor.failed)
+    return 0
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -147,9 +154,10 @@ def make_app(settings: Settings) -> FastAPI:
 
 @contextmanager
 def _ending_softly(admission: Admission, give_up: Callable[[], None]) -> Iterator[None]:
-    """On the first SIGTERM or SIGINT drain, and only then let uvicorn close; on the same one again at once.
+    """On the first SIGTERM or SIGINT drain, and only then let uvicorn close; on the same one again end at once.
 
-    A Ctrl-C in a terminal reaches a worker twice: as SIGINT from there, and as SIGTERM from its supervisor.
+    Several workers leave that to their supervisor. A signal reaches them twice anyway, from a terminal or service
+    manager that tells the whole group, and from the supervisor.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -159,15 +167,14 @@ def _ending_softly(admission: Admission, give_up: Callable[[], None]) -> Iterato
     tasks = set()
     seen: set[int] = set()
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if number in seen:
-            before[number](number, frame)
-            return
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if number in seen and admission.settings.workers == 1:
+            cut_off()
         seen.add(number)
         if admission.draining:
             return
         admission.draining = True
-        timer = threading.Timer(_END, _cut_off)  # a file that is still being decoded would hold the exit
+        timer = threading.Timer(_END, cut_off)  # a file that is still being decoded would hold the exit
         timer.daemon = True
         timer.start()
         loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(drain(number))))
@@ -188,11 +195,6 @@ def _ending_softly(admission: Admission, give_up: Callable[[], None]) -> Iterato
     finally:
         for caught, handler in before.items():
             signal.signal(caught, handler)
-
-
-def _cut_off() -> None:
-    say("Work that did not end in time is cut off.")
-    os._exit(1)
 
 
 def _listen(settings: Settings) -> socket.socket:

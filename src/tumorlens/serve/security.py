@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tumorlens.serve.admission import Admission, Visit
 from tumorlens.serve.metrics import METHODS
-from tumorlens.serve.problems import Problem, internal
+from tumorlens.serve.problems import Problem, internal, stopping
 from tumorlens.serve.schemas import is_guarded
 
 #: The page is files of its own, and pictures that arrive within JSON; nothing else is loaded from anywhere.
@@ -74,6 +74,11 @@ class Gate:
             await self._let_in(scope, receive, out)
         except ClientDisconnect:
             pass  # nobody is there to be answered
+        except asyncio.CancelledError:
+            if not self.admission.draining:
+                raise
+            if status == 499:  # uvicorn's patience with open requests is over; it would answer a bare 500
+                await stopping("The request was not finished in time.").response()(scope, receive, out)
         except Exception as error:
             problem = internal(error)
             if status != 499:  # the answer has begun: all that is left is to cut it
