@@ -201,7 +201,7 @@ class TestOneSlice:
 class TestWaitingBatch:
     @pytest.mark.parametrize("why", ["late", "stopping"])
     def test_that_gets_no_turn_says_so_in_its_last_line(self, model, why):
-        with service(model, max_seconds=1.0 if why == "late" else 30.0) as here:
+        with service(model, max_seconds=3.0 if why == "late" else 30.0) as here:
             serving = here.app.state.service
 
             async def ask():
@@ -209,7 +209,7 @@ class TestWaitingBatch:
                 asked = asyncio.create_task(here.client.post("/v1/batch", files=[("f", ("a.png", png()))]))
                 await asyncio.sleep(0.3)
                 here.app.state.admission.hurried = why == "stopping"
-                answer = await asyncio.wait_for(asked, 5)
+                answer = await asyncio.wait_for(asked, 30)
                 for _ in taken:
                     serving.streaming.release()
                 return answer
