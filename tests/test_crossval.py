@@ -35,6 +35,15 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def with_copy(root, tmp_path_factory) -> Path:
+    """The same, with a pixel-identical copy of an image that also has a mirrored twin."""
+    data = tmp_path_factory.mktemp("copied") / "data"
+    shutil.copytree(root, data)
+    shutil.copy(data / "Training" / "one" / "0.png", data / "Training" / "one" / "copy.png")
+    return data
+
+
 def folds(root: Path, out: Path, cache: Path, **more) -> Study:
     return Study(
         data=str(root), weights="none", out=out, cache=cache, device="cpu", protocol="grouped-cv", folds=2,
@@ -42,8 +51,8 @@ def folds(root: Path, out: Path, cache: Path, **more) -> Study:
     )  # fmt: skip
 
 
-def test_folds_are_studies_and_are_not_trained_twice(root, tmp_path, capsys) -> None:
-    cache, out = tmp_path / "cache", tmp_path / "cv"
+def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys) -> None:
+    root, cache, out = with_copy, tmp_path / "cache", tmp_path / "cv"
     assert run_study(folds(root, out, cache, fold=2))["cv"]["done"] == [2]
     result = run_study(folds(root, out, cache))
     said = capsys.readouterr().err
@@ -61,7 +70,8 @@ def test_folds_are_studies_and_are_not_trained_twice(root, tmp_path, capsys) -> 
     right = sum(a * n for a, n in zip(*(cv["configurations"]["initial"][k] for k in ("accuracies", "n")), strict=True))
     assert pooled["accuracy"] == pytest.approx(right / 44)
     assert pooled["interval"][0] <= pooled["accuracy"] <= pooled["interval"][1]
-    assert cv["groups"] == 40
+    assert (cv["groups"], cv["copies_dropped"]) == (40, 1)
+    assert cv["largest_group"] == 2  # with the dropped copy, 3
     assert (cv["outgrown"], cv["cut_pairs"]) == (0, 0)
     nearest = cv["baselines"]["nn_mirror"]["pooled"]
     assert nearest["n"] == 44

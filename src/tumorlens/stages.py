@@ -148,8 +148,8 @@ def sum_up(roots: Sequence[Path]) -> Json:
     for name in common:
         drawn: dict[tuple[int, str | None], Path] = {}
         for run in runs:
-            config, own = read_json(run.study)["config"], read_json(run.training(name))["configuration"]["seed"]
-            key = (config["seed"] if own is None else own, config["split"])
+            config, own = read_json(run.study)["config"], read_json(run.training(name))["configuration"].get("seed")
+            key = (config["seed"] if own is None else own, config.get("split"))
             if key in drawn:
                 raise RunError(
                     f"{drawn[key]} and {run.root} trained {name} with the same seed {key[0]}.",
