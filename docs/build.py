@@ -22,7 +22,7 @@ import trust_plots
 from tumorlens.crossval import FoldAnswers, fold_answers, fold_baselines, pool_folds, sum_up_folds
 from tumorlens.leakage import same_mix
 from tumorlens.runs import Run
-from tumorlens.statistics import paired_seeds, summarise_seeds
+from tumorlens.seeds import paired_seeds, summarise_seeds
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

@@ -13,7 +13,8 @@ from tumorlens.datasets.index import Row
 from tumorlens.errors import DataError, RunError
 from tumorlens.evaluate import Predictions, evaluate_predictions
 from tumorlens.stages import published_for
-from tumorlens.summary import ROWS, Facts, p_value_text, summary_text
+from tumorlens.summary import ROWS, Facts, summary_text
+from tumorlens.wording import p_value_text
 
 CLASSES = ("glioma", "meningioma", "notumor")
 PUBLISHED = {"initial": 0.9268, "finetuned": 0.9870}

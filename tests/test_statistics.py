@@ -14,7 +14,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from tumorlens.errors import DataError
-from tumorlens.statistics import delong, holm, mcnemar, newcombe, paired_seeds, summarise_seeds, wilson
+from tumorlens.seeds import paired_seeds, summarise_seeds
+from tumorlens.statistics import delong, holm, mcnemar, newcombe, wilson
 
 
 def answers(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

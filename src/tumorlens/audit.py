@@ -181,7 +181,7 @@ def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[Row]) -> list
     names, labels = np.unique([row.label for row in rows], return_inverse=True)
     by_group = np.argsort(groups, kind="stable")
     starts = np.searchsorted(groups[by_group], np.arange(groups.max() + 1))
-    ends = np.append(starts[1:], len(rows))
+    members = np.split(by_group, starts[1:])
     k = min(_NEIGHBOURS, len(starts) - 1)
     if k < _AGREEING:
         return []
@@ -193,8 +193,8 @@ def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[Row]) -> list
         nearest[np.arange(stop - start), groups[start:stop]] = -2  # the own one
         near = np.argpartition(-nearest, k - 1, axis=1)[:, :k]
         for i, neighbours in enumerate(near):
-            images = [by_group[a:b] for a, b in ((starts[g], ends[g]) for g in neighbours)]
-            votes = np.bincount([labels[own[cosine[i, own].argmax()]] for own in images], minlength=len(names))
+            images = (members[g] for g in neighbours)
+            votes = np.bincount([labels[m[cosine[i, m].argmax()]] for m in images], minlength=len(names))
             winner = int(votes.argmax())
             row = rows[start + i]
             if winner != labels[start + i] and votes[winner] >= _AGREEING:

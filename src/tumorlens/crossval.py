@@ -18,7 +18,7 @@ from tumorlens.evaluate import measure, read_predictions
 from tumorlens.leakage import read_baselines
 from tumorlens.resampling import bootstrap_accuracy
 from tumorlens.runs import Json, Run, read_json, write_json
-from tumorlens.statistics import summarise_seeds
+from tumorlens.seeds import summarise_seeds
 
 
 def fold_folder(root: Path, fold: int) -> Path:

@@ -31,9 +31,8 @@ _EPS = 1e-5  # of torchvision's BatchNorm layers
 # By channels: side of the image, and of a tile's outputs. Larger tiles at 7×7 and 14×14 gain on a batch, but lose on
 # a single image, which has to read four times the weights; with 64 channels the transforms outweigh what is gained.
 _TILES = {128: (28, 4), 256: (14, 2), 512: (7, 2)}
-_APART = (
-    512  # channels from which each product has weights of its own, which the runtime then packs once, not each time
-)
+# Channels from which each product has weights of its own, which the runtime then packs once, not each time.
+_APART = 512
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 

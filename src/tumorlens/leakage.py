@@ -17,7 +17,7 @@ from tumorlens.evaluate import Predictions, csv_line
 from tumorlens.resampling import bootstrap_accuracy
 from tumorlens.runs import Json, writing
 from tumorlens.statistics import wilson
-from tumorlens.summary import percent
+from tumorlens.wording import percent
 
 #: Parts of the test images by their largest similarity to an image that was learned from.
 PARTS = {

@@ -83,8 +83,7 @@ def bootstrap_accuracy(
     found = _resample(sums, _ratio, repeats, seed).studentised(confidence)
     if found is not None:
         return found
-    sizes = sums[:, 1]
-    effective = float(sizes.sum()) ** 2 / float((sizes**2).sum())
+    effective = _effective(sums[:, 1])
     return wilson(float(right.mean()) * effective, effective, confidence)
 
 
@@ -126,8 +125,7 @@ def bootstrap_difference(
     _check_repeats(repeats)
     group_of = np.arange(n) if groups is None else _grouped(groups, n)
     if np.count_nonzero(gain) < (_FEW if groups is None else 1):
-        sizes = np.bincount(group_of)
-        worth = n / float((sizes**2).sum())  # of an image: Kish's effective number by theirs
+        worth = _effective(np.bincount(group_of)) / n  # of an image
         both, one, other = (worth * int(kind.sum()) for kind in (first & second, first & ~second, ~first & second))
         return newcombe_paired(both, one, other, worth * n - both - one - other, confidence)
     if groups is not None:
@@ -287,6 +285,11 @@ def _macro_f1_difference(sums: Floats) -> tuple[Floats, Floats]:
     first, second = _macro_f1(sums[:, : 3 * k]), _macro_f1(np.delete(sums, slice(k, 3 * k), axis=1))
     by_support = second[1][:, :k] - first[1][:, :k]
     return second[0] - first[0], np.hstack([by_support, -first[1][:, k:], second[1][:, k:]])
+
+
+def _effective(sizes: Ints) -> float:
+    """How many independent images groups of these sizes are worth at least (Kish 1965)."""
+    return float(sizes.sum()) ** 2 / float((sizes**2).sum())
 
 
 def _group_sums(values: Ints, groups: npt.ArrayLike | None) -> Ints:

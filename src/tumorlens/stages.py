@@ -110,7 +110,7 @@ def published_for(record: Json, rows: Sequence[Row]) -> dict[str, float] | None:
 def sum_up(roots: Sequence[Path]) -> Json:
     """Test accuracy of each configuration over several evaluated runs: n, mean, sd, min, max, values.
 
-    Each but the first also has `against_first`, the paired test over runs (`statistics.paired_seeds`).
+    Each but the first also has `against_first`, the paired test over runs (`seeds.paired_seeds`).
 
     Raises
     ------
@@ -121,7 +121,7 @@ def sum_up(roots: Sequence[Path]) -> Json:
     from tumorlens.crossval import check_alike
     from tumorlens.datasets.index import read_index
     from tumorlens.evaluate import read_predictions
-    from tumorlens.statistics import paired_seeds, summarise_seeds
+    from tumorlens.seeds import paired_seeds, summarise_seeds
 
     if len({root.resolve() for root in roots}) < len(roots):
         raise RunError("A run is named twice.", cure="Name each once: what is averaged are different runs.")

@@ -5,7 +5,6 @@ Every text is derived from measurements, and each row says by which rule.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ import numpy as np
 from tumorlens.evaluate import PARTS
 from tumorlens.runs import Json
 from tumorlens.statistics import newcombe
+from tumorlens.wording import SIGNIFICANT, bound, p_value_text, percent, points, span
 
 LOW_GAP, MODERATE_GAP = 0.01, 0.03  # largest accuracy gap that still counts as low, as moderate risk
-SIGNIFICANT = 0.05  # p from which on chance alone can explain a difference
 CONFUSIONS = 3  # named in the summary
 _NOT_HELD_OUT = "not measured: the validation images were learned from, too"
 _WIDTH, _NARROWEST = 100, 24  # columns of the text table, and of one configuration in it
@@ -64,16 +63,6 @@ def summary_text(comparison: Json) -> str:
     return "\n".join([*lines, "", *_wrapped(comparison["verdict"], _WIDTH)])
 
 
-def p_value_text(p: float) -> str:
-    """A p-value as it stands in prose: `p = 0.34`, `p = 0.012`, `p < 0.001`."""
-    if p < 0.001:
-        return "p < 0.001"
-    digits = 2 if p >= 0.1 else 3
-    while digits < 9 and p != SIGNIFICANT and float(f"{p:.{digits}f}") == SIGNIFICANT:
-        digits += 1  # or 0.0499 and 0.0501 would read alike
-    return f"p = {p:.{digits}f}"
-
-
 # ---- the rows of the summary -----------------------------------------------------------------
 
 
@@ -92,7 +81,7 @@ def _training_scope(f: Facts) -> str:
 def _test_accuracy(f: Facts) -> str:
     test = f.parts["test"]
     low, high = test["accuracy_interval"]
-    return f"{percent(test['accuracy'])} ({test['correct']:,} of {test['n']:,}; 95 % interval {_range(low, high)})"
+    return f"{percent(test['accuracy'])} ({test['correct']:,} of {test['n']:,}; 95 % interval {span(low, high)})"
 
 
 def _overfitting_risk(f: Facts) -> str:
@@ -108,8 +97,8 @@ def _overfitting_risk(f: Facts) -> str:
     gap = round(gap, 4)  # as it is shown, so that the word fits the number
     level = "low" if gap <= LOW_GAP else "moderate" if gap <= MODERATE_GAP else "high"
     low, high = _difference_interval(f, high_part, low_part)
-    chance = f"; chance alone can explain it, 95 % interval {_points(low)} to {_points(high)}" if low <= 0 else ""
-    return f"{level}: largest gap {_points(gap, 2)} points, {high_part} − {low_part} ({shown}){chance}"
+    chance = f"; chance alone can explain it, 95 % interval {points(low)} to {points(high)}" if low <= 0 else ""
+    return f"{level}: largest gap {points(gap, 2)} points, {high_part} − {low_part} ({shown}){chance}"
 
 
 def _generalization(f: Facts) -> str:
@@ -122,8 +111,8 @@ def _generalization(f: Facts) -> str:
     where = "below" if high < 0 else "above" if low > 0 else "within chance of"
     return (
         f"test {percent(test)} is {where} validation {percent(validation)}: test − validation "
-        f"{_points(test - validation, 2, sign=True)} points, 95 % interval {_points(low, sign=True)} to "
-        f"{_points(high, sign=True)}"
+        f"{points(test - validation, 2, sign=True)} points, 95 % interval {points(low, sign=True)} to "
+        f"{points(high, sign=True)}"
     )
 
 
@@ -184,7 +173,7 @@ def _published(f: Facts) -> str:
     inside = "inside" if low <= f.published <= high else "outside"
     return (
         f"{percent(f.published)} published, {percent(test['accuracy'])} here: "
-        f"{_points(_above_published(f, f.published), 2, sign=True)} points; the published figure lies {inside} "
+        f"{points(_above_published(f, f.published), 2, sign=True)} points; the published figure lies {inside} "
         f"the 95 % interval of ours"
     )
 
@@ -232,7 +221,7 @@ def verdict(facts: Sequence[Facts]) -> str:
     scores = {f.name: f"{f.parts['test']['correct']:,}" for f in facts}
     shares = {f.name: f"({percent(f.parts['test']['accuracy'], 1)})" for f in facts}
     if not pairs:
-        interval = _range(*first.parts["test"]["accuracy_interval"])
+        interval = span(*first.parts["test"]["accuracy_interval"])
         share = shares[first.name].strip("()")
         text = f"{first.name} is right on {scores[first.name]} {of_n} ({share}; 95 % interval {interval})."
     elif len(pairs) > 1:
@@ -309,31 +298,6 @@ def _difference_interval(f: Facts, first: str, second: str) -> tuple[float, floa
     return newcombe(one["correct"], one["n"], two["correct"], two["n"])
 
 
-def _number(fraction: float, digits: int) -> str:
-    text = f"{100 * fraction:.{digits}f}"
-    while digits < 6 and ((fraction < 1 and float(text) == 100) or (fraction > 0 and float(text) == 0)):
-        digits += 1
-        text = f"{100 * fraction:.{digits}f}"
-    return text
-
-
-def percent(fraction: float, digits: int = 2) -> str:
-    """As it stands in prose; never rounded up to 100 % or down to 0 % unless it is exactly that."""
-    return f"{_number(fraction, digits)} %"
-
-
-def _range(low: float, high: float) -> str:
-    return f"{_number(low, 1)}–{_number(high, 1)} %"
-
-
-def _points(difference: float, digits: int = 1, *, sign: bool = False) -> str:
-    """A difference of fractions in percentage points, with a true minus sign."""
-    text = f"{abs(100 * difference):.{digits}f}"
-    if not float(text):
-        return text
-    return f"{'−' if difference < 0 else '+' if sign else ''}{text}"
-
-
 def _duration(seconds: float) -> str:
     if seconds < 99.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
@@ -345,7 +309,4 @@ def _wrapped(text: str, width: int) -> list[str]:
     """Lines of at most `width` characters; a number stays with its unit."""
     # Class names are folder names, which may hold what a terminal would obey.
     clean = "".join(c if c.isprintable() else "�" for c in text)
-    bound = re.sub(
-        r"(?<=\d) (?=%|s\b|min\b|h\b|points\b)|(?<=\bp) (?=[<=])|(?<=p [<=]) (?=\d)", "\N{NO-BREAK SPACE}", clean
-    )
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(bound, width)] or [""]
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(bound(clean), width)] or [""]

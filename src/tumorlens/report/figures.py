@@ -16,6 +16,7 @@ from tumorlens.report import text
 from tumorlens.report.material import Measured
 from tumorlens.runs import Json
 from tumorlens.statistics import wilson
+from tumorlens.wording import bound
 
 WIDTH, HEIGHT = 400, 272
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 42
@@ -54,7 +55,7 @@ def nice_axis(low: float, high: float, label: str, *, percent: bool = False, mos
     digits = next(d for d in range(12) if abs(round(step, d) - step) < step * 1e-6)
     values = [round(i * step, digits) for i in range(first, last + 1)]
     shown = [f"{100 * v:.{max(0, digits - 2)}f} %" if percent else f"{v:.{digits}f}" for v in values]
-    return Axis(values[0], values[-1], list(zip(values, map(text.bound, shown), strict=True)), label)
+    return Axis(values[0], values[-1], list(zip(values, map(bound, shown), strict=True)), label)
 
 
 def learning_curves(measured: Sequence[Measured]) -> list[tuple[Markup, Markup]]:

@@ -17,6 +17,7 @@ from tumorlens.report import figures, text
 from tumorlens.report.galleries import Galleries, Gallery, make_galleries
 from tumorlens.report.material import Material, read_material
 from tumorlens.runs import Json, Run, writing
+from tumorlens.wording import bound
 
 _ERROR_STEPS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # row shares from which an error's cell is darker
 _FILES_LISTED = 200  # of unreadable and of same-content files
@@ -93,7 +94,7 @@ def environment() -> Environment:
         loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = (
-        text.bound, text.number, text.percent, text.interval, text.points, text.p_value, text.count, text.plural,
+        bound, text.number, text.percent, text.interval, text.points, text.p_value, text.count, text.plural,
         text.duration, text.moment, text.listed,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in filters}

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 
-_NBSP = "\N{NO-BREAK SPACE}"
-_BOUND = re.compile(r"(?<=\d) (?=%|s\b|min\b|h\b|GB\b|points\b)|(?<=\bp) (?=[<=])|(?<=\bp [<=]) (?=\d)")
-
-
-def bound(text: object) -> str:
-    """The text, with each number bound to its unit."""
-    return _BOUND.sub(_NBSP, str(text))
+from tumorlens import wording
+from tumorlens.wording import NBSP, bound
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -21,30 +15,22 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def percent(fraction: float, digits: int = 2) -> str:
     """In per cent; never rounded to 0 or 100 unless it is exactly that."""
-    text = f"{100 * fraction:.{digits}f}"
-    while digits < 6 and ((fraction < 1 and float(text) == 100) or (fraction > 0 and float(text) == 0)):
-        digits += 1
-        text = f"{100 * fraction:.{digits}f}"
-    return f"{text}{_NBSP}%"
+    return bound(wording.percent(fraction, digits))
 
 
 def interval(low: float, high: float, digits: int = 1) -> str:
     """Two fractions as a range in per cent."""
-    return f"{percent(low, digits).removesuffix(_NBSP + '%')}–{percent(high, digits)}"
+    return bound(wording.span(low, high, digits))
 
 
 def points(difference: float, digits: int = 2) -> str:
     """A difference of fractions in percentage points, with its sign."""
-    text = f"{abs(100 * difference):.{digits}f}"
-    sign = "" if not float(text) else "−" if difference < 0 else "+"
-    return f"{sign}{text}"
+    return wording.points(difference, digits, sign=True)
 
 
 def p_value(p: float) -> str:
     """As it stands in prose: `p = 0.34`, `p = 0.012`, `p < 0.001`."""
-    if p < 0.001:
-        return f"p{_NBSP}<{_NBSP}0.001"
-    return f"p{_NBSP}={_NBSP}{p:.2f}" if p >= 0.1 else f"p{_NBSP}={_NBSP}{p:.3f}"
+    return bound(wording.p_value_text(p))
 
 
 def count(n: float) -> str:
@@ -54,17 +40,17 @@ def count(n: float) -> str:
 
 def plural(n: int, noun: str) -> str:
     """`1 image`, `2 images`."""
-    return f"{n:,}{_NBSP}{noun}{'' if n == 1 else 's'}"
+    return f"{n:,}{NBSP}{noun}{'' if n == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
     """`0.84 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 99.5:
-        return f"{seconds:.{2 if seconds < 1 else 1 if seconds < 9.95 else 0}f}{_NBSP}s"
+        return f"{seconds:.{2 if seconds < 1 else 1 if seconds < 9.95 else 0}f}{NBSP}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes}{_NBSP}min {rest}{_NBSP}s"
-    return f"{minutes // 60}{_NBSP}h {minutes % 60}{_NBSP}min"
+        return f"{minutes}{NBSP}min {rest}{NBSP}s"
+    return f"{minutes // 60}{NBSP}h {minutes % 60}{NBSP}min"
 
 
 def moment(iso: str) -> str:

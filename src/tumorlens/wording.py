@@ -1,0 +1,51 @@
+"""Measured numbers as they stand in prose, on terminals and on pages alike."""
+
+from __future__ import annotations
+
+import re
+
+SIGNIFICANT = 0.05  # p from which on chance alone can explain a difference
+NBSP = "\N{NO-BREAK SPACE}"
+_BOUND = re.compile(r"(?<=\d) (?=%|s\b|min\b|h\b|GB\b|points\b)|(?<=\bp) (?=[<=])|(?<=\bp [<=]) (?=\d)")
+
+
+def bound(text: object) -> str:
+    """The text, with each number bound to its unit by a space that does not break."""
+    return _BOUND.sub(NBSP, str(text))
+
+
+def p_value_text(p: float) -> str:
+    """A p-value as it stands in prose: `p = 0.34`, `p = 0.012`, `p < 0.001`."""
+    if p < 0.001:
+        return "p < 0.001"
+    digits = 2 if p >= 0.1 else 3
+    while digits < 9 and p != SIGNIFICANT and float(f"{p:.{digits}f}") == SIGNIFICANT:
+        digits += 1  # or 0.0499 and 0.0501 would read alike
+    return f"p = {p:.{digits}f}"
+
+
+def number(fraction: float, digits: int) -> str:
+    """In per cent, without the sign; never rounded up to 100 or down to 0 unless it is exactly that."""
+    text = f"{100 * fraction:.{digits}f}"
+    while digits < 6 and ((fraction < 1 and float(text) == 100) or (fraction > 0 and float(text) == 0)):
+        digits += 1
+        text = f"{100 * fraction:.{digits}f}"
+    return text
+
+
+def percent(fraction: float, digits: int = 2) -> str:
+    """As `number`, with the sign."""
+    return f"{number(fraction, digits)} %"
+
+
+def span(low: float, high: float, digits: int = 1) -> str:
+    """Two fractions as a range in per cent."""
+    return f"{number(low, digits)}–{percent(high, digits)}"
+
+
+def points(difference: float, digits: int = 1, *, sign: bool = False) -> str:
+    """A difference of fractions in percentage points, with a true minus sign."""
+    text = f"{abs(100 * difference):.{digits}f}"
+    if not float(text):
+        return text
+    return f"{'−' if difference < 0 else '+' if sign else ''}{text}"
