@@ -33,6 +33,7 @@ from PIL import Image
 from torch import nn
 
 from tumorlens.configurations import FINETUNED, INITIAL, Configuration
+from tumorlens.convolutions import quick
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import TRAINING, build_index
 from tumorlens.features import Activations, InMemory, activations
@@ -40,7 +41,6 @@ from tumorlens.images import SIZE, read_image
 from tumorlens.model import Weights, bf16_is_native, build, find_weights, forward, plain_state, set_learning
 from tumorlens.runs import cache_dir
 from tumorlens.train import Part, fit
-from tumorlens.winograd import winograd
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PREFIX_BATCH = 64
@@ -235,7 +235,7 @@ def rounding(material: Material) -> tuple[dict[str, float], dict[str, Any]]:
         def gradient(kind: torch.dtype, fast: bool, x: torch.Tensor = x, y: torch.Tensor = labels[batch]) -> Any:
             model = copy.deepcopy(start).to(kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
             set_learning(model, FINETUNED.learns, training=True)
-            with winograd([model.layer3, model.layer4] if fast else ()):
+            with quick([model.layer3, model.layer4] if fast else ()):
                 nn.functional.cross_entropy(forward(model, x.to(kind, copy=True), "layer2"), y).backward()  # type: ignore[no-untyped-call]
             return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
 
@@ -255,7 +255,7 @@ def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str,
         run = asked.run or Path(folder, "run")
         words = [str(Path(sys.executable).with_name("tumorlens")), "study", "--data", asked.data, "--weights",
                  asked.weights, "--precision", precision, "--out", str(run), "--cache", f"{folder}/cache",
-                 *(["--max-epochs", "6"] if asked.quick else [])]  # fmt: skip
+                 *(["--max-epochs", "2"] if asked.quick else [])]  # fmt: skip
         began = time.perf_counter()
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - began
@@ -284,7 +284,7 @@ def folds(material: Material, weights: str, repeats: int) -> tuple[dict[str, flo
     def run(*more: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             words = [str(Path(sys.executable).with_name("tumorlens")), "study", "--data", str(data), "--weights",
-                     weights, "--protocol", "grouped-cv", "--max-epochs", "2", "--out", f"{folder}/run", "--cache",
+                     weights, "--protocol", "grouped-cv", "--max-epochs", "6", "--out", f"{folder}/run", "--cache",
                      f"{folder}/cache", *more]  # fmt: skip
             subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
             records = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("run/fold-*/study.json"))]

@@ -8,7 +8,7 @@ import pytest
 from tumorlens.minimal_filtering import matrices
 
 
-@pytest.mark.parametrize("outputs", [2, 4])
+@pytest.mark.parametrize("outputs", [2, 4, 5])
 def test_a_tile_is_the_convolution(outputs: int) -> None:
     rng = np.random.default_rng(0)
     d, g = rng.normal(size=(outputs + 2, outputs + 2)), rng.normal(size=(3, 3))

@@ -78,7 +78,7 @@ def test_study_json_says_what_went_in(finished: Path, small_folder: Path) -> Non
 
 def test_evaluation_convolves_as_training_did(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = []
-    monkeypatch.setattr(train, "winograd", lambda modules: chosen.append(len(modules)) or nullcontext())
+    monkeypatch.setattr(train, "quick", lambda modules: chosen.append(len(modules)) or nullcontext())
     evaluate_run(finished)
     # initial learns one module, fc, which convolves nothing; finetuned three, layer3, layer4 and fc
     assert chosen == [1, 3]

@@ -32,7 +32,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     """
     try:
         from tumorlens import model
-        from tumorlens.winograd import by_winograd
+        from tumorlens.convolutions import by_winograd
         from tumorlens.workbench import Workbench
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "study") from None

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from tumorlens.configurations import STAGES, Configuration
+from tumorlens.convolutions import by_winograd, quick
 from tumorlens.distributed import ALONE, World
 from tumorlens.errors import ConfigError, RunError
 from tumorlens.global_batch import join_batchnorm, sum_gradients
 from tumorlens.model import forward, set_learning, stage_modules
 from tumorlens.progress import Bar, say
 from tumorlens.runs import Json, writing
-from tumorlens.winograd import by_winograd, winograd
 
 EVALUATION_BATCH = 128
 
@@ -170,7 +170,7 @@ def convolving(
 ) -> AbstractContextManager[None]:
     """Within it the learning stages convolve by Winograd's algorithm, where that is faster and `auto` lets it."""
     learning = [m for stage in configuration.learns for m in stage_modules(model, stage)]
-    return winograd(learning if by_winograd(convolutions, device, precision) else ())
+    return quick(learning if by_winograd(convolutions, device, precision) else ())
 
 
 def _validated(

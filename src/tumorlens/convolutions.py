@@ -1,0 +1,120 @@
+"""Which convolutions of layers that learn are computed otherwise than by oneDNN, in float32 on a CPU.
+
+Wide 3×3 ones of stride 1 by Winograd's algorithm (`winograd`). Of strided ones oneDNN takes twice as long for the
+weight's gradient as one matrix product does, so that alone is computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
+
+from tumorlens.allocator import blocks_kept
+from tumorlens.winograd import convolve
+
+_CHANNELS = 128  # with 64 the transforms outweigh what the products gain: half as long again
+
+
+def convolve_strided(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """`conv2d(x, weight, stride=stride, padding=padding)`, differentiable in both.
+
+    Parameters
+    ----------
+    x
+        float32 [n, c, h, w] on the CPU; fastest in channels_last.
+    weight
+        float32 [k, c, s, s].
+
+    Returns
+    -------
+    Tensor
+        float32 [n, k, (h + 2 padding - s) // stride + 1, (w + 2 padding - s) // stride + 1].
+    """
+    found: Tensor = _Strided.apply(x, weight, stride, padding)
+    return found
+
+
+class _Strided(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return nn.functional.conv2d(x, weight, stride=stride, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = conv2d_input(  # type: ignore[no-untyped-call]
+                x.shape, weight, gradient, stride=ctx.stride, padding=ctx.padding
+            )
+        if ctx.needs_input_grad[1]:
+            of_weight = _of_weight(x, gradient, weight.shape[-1], ctx.stride, ctx.padding)
+        return of_x, of_weight, None, None
+
+
+def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int) -> Tensor:
+    """Gradient of a weight [k, c, side, side], from outputs' gradients [n, k, down, across]."""
+    n, c, h, w = x.shape
+    k, down, across = gradient.shape[1:]
+    padded = x.new_zeros(n, h + 2 * padding, w + 2 * padding, c)
+    padded[:, padding : h + padding, padding : w + padding] = x.permute(0, 2, 3, 1)
+    image, row, column, _ = padded.stride()
+    windows = padded.as_strided(
+        (n, down, across, side, side, c), (image, stride * row, stride * column, row, column, 1)
+    )  # fmt: skip
+    flat = gradient.permute(0, 2, 3, 1).reshape(-1, k)  # (n · down · across, k)
+    return (flat.T @ windows.reshape(len(flat), -1)).view(k, side, side, c).permute(0, 3, 1, 2)
+
+
+class _Winograd(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(x, self.weight) if x.dtype == torch.float32 else super().forward(x)
+
+
+class _StridedConv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            return super().forward(x)
+        return convolve_strided(x, self.weight, self.stride[0], int(self.padding[0]))
+
+
+def by_winograd(wanted: str, device: torch.device, precision: torch.dtype) -> bool:
+    """Whether layers that learn convolve as `quick` does, from `auto` or `direct`: in float32 on a CPU alone."""
+    return wanted == "auto" and device.type == "cpu" and precision == torch.float32
+
+
+@contextmanager
+def quick(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within it the convolutions of `modules` that gain from it are computed here: wide 3×3 ones, and strided ones.
+
+    Parameters, buffers and names stay as they are.
+    """
+    chosen = {m: kind for module in modules for m in module.modules() if (kind := _kind(m))}
+    for m, kind in chosen.items():
+        m.__class__ = kind
+    try:
+        with blocks_kept() if chosen else nullcontext():
+            yield
+    finally:
+        for m in chosen:
+            m.__class__ = nn.Conv2d
+
+
+def _kind(m: nn.Module) -> type[nn.Conv2d] | None:
+    if (
+        type(m) is not nn.Conv2d or m.dilation != (1, 1) or m.groups != 1 or m.bias is not None
+        or m.padding_mode != "zeros" or m.in_channels < _CHANNELS
+    ):  # fmt: skip
+        return None
+    if (m.kernel_size, m.stride, m.padding) == ((3, 3), (1, 1), (1, 1)):
+        return _Winograd
+    square = all(len({*pair}) == 1 for pair in (m.kernel_size, m.stride, m.padding))
+    return _StridedConv2d if square and m.stride != (1, 1) else None
