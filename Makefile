@@ -32,8 +32,10 @@ demo: $(STAMP)  ## Runs the whole study on generated slices and names the report
 study: $(STAMP) ## The study on real data: make study DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth
 	$(BIN)/tumorlens study --data "$(DATA)" --weights "$(WEIGHTS)" $(ARGS)
 
-test: $(STAMP)  ## Runs the tests; side by side: make test ARGS="-n 2 --dist loadfile"
-	$(BIN)/python -m pytest $(ARGS)
+# A file of tests after the other on each of up to four cores; in the order of tests/conftest.py, the slowest first.
+test: $(STAMP)  ## Runs the tests; in one process: make test ARGS="-n 0"
+	$(BIN)/python -m compileall -q src
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # On real data: make bench DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth (some hours on 2 cores).
 # QUICK=1 takes three minutes on generated data.
@@ -58,7 +60,7 @@ types: $(STAMP) ## mypy --strict
 docs: $(STAMP)  ## Checks that generated documents are what their commands write
 	$(BIN)/python docs/build.py --check
 
-figures: $(STAMP) ## Writes docs/figures.json, docs/results.md and docs/cli.md anew
+figures: $(STAMP) ## Writes docs/figures.json, the generated pages and their plots anew
 	$(BIN)/python docs/build.py
 
 # Needs uv on the PATH; --universal covers Linux and macOS, x86-64 and Arm, Python 3.11 to 3.13.

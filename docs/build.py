@@ -1,7 +1,7 @@
 """Documents from measurements: every figure that they quote comes from JSON that a run or benchmark left.
 
 python docs/build.py collect RUN NAME    keep a run's numbers as docs/results/NAME.json (no images, no paths)
-python docs/build.py                     write docs/figures.json, docs/results.md and docs/cli.md
+python docs/build.py                     write docs/figures.json, the generated pages and plots, and quoted figures
 python docs/build.py --check             fail where these are not what the command would write
 """
 
@@ -81,8 +81,13 @@ def collect_folds(root: Path, name: str) -> None:
     for fold in cv["done"]:
         run = Run(root / f"fold-{fold}")
         study = read(run.study)
+        same = {"data": study["dataset"]["fingerprint"], "weights": study["weights"]["sha256"],
+                "seed": study["config"]["seed"], "epochs": study["config"]["max_epochs"]}  # fmt: skip
+        if (was := next((one.get("same", same) for one in kept.values()), same)) != same:
+            sys.exit(f"{path} holds folds of another study ({was}; fold {fold} is of {same}). Choose another name.")
         kept[str(fold)] = {
             "seconds": study["timing"]["total_s"],
+            "same": same,
             **{key: study[key] for key in ("classes", "weights", "device", "environment", "git")},
             "configurations": {one: packed(fold_answers(run, one), run.root / one) for one in cv["configurations"]},
             "baselines": {one: packed(said) for one, said in fold_baselines(run, study["classes"]).items()},

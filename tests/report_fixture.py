@@ -335,6 +335,6 @@ def _study(names: Sequence[str], classes: Sequence[str], slices: Sequence[Slice]
         },
         "environment": {"python": "3.11.2", "torch": "2.15.0"},
         "git": {"commit": "0123abcd" * 5, "clean": True},
-        "timing": {"index_s": 1.5, "prefix_s": 31.5, "total_s": 42.0, "cache_was_warm": False},
+        "timing": {"index_s": 1.5, "prefix_s": 31.5, "total_s": 42.0},
         "peak_memory_gb": 1.234,
     }

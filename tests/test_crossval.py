@@ -54,7 +54,9 @@ def folds(root: Path, out: Path, cache: Path, **more) -> Study:
 def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys) -> None:
     root, cache, out = with_copy, tmp_path / "cache", tmp_path / "cv"
     assert run_study(folds(root, out, cache, fold=2))["cv"]["done"] == [2]
+    record = (out / "fold-2" / "study.json").read_bytes()
     result = run_study(folds(root, out, cache))
+    assert (out / "fold-2" / "study.json").read_bytes() == record  # of the command and versions that trained it
     said = capsys.readouterr().err
     assert said.count("Frozen layers, once per image") <= 1
     assert said.count("Fold 2 of 2: finished") == 1

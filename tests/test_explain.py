@@ -291,7 +291,7 @@ def test_random_weights_change_the_map():
     pixels = np.stack([case.pixels for case in phantom_cases(4)])
 
     def maps(model) -> np.ndarray:
-        session = open_session(build_graph(arrays(model), 4).SerializeToString(), 1)
+        session = open_session(build_graph(arrays(model), 4, plain=True).SerializeToString(), 1)
         return session.run(["heatmap"], {"pixels": pixels})[0]
 
     model, other = network(0), network(1)
@@ -305,6 +305,14 @@ def test_random_weights_change_the_map():
         each = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(before, after, strict=True)]
         correlations.append(float(np.mean(np.abs(each))))
     assert max(correlations) < 0.7, correlations
+
+
+def test_its_own_pictures_are_not_read(tmp_path):
+    grey("glioma").save(tmp_path / "a.png")
+    for _ in range(2):
+        assert explain_all([str(tmp_path)], fake_classifier(), tmp_path / "out").rows == 1
+    with pytest.raises(ConfigError, match="among the images that are read"):
+        explain_all([str(tmp_path)], fake_classifier(), tmp_path)
 
 
 def test_a_dicom_and_its_picture_agree_on_the_slice(tmp_path):

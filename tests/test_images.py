@@ -29,6 +29,12 @@ def noise(mode: str, size: tuple[int, int] = (300, 200)) -> Image.Image:
     return Image.fromarray(values.squeeze())
 
 
+def _encoded(kind: str) -> bytes:
+    content = io.BytesIO()
+    noise("L").save(content, kind)
+    return content.getvalue()
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 def test_pixels_are_what_the_published_pipeline_feeds(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "x.png"
@@ -122,6 +128,9 @@ def test_each_bad_file_has_its_reason(tmp_path: Path) -> None:
         "empty.jpg": (b"", "empty"),
         "cut.jpg": (whole[: len(whole) // 2], "truncated"),
         "text.jpg": (b"This is a text file.\n" * 50, "not an image"),
+        # Pillow would start Ghostscript for the first, and read the second, which no other reader here takes.
+        "postscript.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n", "not an image"),
+        "gif.png": (_encoded("GIF"), "not an image"),
         "huge.png": (png_of(30_000, 30_000), "900,000,000 pixels"),
         "bomb.png": (png_of(7_999, 7_999), "cannot be decoded"),
         "tiny.png": (png_of(2, 2), "2x2"),

@@ -147,7 +147,7 @@ def test_lists_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     Path("list.txt").write_bytes(b"\xef\xbb\xbfa.png")  # as some editors begin a file
     assert only(read_inputs(["@list.txt"])).source == "a.png"
     Path("list.txt").write_bytes(b"a.png\n" * 30_000)  # longer than what is read at once
-    assert sum(isinstance(one, str) for one in _files(["@list.txt"], None)) == 30_000
+    assert sum(isinstance(one, str) for one in _files(["@list.txt"], None, frozenset())) == 30_000
     for content in (b"", b"\n\r\n"):
         Path("list.txt").write_bytes(content)
         assert reason(read_inputs(["@list.txt"])) == "a list without names"

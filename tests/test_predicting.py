@@ -382,6 +382,18 @@ class TestResume:
 
 
 class TestCommand:
+    def test_its_own_results_are_not_read(self, folder, model, capsys):
+        maps, out = folder / "maps", folder / "rows.csv"
+        words = ["predict", str(folder), "--model", model, "--out", str(out), "--heatmaps", str(maps)]
+        assert main(words) == 3
+        rows = list(csv.DictReader(out.read_text().splitlines()))
+        assert [Path(row["file"]).name for row in rows] == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+        assert len(list(maps.iterdir())) == 4
+        assert main([*words, "--resume"]) == 3  # the pictures of the first time lie there now
+        assert len(out.read_text().splitlines()) == 6
+        assert main(["predict", str(folder), "--model", model, "--heatmaps", str(folder / ".")]) == 1
+        assert "among the images that are read" in capsys.readouterr().err
+
     def test_exit_code_3_says_that_some_failed(self, folder, model, capsys):
         assert main(["predict", str(folder), "--model", model, "--format", "json", "--batch", "2"]) == 3
         out, err = capsys.readouterr()

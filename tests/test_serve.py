@@ -123,6 +123,7 @@ class TestPredict:
         assert [row["slice"] for row in rows] == [CHUNK + 3]
         assert rows[0]["image"]
         assert problem_of(here.predict(volume.read_bytes(), slice=900)) == (422, "invalid-parameter")
+        assert problem_of(here.predict(b"\x1f\x8b" + bytes(500), slice=900)) == (422, "unreadable")
 
     def test_a_dicom_file_is_a_slice_without_a_whole_and_tells_no_name(self, here, tmp_path):
         content = write_dicom(tmp_path, 0, "glioma", 0)[20].read_bytes()

@@ -137,6 +137,7 @@ class TestPlaces:
                 asked = [asyncio.create_task(here.client.post("/v1/predict", content=png())) for _ in range(2)]
                 while here.app.state.admission.in_work < 2:
                     await asyncio.sleep(0.005)
+                assert "tumorlens_requests_in_work 2.0" in (await here.client.get("/metrics")).text
                 began = time.monotonic()
                 late = await here.client.post("/v1/predict", content=png())
                 ready = await here.client.get("/readyz")
@@ -148,6 +149,7 @@ class TestPlaces:
             assert took < 0.4
             assert [answer.status_code for answer in others] == [200, 200]
             assert here.predict(png()).status_code == 200
+            assert "tumorlens_requests_in_work 0.0" in here.run(here.client.get("/metrics")).text
             assert here.app.state.admission.held == here.app.state.admission.in_work == 0
 
     def test_one_client_may_not_take_all(self, model, token_file):

@@ -21,8 +21,10 @@ from tumorlens import Study, compare_run, evaluate_run, report_run, run_study, t
 from tumorlens.cli import main
 from tumorlens.datasets.index import read_index
 from tumorlens.errors import ConfigError, FetchError, RunError
-from tumorlens.prepare import split_hash
+from tumorlens.prepare import prepare, split_hash
+from tumorlens.progress import Clock
 from tumorlens.runs import read_json
+from tumorlens.workbench import Workbench
 
 
 def options(small_folder: Path, small_cache: Path, out: Path, **changes: object) -> Study:
@@ -158,12 +160,27 @@ def test_a_configuration_can_be_added_later(finished: Path, small_folder: Path, 
     assert comparison["configurations"] == ["initial", "finetuned", "initial_lbfgs"]
 
 
+def test_activations_that_nothing_reads_are_not_computed(
+    small_folder: Path, small_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.toml").write_text(
+        '[[configuration]]\nname = "later"\nstart = "finetuned"\nlearns = ["layer4", "fc"]\nlearning_rate = 1e-3\n'
+        '[[configuration]]\nname = "head"\nstart = "initial"\nlearns = ["fc"]\nlearning_rate = 1e-3\n'
+    )
+    study = options(small_folder, small_cache, tmp_path / "run", config=tmp_path / "c.toml",
+                    configurations=("initial", "head", "finetuned", "later"))  # fmt: skip
+    asked: list[list[str]] = []
+    monkeypatch.setattr(Workbench, "_activations", lambda *words: (asked.append(words[2]), (None, 1))[1])
+    prepare(study).compute_features(Clock())
+    assert asked == [["avgpool", "layer2"]]  # layer3 of the fine-tuned weights comes later
+
+
 def test_killed_and_started_again_ends_the_same(
     small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "c.toml").write_text(
-        '[[configuration]]\nname = "layer4"\nlearns = ["layer4", "fc"]\nlearning_rate = 1e-3\nbatch_size = 8\n'
-        "max_epochs = 5\n"
+        '[[configuration]]\nname = "layer4"\nlearns = ["layer4", "fc"]\nlearning_rate = 1e-3\nbatch_size = 16\n'
+        "max_epochs = 3\n"
     )
 
     def words(out: Path) -> list[str]:
@@ -177,7 +194,7 @@ def test_killed_and_started_again_ends_the_same(
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
-        if "layer4 epoch  2" in line:
+        if "layer4 epoch  1" in line:
             process.send_signal(signal.SIGKILL)
             break
     process.stderr.close()

@@ -56,7 +56,7 @@ def run_audit(
     if html is not None:
         if html.is_dir():
             raise ConfigError(f"--html {html} is a folder.", cure="Name a file.")
-        probe_writable(html.parent)
+        probe_writable(html.parent, "--html")
     start: Weights | None = None
     if weights:  # what can fail at once comes before work that takes minutes
         from tumorlens.model import find_weights

@@ -121,11 +121,16 @@ def predict(
     threads
         Of the network; all usable cores where absent.
     """
-    from tumorlens.classifier import load_classifier
-    from tumorlens.predicting import Job, form_of, predict_to
+    from concurrent.futures import ThreadPoolExecutor
 
-    job = Job(batch, plane, coverage)
-    classifier = load_classifier(model, threads)
+    from tumorlens.classifier import load_classifier
+
+    with ThreadPoolExecutor(1) as pool:  # ONNX Runtime opens the file while Python imports the rest
+        opening = pool.submit(load_classifier, model, threads)
+        from tumorlens.predicting import Job, form_of, predict_to
+
+        job = Job(batch, plane, coverage)
+        classifier = opening.result()
     on_slice = None
     if heatmaps is not None:
         from tumorlens.explain import pictures
@@ -133,7 +138,9 @@ def predict(
         on_slice = pictures(classifier, heatmaps)
     form = format or form_of(out)
     try:
-        report = predict_to(inputs, classifier, job, form=form, out=out, resume=resume, on_slice=on_slice)
+        report = predict_to(
+            inputs, classifier, job, form=form, out=out, resume=resume, on_slice=on_slice, pictures=heatmaps
+        )
     except KeyboardInterrupt:
         if out is not None and form != "table":
             raise Interrupted("" if resume else " --resume") from None

@@ -75,5 +75,3 @@ class MissingExtraError(TumorlensError):
             f"This needs the Python package {module!r}, which is not installed.",
             cure=f"Install tumorlens[{extra}], which brings it: pip install '.[{extra}]' in the source's folder.",
         )
-        self.module = module
-        self.extra = extra

@@ -82,7 +82,7 @@ def explain_all(
     """
     write = pictures(classifier, out, look, Captures() if dicom else None)
     n = failed = 0
-    for row in predict(inputs, classifier, job, stdin=stdin, on_slice=write):
+    for row in predict(inputs, classifier, job, stdin=stdin, on_slice=write, written=[out]):
         if row.failed:
             say(f"{row.file}: {row.verdict}")
         n, failed = n + (row.kind != "volume"), failed + row.failed

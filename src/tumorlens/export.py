@@ -28,9 +28,9 @@ from tumorlens.quantise import CALIBRATION, accept, quantise
 from tumorlens.runs import Json, Run, cache_dir, environment, read_json, writing
 from tumorlens.trust import Learned, Trust, fit_trust
 from tumorlens.trust.refusal import image_facts
+from tumorlens.workbench import INTENDED_USE
 
 MAX_DIFFERENCE = 1e-4  # of a probability, against torch
-INTENDED_USE = "Research and teaching. Not for diagnosis."
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from torchvision.models import ResNet
 from tumorlens.configurations import STAGES
 from tumorlens.datasets.index import Row
 from tumorlens.errors import DataError, ImageError, RunError
-from tumorlens.images import Pixels, read_image
+from tumorlens.images import Pixels, hushed, read_image
 from tumorlens.model import BOUNDARIES, forward
 from tumorlens.progress import Bar, say
 from tumorlens.store import SHAPES, CacheFile
@@ -308,7 +308,10 @@ def _found_batches(
         pixels = np.stack([_pixels(root / path) for path in paths[start : start + size]])
         return network.run(pixels) if on_cpu else pixels
 
-    with ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1 if on_cpu else threads)) as pool:
+    with (
+        hushed(),
+        ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1 if on_cpu else threads)) as pool,
+    ):
         ahead: deque[tuple[int, Future[Any]]] = deque()
         try:
             for start in range(first, len(paths), size):

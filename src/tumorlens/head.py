@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from tumorlens.configurations import Configuration
-from tumorlens.errors import RunError
 from tumorlens.model import set_learning
 from tumorlens.runs import Json
 from tumorlens.train import Part, Source
@@ -32,7 +31,7 @@ def fit_head_lbfgs(
     from sklearn.linear_model import LogisticRegression
 
     x, y = source.rows(train.hashes).cpu().double().numpy(), train.labels.numpy()
-    x_validation, y_validation = source.rows(validation.hashes).cpu(), validation.labels
+    x_validation, y_validation = source.rows(validation.hashes).cpu().float(), validation.labels
     history: list[Json] = []
     best: tuple[float, float, Tensor, Tensor] | None = None  # loss, strength, weight, bias
 
@@ -58,8 +57,7 @@ def fit_head_lbfgs(
         if record["best"]:
             best = (loss, strength, weight, bias)
         history.append(record)
-    if best is None:
-        raise RunError(f"{configuration.name}: no strength was tried.", cure="Report this as a defect.")
+    assert best is not None
     _, chosen, weight, bias = best
     converged = sum(record["iterations"] < _ITERATIONS for record in history)
     stopped = f"converged for {converged} of {len(LBFGS_C)} strengths; C chosen on validation"

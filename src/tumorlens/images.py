@@ -32,6 +32,7 @@ MEAN = 0.5
 STD = 0.5
 MAX_PIXELS = 64_000_000  # 8,000 x 8,000; far above any slice, far below what exhausts memory
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # not whatever Pillow knows: EPS would start another program
 
 #: The preprocessing as recorded beside every weights file and in every cache's key.
 PREPROCESSING = {
@@ -123,7 +124,7 @@ def decode(path: Path, *, keep_grey: bool = False) -> tuple[Image.Image, ImageFa
             raise ImageError("empty file (0 bytes)", cure="Download or copy it again.")
         with _opened(path, found.st_size) as file:
             check_jpeg(file)
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 return decoded(image, keep_grey=keep_grey)
 
 
@@ -227,11 +228,7 @@ def explained(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
         The message is a reason that reads well after the file's name.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of a bomb from 89 million pixels on; our own limit is stricter.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # Corrupt EXIF and palette transparency do not touch the pixels we use.
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        with hushed():
             yield
     except ImageError:
         raise
@@ -249,6 +246,17 @@ def explained(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
         # Pillow's decoders raise all of these on damaged content.
         reason = str(error) or type(error).__name__
         raise ImageError(f"cannot be decoded ({reason})", cure="Download or copy it again.") from None
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep Pillow's warnings off the screen; around threads that decode, too, as each puts back what it found."""
+    with warnings.catch_warnings():
+        # Pillow warns of a bomb from 89 million pixels on; our own limit is stricter.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Corrupt EXIF and palette transparency do not touch the pixels we use.
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        yield
 
 
 def _tables(image: Image.Image) -> str:

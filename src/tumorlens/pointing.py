@@ -15,7 +15,7 @@ from tumorlens.explain import TOLERANCE, centre_blob, heat_inside, pointing_game
 from tumorlens.images import SIZE, Pixels, resized
 from tumorlens.runs import Json
 from tumorlens.statistics import wilson
-from tumorlens.volumes import NO_TUMOUR
+from tumorlens.trust.judging import HEALTHY
 
 PHANTOM_SEED = 7_001  # of heads that no data set of the generator's usual seeds holds
 
@@ -33,7 +33,7 @@ class Case:
 
 def phantom_cases(n: int, seed: int = PHANTOM_SEED) -> Iterator[Case]:
     """`n` generated slices with a visible tumour, classes in turn, each of another patient."""
-    tumours = [label for label in LABELS if label != NO_TUMOUR]
+    tumours = [label for label in LABELS if label != HEALTHY]
     found = patient = 0
     while found < n:
         made = make_slice(seed, tumours[patient % len(tumours)], patient, 0)

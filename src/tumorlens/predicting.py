@@ -60,6 +60,7 @@ def predict(
     stdin: BinaryIO | None = None,
     before: Finished = _NOTHING,
     on_slice: OnSlice | None = None,
+    written: Sequence[Path] = (),
 ) -> Iterator[Row]:
     """Classify everything that the inputs hold, in their order; an unreadable file is a row too.
 
@@ -76,16 +77,27 @@ def predict(
         Rows that are not made again.
     on_slice
         Called with each readable slice.
+    written
+        Files and folders that this job writes, which are not read.
 
     Raises
     ------
     RunError
         The inputs are not those that `before` was made from.
+    ConfigError
+        A folder is read and written to.
     """
+    for folder in written:
+        if name := next(
+            (name for name in inputs if folder.is_dir() and folder.resolve() == Path(name).resolve()), None
+        ):
+            raise ConfigError(
+                f"Pictures would be written into {name}, among the images that are read.", cure="Name another folder."
+            )
     if "-" in inputs and stdin is None:
         # Read here: an interrupted thread that waits for standard input could not be ended.
         stdin = io.BytesIO(standard_input().read(Limits().bytes + 1))
-    items = unfinished(read_inputs(inputs, plane=job.plane, stdin=stdin), before)
+    items = unfinished(read_inputs(inputs, plane=job.plane, stdin=stdin, written=written), before)
     rows = _answers(ahead(items, 2 * job.batch), classifier, job, on_slice)
     return with_volumes(rows, classifier.classes, before.slices)
 
@@ -153,6 +165,7 @@ def predict_to(
     resume: bool = False,
     stdin: BinaryIO | None = None,
     on_slice: OnSlice | None = None,
+    pictures: Path | None = None,
 ) -> Report:
     """Classify inputs and write the rows as they come, to standard output or a file.
 
@@ -165,6 +178,8 @@ def predict_to(
     resume
         Go on with `out` where an interrupted run left it: its rows are kept, failed ones too, and a line that
         was cut off is made anew. The inputs are read again from the start, as series are told by that.
+    pictures
+        The folder that `on_slice` writes to. Neither it nor `out` is read as an input.
 
     Raises
     ------
@@ -184,12 +199,13 @@ def predict_to(
     # Rows of another plane or coverage must not be gone on with either.
     model = f"{model_name(classifier)} {job.plane} {job.coverage:g}"
     kept = finished(out, form, classifier.classes, model) if out and resume and out.exists() else _NOTHING
-    rows = predict(inputs, classifier, job, stdin=stdin, before=kept, on_slice=on_slice)
+    written = [path for path in (out, pictures) if path is not None]
+    rows = predict(inputs, classifier, job, stdin=stdin, before=kept, on_slice=on_slice, written=written)
     n, failed = kept.rows, kept.failed
     with ExitStack() as stack:
         # The stream is taken before the bar starts, which redirects sys.stdout to the terminal.
         write = _writer(stack, out, kept.bytes, "" if form == "table" else " with --resume")
-        total = count_inputs(inputs) if out is not None or not sys.stdout.isatty() else None
+        total = count_inputs(inputs, written) if out is not None or not sys.stdout.isatty() else None
         bar = None if total is None else stack.enter_context(Bar("Classifying", max(0, total - kept.files), "files"))
         if not kept.bytes:
             write(header(form, classifier.classes))

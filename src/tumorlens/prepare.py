@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 
 @blocks_given_back()  # else what the search for twins needed adds to what the frozen layers do
-def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> Workbench:
+def prepare(
+    study: Study, *, command: str = "", clock: Clock | None = None, write: bool = True
+) -> Workbench:  # fmt: skip
     """Fetch, check, index and split the data, find the weights, and write study.json, index.csv, audit.json.
+
+    Without `write` a run's folder is checked against all that, and stays as it is.
 
     Raises
     ------
@@ -52,7 +56,8 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
     precision, precision_why = model.choose_precision(study.precision, device)
     precision_name = {"float32": "fp32", "bfloat16": "bf16"}[str(precision).removeprefix("torch.")]
     fast = by_winograd(study.convolutions, device, precision)
-    probe_writable(run.root)
+    if write:
+        probe_writable(run.root)
     weights = _weights(study, model)
     say(
         f"Device: {device.type} ({device_why}). Precision: {precision_name} ({precision_why}). Weights: {weights.name}."
@@ -101,13 +106,14 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> W
         "peak_memory_gb": None,
     }  # fmt: skip
     record = _merge(run, record)
-    write_json(run.study, record)
-    write_index(run.index, split.rows)
-    audited = audit(assignment, study.group_similarity)
-    found = audit_record(index, identity) | audited
-    write_json(run.audit, _doubts_of(run, found) | found)
-    write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
-    say(twins_line(audited["twins"]["all"]))
+    if write:
+        write_json(run.study, record)
+        write_index(run.index, split.rows)
+        audited = audit(assignment, study.group_similarity)
+        found = audit_record(index, identity) | audited
+        write_json(run.audit, _doubts_of(run, found) | found)
+        write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
+        say(twins_line(audited["twins"]["all"]))
     return Workbench(run, study, configurations, folder, index.classes, split.rows, weights, device, precision, cache)
 
 
@@ -238,7 +244,7 @@ def _merge(run: Run, record: Json) -> Json:
     return record
 
 
-def probe_writable(root: Path) -> None:
+def probe_writable(root: Path, option: str = "--out") -> None:
     """Fail now, not after an hour, where a run's folder cannot be written.
 
     Raises
@@ -247,7 +253,7 @@ def probe_writable(root: Path) -> None:
         It cannot.
     """
     if root.exists() and not root.is_dir():
-        raise RunError(f"--out {root} is a file.", cure="Name a folder.")
+        raise RunError(f"{option} {root} is a file.", cure="Name a folder.")
     probe = root / ".probe"
     try:
         write_json(probe, {})

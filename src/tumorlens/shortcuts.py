@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,11 +80,12 @@ def _size_rule(rows: Sequence[Row]) -> Json:
     learning = [row for row in rows if row.split in ("train", "validation")]
     testing = [row for row in rows if row.split == "test"]
     sizes = [(row.width, row.height) for row in learning]
-    commonest = max(sorted(set(sizes)), key=sizes.count)
+    counts = Counter(sizes)
+    commonest = max(sorted(counts), key=counts.__getitem__)
+    is_size = np.array([size == commonest for size in sizes])
     best: tuple[float, str, bool] | None = None
     for label in sorted({row.label for row in learning}):
         is_label = np.array([row.label == label for row in learning])
-        is_size = np.array([size == commonest for size in sizes])
         for says in (True, False):
             # Against always guessing the commoner answer, so that a rare class does not win by being rare.
             gain = float(np.mean((is_size == says) == is_label)) - max(is_label.mean(), 1 - is_label.mean())

@@ -135,7 +135,7 @@ def _finished(fold: Study) -> bool:
     wanted = {configuration.name for configuration in fold.chosen()}
     if not fold.run.report.exists() or not wanted <= set(read_json(fold.run.comparison)["configurations"]):
         return False
-    prepare(fold)
+    prepare(fold, write=False)  # its record tells of the command and the versions that trained it
     return True
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tumorlens.evaluate import PARTS
 from tumorlens.runs import Json
 from tumorlens.statistics import newcombe
-from tumorlens.wording import SIGNIFICANT, bound, p_value_text, percent, points, span
+from tumorlens.wording import SIGNIFICANT, bound, duration, p_value_text, percent, points, span
 
 LOW_GAP, MODERATE_GAP = 0.01, 0.03  # largest accuracy gap that still counts as low, as moderate risk
 CONFUSIONS = 3  # named in the summary
@@ -125,7 +125,7 @@ def _training_time(f: Facts) -> str:
     t = f.training
     prefix, train = t["prefix_seconds"], t["train_seconds"]
     work = "decoding" if t["frozen_prefix"] in ("image", "none") else "the frozen layers"
-    text = f"{_duration(prefix + train)} cold ({_duration(prefix)} for {work}, once); {_duration(train)} training alone"
+    text = f"{duration(prefix + train)} cold ({duration(prefix)} for {work}, once); {duration(train)} training alone"
     return text if t["start"] == "imagenet" else f"{text}; without {t['start']}'s training, from which it starts"
 
 
@@ -296,13 +296,6 @@ def _difference_interval(f: Facts, first: str, second: str) -> tuple[float, floa
     """Interval of the accuracy of one part minus that of another."""
     one, two = f.parts[first], f.parts[second]
     return newcombe(one["correct"], one["n"], two["correct"], two["n"])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 99.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -24,8 +24,8 @@ import numpy as np
 
 from tumorlens.errors import RunError
 from tumorlens.rows import Row
+from tumorlens.trust.judging import HEALTHY
 
-NO_TUMOUR = "notumor"
 NEIGHBOURS = 3
 PROBABILITY = 0.9
 
@@ -54,16 +54,16 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
 
     if 2 * len(accepted) < len(readable):
         return called("refused: not a brain MRI", f"{len(readable) - len(accepted)} of {n} slices are refused")
-    if NO_TUMOUR not in classes:  # a healthy class of another name would count as a tumour
-        return called("uncertain", f"the model has no class {NO_TUMOUR!r}, which the rule for volumes needs", accepted)
+    if HEALTHY not in classes:  # a healthy class of another name would count as a tumour
+        return called("uncertain", f"the model has no class {HEALTHY!r}, which the rule for volumes needs", accepted)
     runs = _runs(slices, classes)
     if long := [run for run in runs if len(run) >= NEIGHBOURS]:
         best = max(long, key=lambda run: sum(max(row.probabilities) for row in run))
         return called("ok", f"{len(best)} neighbours of {n} slices", best, best[0].label)
-    healthy = [row for row in accepted if row.label == NO_TUMOUR and row.verdict == "ok"]
+    healthy = [row for row in accepted if row.label == HEALTHY and row.verdict == "ok"]
     pair = any(len(run) > 1 for run in runs)
     if 2 * len(healthy) > len(accepted) + lost and not pair:
-        return called("ok", f"{len(healthy)} of {n} slices", healthy, NO_TUMOUR)
+        return called("ok", f"{len(healthy)} of {n} slices", healthy, HEALTHY)
     reason = "two neighbouring slices alone name" if pair else f"no {NEIGHBOURS} neighbouring slices name"
     return called("uncertain", f"{reason} one tumour class", accepted)
 
@@ -125,7 +125,7 @@ def _follows(before: Row, row: Row) -> bool:
 
 
 def _names_a_tumour(row: Row, classes: Sequence[str]) -> bool:
-    sure = row.verdict == "ok" and row.label in classes and row.label != NO_TUMOUR
+    sure = row.verdict == "ok" and row.label in classes and row.label != HEALTHY
     return sure and max(row.probabilities) >= PROBABILITY
 
 

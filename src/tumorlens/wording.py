@@ -49,3 +49,11 @@ def points(difference: float, digits: int = 1, *, sign: bool = False) -> str:
     if not float(text):
         return text
     return f"{'−' if difference < 0 else '+' if sign else ''}{text}"
+
+
+def duration(seconds: float) -> str:
+    """`0.84 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 99.5:
+        return f"{seconds:.{2 if seconds < 1 else 1 if seconds < 9.95 else 0}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -23,6 +23,7 @@ from tumorlens.evaluate import Predictions, evaluate_predictions, write_predicti
 from tumorlens.features import Activations, InMemory, activations
 from tumorlens.head import fit_head_lbfgs
 from tumorlens.model import (
+    BOUNDARIES,
     Weights,
     build,
     checkpoint_card,
@@ -36,7 +37,7 @@ from tumorlens.progress import Clock, say
 from tumorlens.runs import Json, Run, read_json, write_json, writing
 from tumorlens.train import Part, Source, convolving, fit, predict_logits
 
-SPLITS = ("train", "validation", "test")
+INTENDED_USE = "Research and teaching. Not for diagnosis."
 _IN_MEMORY = 16_384  # images; 32 MB of features
 
 
@@ -67,7 +68,8 @@ class Workbench:
 
     def compute_features(self, clock: Clock) -> None:
         """Run the frozen layers once for all configurations that start from the study's weights."""
-        wanted = {c.frozen_prefix for c in self.configurations if not is_trained(self.run, c)}
+        fresh = [c for c in self.configurations if not is_trained(self.run, c) and self._begins_with_the_weights(c)]
+        wanted = {c.frozen_prefix for c in fresh}
         wanted -= {"image"} if wanted != {"image"} else set()
         if not wanted:
             return
@@ -76,6 +78,15 @@ class Workbench:
             _, computed = self._activations(model, sorted(wanted))
         if not computed:
             say("Activations of the frozen layers come from the cache.")
+
+    def _begins_with_the_weights(self, configuration: Configuration) -> bool:
+        """Whether no configuration that it starts from has changed a stage below its frozen ones' end."""
+        named = {c.name: c for c in self.configurations}
+        last = BOUNDARIES[configuration.frozen_prefix]
+        while configuration := named.get(configuration.start):  # type: ignore[assignment]
+            if BOUNDARIES[configuration.frozen_prefix] < last:
+                return False
+        return True
 
     def doubt_labels(self) -> None:
         """Add to audit.json the images whose label their neighbours doubt, where the features are there."""
@@ -255,7 +266,7 @@ class Workbench:
             "device": record["device"],
             "environment": record["environment"],
             "git": record["git"],
-            "intended_use": "Research and teaching. Not for diagnosis.",
+            "intended_use": INTENDED_USE,
         }
 
 

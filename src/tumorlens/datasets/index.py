@@ -23,7 +23,7 @@ import numpy as np
 from tumorlens.datasets.fetch import ImageFolder
 from tumorlens.datasets.looks import Look, look_at
 from tumorlens.errors import DataError, ImageError, RunError, TumorlensError
-from tumorlens.images import THUMBNAIL, Pixels
+from tumorlens.images import THUMBNAIL, Pixels, hushed
 from tumorlens.inputs.slices import shown
 from tumorlens.progress import Bar
 from tumorlens.runs import writing
@@ -66,7 +66,7 @@ class Row:
     group: str = ""
     """Images of one group are near-duplicates, or of one patient where the user says so."""
     twin: str = ""
-    """Path of the most similar other image of Training."""
+    """Path of the most similar other image to learn from: of Training, but in folds and in splits of one's own."""
     similarity: float | None = None
     """Cosine of both thumbnails, -1 to 1, in the orientation that fits best."""
     transformation: str = ""
@@ -105,10 +105,6 @@ class Index:
         for row in self.rows:
             groups[row.sha256].append(row.path)
         return [paths for paths in groups.values() if len(paths) > 1]
-
-    def of(self, split: str) -> list[Row]:
-        """Rows of one split, in index order."""
-        return [row for row in self.rows if row.split == split]
 
 
 def list_files(folder: ImageFolder) -> list[tuple[str, str, str]]:
@@ -154,7 +150,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
     """
     files = list_files(folder)
     workers = workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
+    with hushed(), ThreadPoolExecutor(workers) as pool:
         odd = [f for f in files if not _is_utf8(f[0])]  # such a name has no place in JSON, CSV or a page
         files = [f for f in files if _is_utf8(f[0])]
         paths = [f[0] for f in files]

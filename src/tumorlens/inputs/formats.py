@@ -16,7 +16,7 @@ from tumorlens.inputs.slices import Limits, Plane, SeriesNames, Slice, Unreadabl
 
 HIDDEN = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})  # beside names that start with a dot
 _CHUNK = 1 << 18  # bytes
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _RASTERS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _READ = "JPEG, PNG, TIFF, BMP, WebP, DICOM, NIfTI and zips of them"
 _ENTRY_BYTES = 300  # of a zip's list of files: 46 and a name
@@ -39,7 +39,7 @@ def read_stream(
     try:
         head = stream.read(HEADER)
         stream.seek(0)
-        if head.startswith(_ZIP):
+        if head.startswith(ZIP):
             if in_zip:
                 raise ImageError("a zip inside a zip", cure="Unpack the outer one and name the folder.")
             yield from _read_zip(stream, source, plane, limits, names)

@@ -11,12 +11,9 @@ from typing import BinaryIO
 from PIL import Image, _imaging
 
 from tumorlens.errors import ImageError
-from tumorlens.images import check_jpeg, decoded, explained, resized
+from tumorlens.images import FORMATS, check_jpeg, decoded, explained, resized
 from tumorlens.inputs.slices import Limits, SeriesNames, Slice, Unreadable
 from tumorlens.inputs.tiffs import check_tiff
-
-# Not whatever Pillow knows: EPS, for one, would start another program.
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 
 
 def read_raster(stream: BinaryIO, source: str, limits: Limits, names: SeriesNames) -> Iterator[Slice | Unreadable]:
@@ -32,7 +29,7 @@ def read_raster(stream: BinaryIO, source: str, limits: Limits, names: SeriesName
     with explained(limits.pixels):
         check_jpeg(stream)
         check_tiff(stream, limits)
-        image = Image.open(stream, formats=_FORMATS)
+        image = Image.open(stream, formats=FORMATS)
     if image.format == "TIFF":
         _hush_libtiff()
     with image:

@@ -8,7 +8,7 @@ import stat
 import sys
 import zipfile
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +22,12 @@ _PIECE = 1 << 16  # bytes
 
 
 def read_inputs(
-    inputs: Sequence[str], *, plane: Plane = "axial", limits: Limits = _DEFAULT, stdin: BinaryIO | None = None
+    inputs: Sequence[str],
+    *,
+    plane: Plane = "axial",
+    limits: Limits = _DEFAULT,
+    stdin: BinaryIO | None = None,
+    written: Collection[Path] = (),
 ) -> Iterator[Slice | Unreadable]:
     """Every picture in what the user names, in order, as a stream: nothing is held longer than its file.
 
@@ -41,6 +46,8 @@ def read_inputs(
         What is read at most.
     stdin
         Instead of standard input.
+    written
+        Files and folders that folders are read without: the reader's own results.
 
     Yields
     ------
@@ -48,7 +55,7 @@ def read_inputs(
         One for each image, frame or slice, or why there is none.
     """
     names = SeriesNames()
-    for found in _files(inputs, stdin):
+    for found in _files(inputs, stdin, _real(written)):
         if isinstance(found, Unreadable):
             yield found
         elif found == "-":
@@ -85,7 +92,7 @@ def read_bytes(
         yield from read_stream(io.BytesIO(data), shown(name), plane, limits, SeriesNames())
 
 
-def count_inputs(inputs: Sequence[str]) -> int | None:
+def count_inputs(inputs: Sequence[str], written: Collection[Path] = ()) -> int | None:
     """How many files `read_inputs` will come by, entries of zips counted; None where only reading them tells.
 
     Folders are walked and zips recognised by their suffix, so that no other file is opened.
@@ -94,7 +101,7 @@ def count_inputs(inputs: Sequence[str]) -> int | None:
     if any(name in ("-", "@-") or (name.startswith("@") and not Path(name[1:]).is_file()) for name in inputs):
         return None
     total = 0
-    for found in _files(inputs, None):
+    for found in _files(inputs, None, _real(written)):
         total += _zip_length(found) if isinstance(found, str) and found.lower().endswith(".zip") else 1
     return total
 
@@ -109,25 +116,29 @@ def _zip_length(path: str) -> int:
         return 1  # which read_inputs will give the reason for
 
 
-def _files(inputs: Sequence[str], stdin: BinaryIO | None) -> Iterator[str | Unreadable]:
+def _real(paths: Collection[Path]) -> frozenset[str]:
+    return frozenset(os.path.realpath(path) for path in paths)
+
+
+def _files(inputs: Sequence[str], stdin: BinaryIO | None, without: frozenset[str]) -> Iterator[str | Unreadable]:
     """Files behind the names, `-` among them."""
     for name in inputs:
         if name == "-":
             yield name
         elif name.startswith("@"):
-            yield from _listed(name, stdin)
+            yield from _listed(name, stdin, without)
         else:
-            yield from _below(name)
+            yield from _below(name, without)
 
 
-def _listed(name: str, stdin: BinaryIO | None) -> Iterator[str | Unreadable]:
+def _listed(name: str, stdin: BinaryIO | None, without: frozenset[str]) -> Iterator[str | Unreadable]:
     empty = True
     try:
         with nullcontext(stdin or _raw_standard_input()) if name == "@-" else Path(name[1:]).open("rb") as file:
             for line in _lines(file):
                 if listed := os.fsdecode(line.rstrip(b"\r\n")):
                     empty = False
-                    yield from _below(listed)
+                    yield from _below(listed, without)
     except (OSError, ValueError) as error:
         yield _unopened(shown(name), error)
         return
@@ -164,7 +175,7 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _below(name: str) -> Iterator[str | Unreadable]:
+def _below(name: str, without: frozenset[str]) -> Iterator[str | Unreadable]:
     """The file, or all files below the folder."""
     if not os.path.isdir(name):  # noqa: PTH112 - the name is shown as it was given
         yield name
@@ -172,8 +183,10 @@ def _below(name: str) -> Iterator[str | Unreadable]:
     failures: list[OSError] = []
     empty = True
     for folder, folders, files in os.walk(name, onerror=failures.append):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in HIDDEN)
-        for file in sorted(f for f in files if not f.startswith(".") and f not in HIDDEN):
+        own = {os.path.basename(path) for path in without if os.path.dirname(path) == os.path.realpath(folder)}  # noqa: PTH119, PTH120
+        left_out = own | HIDDEN
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in left_out)
+        for file in sorted(f for f in files if not f.startswith(".") and f not in left_out):
             empty = False
             yield os.path.join(folder, file)  # noqa: PTH118
         while failures:

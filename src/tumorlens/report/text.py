@@ -45,12 +45,7 @@ def plural(n: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """`0.84 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 99.5:
-        return f"{seconds:.{2 if seconds < 1 else 1 if seconds < 9.95 else 0}f}{NBSP}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}{NBSP}min {rest}{NBSP}s"
-    return f"{minutes // 60}{NBSP}h {minutes % 60}{NBSP}min"
+    return bound(wording.duration(seconds))
 
 
 def moment(iso: str) -> str:

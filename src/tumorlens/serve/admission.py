@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -35,6 +35,8 @@ class Admission:
     """Whether what is in work has had its time to finish: long work stops where it stands, and says so."""
     by_client: Counter[str] = field(default_factory=Counter)
     """Requests of each, from their first byte on."""
+    told: Callable[[int], None] = lambda _: None
+    """Hears how many are in work whenever that changes."""
 
     def check(self, client: str) -> None:
         """Problem unless one more request has a place."""
@@ -75,6 +77,7 @@ class Visit:
         self.admission.check("")  # its own share it has already
         self.admission.in_work += 1
         self.placed = True
+        self.admission.told(self.admission.in_work)
 
     def end(self) -> None:
         """Give everything back."""
@@ -83,6 +86,7 @@ class Visit:
         if self.placed:
             self.placed = False
             self.admission.in_work -= 1
+            self.admission.told(self.admission.in_work)
         if self.begun:
             self.begun = False
             self.admission.by_client[self.client] -= 1

@@ -87,12 +87,14 @@ class Service:
         rows: list[Row] = []
         pictures: list[dict[str, str | None]] = []
         reason: Unreadable | None = None
+        whole: Unreadable | None = None  # of the file, which no number asks for
         items = enumerate(read_stream(io.BytesIO(body), "body", wish.plane, self.settings.limits, SeriesNames()))
         # Chunks are read whole and sifted here: between two of them a request can be cancelled.
         while not (rows and wish.slice is not None) and (chunk := await self._in(self.readers, partial(_chunk, items))):
             if self.admission.hurried:
                 raise stopping("The file was not finished in time.")
             if wish.slice is not None:
+                whole = next((it for _, it in chunk if isinstance(it, Unreadable) and it.index is None), whole)
                 chunk = [entry for entry in chunk if _is_slice(wish.slice, entry)][:1]
                 if not chunk:
                     continue
@@ -101,6 +103,8 @@ class Service:
             reason = next((item for _, item in chunk if isinstance(item, Unreadable)), reason)
             if wish.heatmap == "png":
                 pictures += await self._in(self.readers, partial(self._pictures, chunk, made, answer, wish))
+        if not rows and whole:
+            raise unreadable(whole)
         if not rows:
             raise Problem(
                 "invalid-parameter", f"slice: the file has no slice {wish.slice}.", cure="Leave it out to see them all."

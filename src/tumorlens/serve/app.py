@@ -73,7 +73,8 @@ def create_app(
     ConfigError
         The token file is unusable.
     """
-    admission, metrics = Admission(settings), Metrics()
+    metrics = Metrics()
+    admission = Admission(settings, told=metrics.in_work)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -55,11 +55,14 @@ class Metrics:
         )  # fmt: skip
         self._recent: deque[float] = deque(maxlen=_RECENT)
 
-    def answered(self, route: str, method: str, status: int, seconds: float, in_work: int) -> None:
+    def in_work(self, n: int) -> None:
+        """Tell how many requests are in work or waiting now."""
+        self._in_work.set(n)
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request that ended; 499 is one whose client hung up."""
         self._requests.labels(route, method if method in METHODS else "other", str(status)).inc()
         self._latency.labels(route).observe(seconds)
-        self._in_work.set(in_work)
 
     def batch(self, n: int) -> None:
         """Count a batch of n images."""

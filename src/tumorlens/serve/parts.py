@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from email.message import Message
 from email.parser import HeaderParser
 
+from tumorlens.inputs.formats import ZIP
 from tumorlens.inputs.slices import shown
 from tumorlens.serve.problems import Problem
 
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _MAX_HEADER = 8_192  # bytes of a part
 _MAX_HEADERS = 4_000_000  # bytes of all parts: 400 each of 10,000
 _WRONG = (ValueError, TypeError, LookupError)  # out of the email package, for parameters as in RFC 2231
@@ -22,7 +22,7 @@ _CURE = "Send a zip as the body, or multipart/form-data with a file in each part
 
 def is_zip(body: bytes) -> bool:
     """Whether it begins as a zip does."""
-    return body.startswith(_ZIP)
+    return body.startswith(ZIP)
 
 
 def files_of(body: bytes, content_type: str, most: int) -> Iterator[tuple[str, io.BytesIO]]:

@@ -36,7 +36,7 @@ _HEADERS = {
 }
 _log = logging.getLogger("tumorlens.serve.requests")
 #: Called with route, method, status, seconds and requests in work.
-OnAnswer = Callable[[str, str, int, float, int], None]
+OnAnswer = Callable[[str, str, int, float], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class Gate:
             self.admission.present -= 1
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "other")
-            self.note(route, scope["method"], status, seconds, self.admission.in_work)
+            self.note(route, scope["method"], status, seconds)
             if not self.admission.settings.quiet:
                 method = scope["method"] if scope["method"] in METHODS else "other"
                 _log.info("%s %s %d %.1f ms", method, route, status, seconds * 1000)
