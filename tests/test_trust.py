@@ -183,7 +183,7 @@ class TestJudge:
     def test_doubt_by_hand(self, trust):
         logits = np.log([[6.0, 2.0, 1.0, 1.0], [1.0, 1.0, 8.0, 2.0]]) * trust.temperature
         unsure = trust.odds.of(np.log([4 / 6, 4 / 8]))
-        wanted = [(1.5 + 2 * unsure[0]) / 3, (-0.5 + 2 * unsure[1]) / 3 + STRICTER]
+        wanted = [(1.5 + 4 * unsure[0]) / 5, (-0.5 + 4 * unsure[1]) / 5 + STRICTER]
         assert trust.doubt(np.array([1.5, -0.5]), logits) == pytest.approx(wanted)
 
     @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ class TestRecord:
                     Trust.from_json({**record, "statistics": {**record["statistics"], key: value}})
         with pytest.raises(WeightsError):
             Trust.from_json([])
-        with pytest.raises(WeightsError, match="version 1, not 2") as old:
-            Trust.from_json({**record, "version": 1})
+        with pytest.raises(WeightsError, match="version 2, not 3") as old:
+            Trust.from_json({**record, "version": 2})
         assert "Export" in old.value.cure
         with pytest.raises(WeightsError, match="temperature"):
             Trust.from_json({**record, "temperature": float("nan")})

@@ -10,7 +10,7 @@ fourth is the log odds against the predicted class. Verdicts, the first that hol
 2. `uncertain`. The prediction set holds several classes; or the calibrated probability is under 2/3; or one of five
    plain facts of the image (brightness and contrast, the head's height, width and their ratio) lies far outside those
    of the images learned from; or the *doubt* is over a threshold: the mean of the statistics' distance, once, and the
-   odds, twice, and a quarter more where the answer is `notumor`.
+   odds, four times, and a quarter more where the answer is `notumor`.
 3. `ok`.
 
 The doubt is a mean, since most wrong answers on images of another source are somewhat strange and somewhat unsure at
@@ -38,8 +38,9 @@ HEALTHY = "notumor"  # the class whose wrong answer does most harm
 OK, UNCERTAIN, REFUSED = "ok", "uncertain", "refused: not a brain MRI"
 FEATURES, STATISTICS = 512, 1024  # numbers an image
 PROBABLE = 2 / 3  # an answer that is wrong one time in three is never ok, at whatever coverage sets are asked for
+ODDS = 4  # times that the odds count in the doubt, beside the distance once
 STRICTER = 0.25  # added to the doubt of an answer "notumor"
-_VERSION = 2
+_VERSION = 3
 _UNLIKE = (
     "texture and contrast unlike the images learned from",
     "content unlike the images learned from",
@@ -175,7 +176,7 @@ class Trust:
         """float64 [n], of the statistics' scores [n] and the logits [n, k]."""
         unsure = self.odds.of(odds_against(logits, self.temperature))
         healthy = np.array([name == HEALTHY for name in self.classes])[logits.argmax(1)]
-        return np.asarray((strange + 2 * unsure) / 3 + STRICTER * healthy)
+        return np.asarray((strange + ODDS * unsure) / (1 + ODDS) + STRICTER * healthy)
 
     def to_json(self) -> Json:
         """A record for JSON, about 2.3 MB after 4,800 Training images, that `from_json` reads."""
