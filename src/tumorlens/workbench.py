@@ -83,9 +83,11 @@ class Workbench:
         """Whether no configuration that it starts from has changed a stage below its frozen ones' end."""
         named = {c.name: c for c in self.configurations}
         last = BOUNDARIES[configuration.frozen_prefix]
-        while configuration := named.get(configuration.start):  # type: ignore[assignment]
-            if BOUNDARIES[configuration.frozen_prefix] < last:
+        earlier = named.get(configuration.start)
+        while earlier is not None:
+            if BOUNDARIES[earlier.frozen_prefix] < last:
                 return False
+            earlier = named.get(earlier.start)
         return True
 
     def doubt_labels(self) -> None:
