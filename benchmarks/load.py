@@ -278,9 +278,8 @@ def main() -> None:
         }  # fmt: skip
     if "faults" in arguments.parts:
         detail["faults"] = measure_faults(arguments, bodies)
-    # Of either part, also where the other was measured by an earlier command.
-    runs = [one["memory_mb"] for part in ("speed", "faults") if (one := detail.get(part) or kept(arguments.name, part))]
-    if runs:
+    known = kept(arguments.name) | detail  # an earlier command may have measured the other part
+    if runs := [known[part]["memory_mb"] for part in ("speed", "faults") if part in known]:
         figures["serve.memory_growth"] = max(taken[-1] / taken[0] - 1 for taken in runs)
     command = shlex.join(["benchmarks/load.py", *(Path(a).name if "/" in a else a for a in sys.argv[1:])])
     print(keep(arguments.name, command, figures, detail))

@@ -63,16 +63,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def kept(name: str, part: str) -> Any:
-    """What an earlier command left of one part in benchmarks/results/NAME.json; None where it left none."""
+def kept(name: str) -> dict[str, Any]:
+    """What earlier commands left in benchmarks/results/NAME.json; empty where they left none."""
     path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()).get(part) if path.exists() else None
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def keep(name: str, command: str, figures: Mapping[str, float], detail: Mapping[str, Any]) -> Path:
     """Write benchmarks/results/NAME.json; parts that were not run this time stay, with their machine and versions."""
-    path = RESULTS / f"{name}.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
+    path, before = RESULTS / f"{name}.json", kept(name)
     commands = {**before.get("commands", {}), **dict.fromkeys(detail, command)}
     here = {"machine": machine(), "versions": versions()}
     where = {**before.get("where", {}), **dict.fromkeys(detail, here)}

@@ -240,7 +240,7 @@ class TestHolm:
         assert holm([]) == []
         assert holm([0.2]) == [0.2]
 
-    @pytest.mark.parametrize("n", [1, 5, 40])
+    @pytest.mark.parametrize("n", [1, 2, 3, 5, 12, 40])
     def test_as_statsmodels(self, n):
         random = np.random.default_rng(n)
         for values in (random.uniform(size=n), random.uniform(0, 0.05, size=n), random.integers(0, 5, size=n) / 40):

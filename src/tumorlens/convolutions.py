@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from tumorlens.allocator import blocks_kept
-from tumorlens.winograd import convolve
+from tumorlens.winograd import convolve, windows
 
 _CHANNELS = 128  # with 64 the transforms outweigh what the products gain: half as long again
 
@@ -62,16 +62,10 @@ class _Strided(torch.autograd.Function):
 
 def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int) -> Tensor:
     """Gradient of a weight [k, c, side, side], from outputs' gradients [n, k, down, across]."""
-    n, c, h, w = x.shape
     k, down, across = gradient.shape[1:]
-    padded = x.new_zeros(n, h + 2 * padding, w + 2 * padding, c)
-    padded[:, padding : h + padding, padding : w + padding] = x.permute(0, 2, 3, 1)
-    image, row, column, _ = padded.stride()
-    windows = padded.as_strided(
-        (n, down, across, side, side, c), (image, stride * row, stride * column, row, column, 1)
-    )  # fmt: skip
     flat = gradient.permute(0, 2, 3, 1).reshape(-1, k)  # (n · down · across, k)
-    return (flat.T @ windows.reshape(len(flat), -1)).view(k, side, side, c).permute(0, 3, 1, 2)
+    seen = windows(x, padding, side, stride, (down, across)).reshape(len(flat), -1)
+    return (flat.T @ seen).view(k, side, side, -1).permute(0, 3, 1, 2)
 
 
 class _Winograd(nn.Conv2d):

@@ -25,10 +25,9 @@ from tumorlens.model import forward, read_state
 from tumorlens.prepare import probe_writable
 from tumorlens.progress import Bar, say
 from tumorlens.quantise import CALIBRATION, accept, quantise
-from tumorlens.runs import Json, Run, cache_dir, environment, read_json, writing
+from tumorlens.runs import INTENDED_USE, Json, Run, cache_dir, environment, read_json, writing
 from tumorlens.trust import Learned, Trust, fit_trust
 from tumorlens.trust.refusal import image_facts
-from tumorlens.workbench import INTENDED_USE
 
 MAX_DIFFERENCE = 1e-4  # of a probability, against torch
 

@@ -87,10 +87,8 @@ def predict(
     ConfigError
         A folder is read and written to.
     """
-    for folder in written:
-        if name := next(
-            (name for name in inputs if folder.is_dir() and folder.resolve() == Path(name).resolve()), None
-        ):
+    for name in inputs:
+        if any(folder.is_dir() and folder.resolve() == Path(name).resolve() for folder in written):
             raise ConfigError(
                 f"Pictures would be written into {name}, among the images that are read.", cure="Name another folder."
             )

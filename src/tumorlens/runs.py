@@ -21,6 +21,8 @@ from tumorlens.progress import say
 
 Json = dict[str, Any]
 
+INTENDED_USE = "Research and teaching. Not for diagnosis."
+
 
 @dataclass(frozen=True)
 class Run:

@@ -45,6 +45,22 @@ def tile_side(h: int, w: int) -> int:
     return min(_MATRICES, key=lambda out: -(-h // out) * -(-w // out) * (out + 2) ** 2)
 
 
+def windows(x: Tensor, padding: int, side: int, step: int, count: tuple[int, int]) -> Tensor:
+    """What lies under a side×side window as it moves over x [n, c, h, w] by `step`, with `padding` zeros before it.
+
+    Returns
+    -------
+    Tensor
+        [n, down, across, side, side, c], `count` being (down, across): a view of a padded copy.
+    """
+    n, c, h, w = x.shape
+    high, wide = (max(step * (k - 1) + side, padding + length) for k, length in zip(count, (h, w), strict=True))
+    padded = x.new_zeros(n, high, wide, c)
+    padded[:, padding : h + padding, padding : w + padding] = x.permute(0, 2, 3, 1)
+    image, row, column, _ = padded.stride()
+    return padded.as_strided((n, *count, side, side, c), (image, step * row, step * column, row, column, 1))
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -52,10 +68,7 @@ class _Convolution(torch.autograd.Function):
         k, out = weight.shape[0], tile_side(h, w)
         down, across, side = -(-h // out), -(-w // out), out + 2
         b, g_matrix, a = _MATRICES[out]
-        padded = x.new_zeros(n, out * down + 2, out * across + 2, c)
-        padded[:, 1 : h + 1, 1 : w + 1] = x.permute(0, 2, 3, 1)
-        image, row, column, _ = padded.stride()
-        tiles = padded.as_strided((n, down, across, side, side, c), (image, out * row, out * column, row, column, 1))
+        tiles = windows(x, 1, side, out, (down, across))
         d = _transform(b, tiles.reshape(-1, side * side, c))  # (tiles, side², c)
         g = _transform(g_matrix, weight.permute(0, 2, 3, 1).reshape(k, 9, c))  # (k, side², c)
         products = torch.bmm(d.transpose(0, 1), g.permute(1, 2, 0))  # (side², tiles, k)

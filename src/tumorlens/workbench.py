@@ -34,10 +34,9 @@ from tumorlens.model import (
 from tumorlens.options import Study
 from tumorlens.prepare import is_trained
 from tumorlens.progress import Clock, say
-from tumorlens.runs import Json, Run, read_json, write_json, writing
+from tumorlens.runs import INTENDED_USE, Json, Run, read_json, write_json, writing
 from tumorlens.train import Part, Source, convolving, fit, predict_logits
 
-INTENDED_USE = "Research and teaching. Not for diagnosis."
 _IN_MEMORY = 16_384  # images; 32 MB of features
 
 

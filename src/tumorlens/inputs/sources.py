@@ -183,10 +183,13 @@ def _below(name: str, without: frozenset[str]) -> Iterator[str | Unreadable]:
     failures: list[OSError] = []
     empty = True
     for folder, folders, files in os.walk(name, onerror=failures.append):
-        own = {os.path.basename(path) for path in without if os.path.dirname(path) == os.path.realpath(folder)}  # noqa: PTH119, PTH120
-        left_out = own | HIDDEN
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in left_out)
-        for file in sorted(f for f in files if not f.startswith(".") and f not in left_out):
+        here = os.path.realpath(folder)
+        for found in (folders, files):
+            found[:] = sorted(
+                f for f in found
+                if not f.startswith(".") and f not in HIDDEN and os.path.join(here, f) not in without  # noqa: PTH118
+            )  # fmt: skip
+        for file in files:
             empty = False
             yield os.path.join(folder, file)  # noqa: PTH118
         while failures:
