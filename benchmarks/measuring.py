@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 RESULTS = Path(__file__).resolve().parent / "results"
 _PACKAGES = ("numpy", "pillow", "torch", "torchvision", "onnxruntime")
 
@@ -46,7 +48,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, its vector instructions that matter here, cores, system."""
+    """Processor, its vector instructions that matter here, cores, system, and a GPU where there is one."""
     found: dict[str, Any] = {"system": platform.platform(terse=True), "cores": os.cpu_count()}
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
@@ -55,6 +57,8 @@ def machine() -> dict[str, Any]:
     flags = set(lines.get("flags", "").split())
     found["processor"] = lines.get("model name") or platform.processor() or platform.machine()
     found["instructions"] = [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if f in flags]
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
     return found
 
 

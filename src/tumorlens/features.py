@@ -28,6 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet
 
 from tumorlens.configurations import STAGES
+from tumorlens.cuda import repeatable
 from tumorlens.datasets.index import Row
 from tumorlens.errors import DataError, ImageError, RunError
 from tumorlens.images import Pixels, hushed, read_image
@@ -38,7 +39,7 @@ from tumorlens.store import SHAPES, CacheFile
 _SAVE_EVERY = 16  # batches between notes of how far the pass has come
 _CPU_BATCH = 8  # images whose activations stay in a core's cache; of 8, 16 and 32 the fastest
 _READ = 1024  # rows that are read at once
-_DECODERS = 16  # threads that feed a GPU
+DECODERS = min(6, os.cpu_count() or 1)  # threads that feed a GPU; more wait for the interpreter
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,15 @@ class InMemory:
 
     def rows(self, hashes: Sequence[str]) -> Tensor:
         """As `Activations.rows`, on the device."""
-        chosen = torch.tensor([self.row_of[sha256] for sha256 in hashes], device=self.values.device)
-        found = self.values.index_select(0, chosen)
+        return self.at(torch.tensor([self.row_of[sha256] for sha256 in hashes], device=self.values.device))
+
+    def at(self, places: Tensor) -> Tensor:
+        """The same for places in `values`, int64 [n] on its device."""
+        found = self.values.index_select(0, places)
         return found.permute(0, 3, 1, 2) if found.ndim == 4 else found
 
 
+@repeatable()
 def activations(
     model: ResNet,
     boundaries: Sequence[str],
@@ -301,7 +306,7 @@ def _found_batches(
     """
     on_cpu = network.device.type == "cpu"
     threads = torch.get_num_threads()
-    workers = threads if on_cpu else min(_DECODERS, os.cpu_count() or 1)
+    workers = threads if on_cpu else DECODERS
     size = min(network.batch_size, _CPU_BATCH) if on_cpu else network.batch_size
 
     def work(start: int) -> Any:

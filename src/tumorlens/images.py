@@ -96,13 +96,15 @@ def read_image(path: Path, size: int = SIZE) -> tuple[Pixels, ImageFacts]:
 
 def resized(image: Image.Image, size: int = SIZE) -> Pixels:
     """uint8 [size, size, 3] of a decoded image, RGB or L."""
+    image = grey_band(image) or image  # nearly all are grey: one channel tells all three
+    small = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(small if small.mode == "RGB" else Image.merge("RGB", (small,) * 3))  # a copy: torch wants its own
+
+
+def grey_band(image: Image.Image) -> Image.Image | None:
+    """The one channel, L, of a decoded image that is grey all over; None for one with colour."""
     bands = image.split()
-    if all(band == bands[0] for band in bands[1:]):  # nearly all are grey: one channel tells all three
-        grey = bands[0].resize((size, size), Image.Resampling.BILINEAR)
-        image = Image.merge("RGB", (grey, grey, grey))
-    else:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.array(image)  # a copy: torch refuses read-only memory
+    return bands[0] if all(band == bands[0] for band in bands[1:]) else None
 
 
 def decode(path: Path, *, keep_grey: bool = False) -> tuple[Image.Image, ImageFacts]:

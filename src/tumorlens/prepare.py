@@ -34,19 +34,20 @@ def prepare(
     RunError
         The folder holds another study, or cannot be written; nothing in it is changed.
     """
-    try:
-        from tumorlens import model
-        from tumorlens.convolutions import by_winograd
-        from tumorlens.workbench import Workbench
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "study") from None
-    from tumorlens.audit import audit, baselines, twins_line
-    from tumorlens.datasets.fetch import fetch
-    from tumorlens.datasets.index import build_index, write_index
-    from tumorlens.datasets.protocols import assign
-    from tumorlens.leakage import write_baselines
-
     clock = clock or Clock()
+    with clock.step("imports_s"):
+        try:
+            from tumorlens import model
+            from tumorlens.convolutions import by_winograd
+            from tumorlens.workbench import Workbench
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "torch", "study") from None
+        from tumorlens.audit import audit, baselines, twins_line
+        from tumorlens.datasets.fetch import fetch
+        from tumorlens.datasets.index import build_index, write_index
+        from tumorlens.datasets.protocols import assign
+        from tumorlens.leakage import write_baselines
+
     run, configurations = study.run, study.chosen()
     check_order(configurations)
     for configuration in configurations:
@@ -109,10 +110,11 @@ def prepare(
     if write:
         write_json(run.study, record)
         write_index(run.index, split.rows)
-        audited = audit(assignment, study.group_similarity)
-        found = audit_record(index, identity) | audited
-        write_json(run.audit, _doubts_of(run, found) | found)
-        write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
+        with clock.step("audit_s"):
+            audited = audit(assignment, study.group_similarity)
+            found = audit_record(index, identity) | audited
+            write_json(run.audit, _doubts_of(run, found) | found)
+            write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
         say(twins_line(audited["twins"]["all"]))
     return Workbench(run, study, configurations, folder, index.classes, split.rows, weights, device, precision, cache)
 

@@ -86,7 +86,8 @@ def _trained(study: Study, command: str, clock: Clock, world: World) -> Workbenc
 
 def _judged(bench: Workbench, clock: Clock) -> Json:
     """Test, compare and report what was trained."""
-    bench.doubt_labels()
+    with clock.step("doubts_s"):
+        bench.doubt_labels()
     for configuration in bench.configurations:
         with clock.step("evaluate_s"):
             bench.evaluate(configuration)

@@ -18,12 +18,14 @@ from torchvision.models import ResNet
 
 from tumorlens.configurations import STAGES, Configuration
 from tumorlens.convolutions import by_winograd, quick
+from tumorlens.cuda import repeatable
 from tumorlens.distributed import ALONE, World
 from tumorlens.errors import ConfigError, RunError
-from tumorlens.global_batch import join_batchnorm, sum_gradients
+from tumorlens.global_batch import join_batchnorm
 from tumorlens.model import forward, set_learning, stage_modules
 from tumorlens.progress import Bar, say
 from tumorlens.runs import Json, writing
+from tumorlens.steps import Steps, steps
 
 EVALUATION_BATCH = 128
 
@@ -51,6 +53,7 @@ class Part:
         return len(self.hashes)
 
 
+@repeatable()
 def fit(
     model: ResNet,
     configuration: Configuration,
@@ -89,7 +92,8 @@ def fit(
     convolutions
         `direct` for oneDNN's also where `auto` would take Winograd's algorithm.
     last
-        Where to keep the state after every epoch; an existing one of the same configuration is gone on from.
+        Where to keep the state after every epoch; an existing one of the same configuration is gone on from. One
+        process on CUDA, whose epochs may take less time than writing it, spends at most a fifth of the time on that.
     on_epoch
         Called with each epoch's record, those of a resumed run's first part included.
     world
@@ -119,7 +123,9 @@ def fit(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:
         join_batchnorm(model, world)
-    optimizer = _optimizer(model, configuration)
+    set_learning(model, configuration.learns, training=True)
+    taking = steps(model, configuration, source, train, device=device, precision=precision, world=world)
+    optimizer = taking.optimizer
     kept = world.led(_State.read, last, configuration, seed) if last else None
     state = _State.resume(kept, configuration, model, optimizer) if kept else _State()
     world.reached[:] = [f"{configuration.name} starts anew"]
@@ -134,9 +140,7 @@ def fit(
             if epoch - 1 - best_epoch >= configuration.patience:
                 break
             began = time.perf_counter()
-            train_loss, train_accuracy = _one_epoch(
-                model, configuration, source, train, optimizer, epoch, seed, device, precision, world
-            )
+            train_loss, train_accuracy = _one_epoch(taking, configuration, epoch, seed)
             seconds = time.perf_counter() - began
             logits = predict_logits(model, source, validation.hashes, device=device, precision=precision, world=world)
             loss, accuracy = world.led(_validated, configuration, epoch, train_loss, logits, validation.labels)
@@ -154,7 +158,7 @@ def fit(
             if loss < best_loss:
                 best_loss, best_epoch = loss, epoch
                 state.best = _learned(model, configuration)
-            if last:
+            if last and (world.size > 1 or device.type == "cpu" or state.is_due()):
                 world.led(state.save, last, configuration, seed, model, optimizer)
                 world.reached[:] = [f"{configuration.name} goes on after epoch {epoch}"]
             on_epoch(record)
@@ -186,50 +190,25 @@ def _validated(
     return loss, float((logits.argmax(1) == labels).double().mean())
 
 
-def _one_epoch(
-    model: ResNet,
-    configuration: Configuration,
-    source: Source,
-    train: Part,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    seed: int,
-    device: torch.device,
-    precision: torch.dtype,
-    world: World,
-) -> tuple[float, float]:
+def _one_epoch(taking: Steps, configuration: Configuration, epoch: int, seed: int) -> tuple[float, float]:
     """One pass over the training images in a fresh order; returns mean loss and accuracy on the way."""
-    set_learning(model, configuration.learns, training=True)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    batches = list(torch.randperm(len(train), generator=generator).split(configuration.batch_size))  # type: ignore[no-untyped-call]
+    set_learning(taking.model, configuration.learns, training=True)
+    n, world = len(taking.train), taking.world
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+    batches = list(taking.begin(order).split(configuration.batch_size))  # type: ignore[no-untyped-call]
     # BatchNorm cannot take one image, and a process cannot take none.
     if len(batches) > 1 and len(batches[-1]) < max(2, world.size):
         batches[-2:] = [torch.cat(batches[-2:])]
-    total_loss, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    with Bar(f"{configuration.name}, epoch {epoch}", len(train)) as bar:
+    with Bar(f"{configuration.name}, epoch {epoch}", n) as bar:
         for batch in batches:
-            mine = batch[world.rank :: world.size]
-            x = source.rows([train.hashes[i] for i in mine.tolist()]).to(device)
-            y = train.labels[mine].to(device)  # (B,), of this process
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-                logits = forward(model, x, source.boundary).float()  # (B, classes)
-            loss = nn.functional.cross_entropy(logits, y)
-            optimizer.zero_grad()
-            if world.size == 1:
-                loss.backward()  # type: ignore[no-untyped-call]
-            else:
-                (loss * (len(y) / len(batch))).backward()  # type: ignore[no-untyped-call]  # summed: the batch's mean
-                sum_gradients(learning, world)
-            optimizer.step()
-            total_loss += loss.detach() * len(y)
-            correct += (logits.detach().argmax(1) == y).sum()
+            taking.take(batch)
             bar.advance(len(batch))
-    world.sum_(total_loss)
-    world.sum_(correct)
-    return float(total_loss) / len(train), float(correct) / len(train)
+    world.sum_(taking.loss)
+    world.sum_(taking.correct)
+    return float(taking.loss) / n, float(taking.correct) / n
 
 
+@repeatable()
 def predict_logits(
     model: ResNet,
     source: Source,
@@ -251,24 +230,14 @@ def predict_logits(
         for i in range(0, len(mine), EVALUATION_BATCH):
             x = source.rows(mine[i : i + EVALUATION_BATCH]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-                found.append(forward(model, x, source.boundary).float().cpu())
+                found.append(forward(model, x, source.boundary).float())
             bar.advance(len(x))
     if world.size == 1:
-        return torch.cat(found).clone()
+        return torch.cat(found).cpu().clone()
     logits = torch.zeros(len(hashes), model.fc.out_features)
     if found:  # there may be fewer images than processes
-        logits[world.rank :: world.size] = torch.cat(found)
+        logits[world.rank :: world.size] = torch.cat(found).cpu()
     return world.sum_(logits)  # exact: each row is one process's, and zero at all others
-
-
-def _optimizer(model: ResNet, configuration: Configuration) -> torch.optim.Optimizer:
-    set_learning(model, configuration.learns, training=True)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    decay = configuration.weight_decay
-    if configuration.optimizer == "sgd":
-        return torch.optim.SGD(learning, configuration.learning_rate, momentum=0.9, weight_decay=decay)
-    kind = torch.optim.AdamW if configuration.optimizer == "adamw" else torch.optim.Adam
-    return kind(learning, configuration.learning_rate, weight_decay=decay)
 
 
 def _learned(model: ResNet, configuration: Configuration) -> dict[str, Tensor]:
@@ -289,6 +258,11 @@ class _State:
     def __init__(self) -> None:
         self.history: list[Json] = []
         self.best: dict[str, Tensor] = {}
+        self._written, self._cost = 0.0, 0.0  # when it was, and the seconds that it took
+
+    def is_due(self) -> bool:
+        """Whether work of four times the cost of writing has been done since."""
+        return time.perf_counter() - self._written >= 4 * self._cost
 
     @staticmethod
     def key(configuration: Configuration, seed: int) -> str:
@@ -317,7 +291,9 @@ class _State:
     ) -> _State:
         state = cls()
         _restore(model, kept["weights"])
-        optimizer.load_state_dict(kept["optimizer"])
+        # Groups are the configuration's, and how they are stepped is this device's.
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": kept["optimizer"]["state"], "param_groups": groups})
         state.history, state.best = json.loads(kept["history"]), kept["best"]
         say(f"{configuration.name}: going on after epoch {len(state.history)}.")
         return state
@@ -325,6 +301,7 @@ class _State:
     def save(
         self, last: Path, configuration: Configuration, seed: int, model: ResNet, optimizer: torch.optim.Optimizer
     ) -> None:
+        began = time.perf_counter()
         buffer = io.BytesIO()
         torch.save(
             {
@@ -338,3 +315,5 @@ class _State:
         )
         with writing(last) as file:
             file.write(buffer.getbuffer())
+        self._written = time.perf_counter()
+        self._cost = self._written - began

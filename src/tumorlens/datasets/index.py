@@ -149,7 +149,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
         No usable image, a class without one, or a Testing folder without one.
     """
     files = list_files(folder)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or min(6, os.cpu_count() or 1)  # more wait for the interpreter
     with hushed(), ThreadPoolExecutor(workers) as pool:
         odd = [f for f in files if not _is_utf8(f[0])]  # such a name has no place in JSON, CSV or a page
         files = [f for f in files if _is_utf8(f[0])]
@@ -236,7 +236,7 @@ def _look(path: Path) -> Look | str:
 
 
 def _key(files: Iterable[tuple[str, str, str]], hashes: Iterable[str]) -> str:
-    digest = hashlib.sha256(b"index 2\n")
+    digest = hashlib.sha256(b"index 3\n")
     for (path, label, part), sha256 in zip(files, hashes, strict=True):
         digest.update(f"{path}\t{label}\t{part}\t{sha256}\n".encode())
     return digest.hexdigest()[:32]

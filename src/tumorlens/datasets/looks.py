@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tumorlens.errors import ImageError
-from tumorlens.images import SUFFIXES, THUMBNAIL, Pixels, decode, resized
+from tumorlens.images import SUFFIXES, THUMBNAIL, Pixels, decode, grey_band, resized
 
 _COLOUR_STEP = 20  # grey levels between channels; JPEG's chroma noise stays below
 _BLACK = 10  # grey levels; JPEG's noise around a black border stays below
@@ -35,7 +35,7 @@ class Look:
     border: float
     """Share of black pixels (at most 10), 0 to 1, in the frame of 1/16 of each side."""
     pixels: str
-    """SHA-256 of the decoded RGB pixels and their size, hex: equal for pixel-identical images."""
+    """SHA-256 of the decoded pixels and their size, hex: equal for pixel-identical images."""
     thumbnail: Pixels
     """uint8 [32, 32], grey."""
 
@@ -52,12 +52,13 @@ def look_at(path: Path) -> Look:
     ImageError
         It cannot be used; the message reads well after the file's name.
     """
-    image, facts = decode(path)
+    image, facts = decode(path, keep_grey=True)
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(f"its suffix {path.suffix!r} is no image's", cure="Rename or remove it.")
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
-    digest.update(image.tobytes())
-    small = resized(image)
+    band = grey_band(image)
+    digest.update((band or image).tobytes())  # of one channel where it is grey, however the file holds it
+    small = resized(band or image)
     grey = Image.fromarray(small).convert("L")
     levels = np.asarray(grey)
     frame = np.ones(levels.shape, bool)
@@ -65,7 +66,7 @@ def look_at(path: Path) -> Look:
     thumbnail = np.array(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
     return Look(
         path.stat().st_size, facts.width, facts.height, facts.mode, facts.tables,
-        0.0 if facts.mode == "L" else colour_share(small),
+        0.0 if band else colour_share(small),
         round(float(levels.mean()), 3), round(float(np.mean(levels[frame] <= _BLACK)), 4),
         digest.hexdigest(), thumbnail,
     )  # fmt: skip

@@ -1,0 +1,169 @@
+"""On one NVIDIA GPU: a whole study, and its epochs beside the usual notebook loop on the same GPU, in turns.
+
+    python benchmarks/gpu.py --data DATA --weights WEIGHTS [--repeats 5] [--run NEW]
+
+The study is a process of its own with a cold cache, as users run it: unpacking, decoding and the report are in its
+seconds. An epoch of the notebook (notebook_baseline.py) decodes its images anew, in as many processes as there are
+cores; "decoded before" is the same loop over normalised images that lie in main memory, which is decoding apart.
+Updates benchmarks/results/gpu.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import alternate, command, keep, spread
+from notebook_baseline import Notebook
+from torch.utils.data import DataLoader, TensorDataset
+
+from tumorlens.configurations import BUILT_IN
+from tumorlens.datasets.fetch import fetch
+from tumorlens.datasets.index import TRAINING, Index, build_index
+from tumorlens.features import DECODERS, InMemory, activations
+from tumorlens.images import hushed, read_image
+from tumorlens.model import Weights, build, find_weights, plain_state
+from tumorlens.runs import cache_dir, read_json
+from tumorlens.train import Part, fit
+
+CUDA = torch.device("cuda")
+EPOCHS = {"initial": 40, "finetuned": 10}  # of ours at once: a training starts up once, not in each
+
+
+class Decoded(Notebook):
+    """The notebook's loop over images decoded and normalised before, float32 in main memory."""
+
+    def loader(self, images: Any, shuffle: bool = False) -> DataLoader[Any]:
+        kept: dict[int, Any] = self.__dict__.setdefault("kept", {})
+        if id(images) not in kept:
+            batches = list(super().loader(images))
+            kept[id(images)] = TensorDataset(*(torch.cat(part) for part in zip(*batches, strict=True)))
+        return DataLoader(kept[id(images)], batch_size=32, shuffle=shuffle)
+
+
+def trainer(
+    name: str, index: Index, root: Path, weights: Weights, cache: Path, rates: list[float]
+) -> tuple[Callable[[], None], float]:  # fmt: skip
+    """A training of ours in bf16 with activations on the GPU; images/s of each epoch's steps are added to `rates`.
+
+    Also the seconds of the pass over the frozen layers, decoding included.
+    """
+    rows = [row for row in index.rows if row.part == TRAINING]
+    dealt = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    cut = round(len(dealt) * 0.85)
+    parts = [
+        Part(tuple(r.sha256 for r in some), torch.tensor([index.classes.index(r.label) for r in some]))
+        for some in (dealt[:cut], dealt[cut:])
+    ]
+    one = dataclasses.replace(BUILT_IN[name], start="imagenet", max_epochs=EPOCHS[name], patience=EPOCHS[name])
+    began = time.perf_counter()
+    boundary = one.frozen_prefix
+    start = build(weights, len(index.classes), 0)
+    found, _ = activations(start, [boundary], rows, root, cache=cache, device=CUDA, precision=torch.bfloat16)
+    seconds = time.perf_counter() - began
+    source = InMemory.load(found[boundary], [row.sha256 for row in rows], CUDA)
+
+    def train() -> None:
+        history, _ = fit(
+            build(weights, len(index.classes), 0), one, source, *parts, seed=0, device=CUDA, precision=torch.bfloat16
+        )
+        rates.extend(record["images_per_s"] for record in history)
+
+    return train, seconds
+
+
+def epochs(asked: argparse.Namespace, scratch: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """Seconds an epoch of the notebook and of ours, validation included, and the images/s that ours learns from."""
+    folder = fetch(asked.data, cache=cache_dir())
+    index, weights = build_index(folder, cache_dir()), find_weights(asked.weights)
+    start = scratch / "start.pth"
+    torch.save(plain_state(build(weights, len(index.classes), 0)), start)
+    work: dict[str, Callable[[], Any]] = {}
+    passes, rates = {}, {name: list[float]() for name in EPOCHS}
+    for name in EPOCHS:
+        work[f"notebook {name}"] = Notebook(folder.root, start, name).epoch
+        work[f"notebook {name}, decoded before"] = Decoded(folder.root, start, name).epoch
+        work[name], passes[name] = trainer(name, index, folder.root, weights, scratch / name, rates[name])
+    found = alternate(work, asked.repeats)
+    for name, n in EPOCHS.items():
+        found[name] = [seconds / n for seconds in found[name]]
+    middle = {name: statistics.median(values) for name, values in found.items()}
+    figures = {
+        "gpu.finetuned_images_per_s": statistics.median(rates["finetuned"]),
+        "gpu.speedup_over_naive": middle["notebook finetuned"] / middle["finetuned"],
+    }
+    return figures, {
+        "epochs": {
+            "seconds": {name: spread(values) for name, values in found.items()},
+            "images_per_s": {name: spread(values) for name, values in rates.items()},
+            "epochs_at_once": EPOCHS,
+            "prefix_seconds": passes,
+        }
+    }
+
+
+def study(asked: argparse.Namespace, scratch: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """A whole study from the archive to the report, in seconds of its process; decoding apart, those are without the
+    index, whose step decodes every image, and without what decoding alone takes of the pass over the frozen layers."""
+    run = asked.run or scratch / "run"
+    words = [sys.executable, "-m", "tumorlens", "study", "--data", asked.data, "--weights", asked.weights, "--out",
+             str(run), "--cache", str(scratch / "study")]  # fmt: skip
+    began = time.perf_counter()
+    subprocess.run(words, check=True)
+    seconds = time.perf_counter() - began
+    folder = fetch(asked.data, cache=scratch / "study")
+    paths = {row.sha256: folder.root / row.path for row in build_index(folder, scratch / "study").rows}
+    began = time.perf_counter()
+    with hushed(), ThreadPoolExecutor(DECODERS) as pool:
+        deque(pool.map(read_image, paths.values()), 0)
+    decoding = time.perf_counter() - began
+    record = read_json(run / "study.json")
+    trained = {name: read_json(run / name / "training.json") for name in EPOCHS}
+    tested = {name: read_json(run / name / "metrics.json")["parts"]["test"] for name in EPOCHS}
+    detail = {
+        "seconds": seconds,
+        "decoding": {"images": len(paths), "seconds": decoding},
+        "steps": record["timing"],
+        "precision": record["device"]["precision"],
+        "peak_memory_gb": record["peak_memory_gb"],
+        "epochs": {name: one["epochs_run"] for name, one in trained.items()},
+        "correct": {name: [one["correct"], one["n"]] for name, one in tested.items()},
+    }
+    return {"gpu.study_s": seconds - record["timing"]["index_s"] - decoding}, {"study": detail}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--data", default="phantom", help="phantom, a zip as Kaggle ships it, or a folder")
+    parser.add_argument("--weights", default="none", help="none, imagenet or a ResNet18 state dict")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--run", type=Path, help="a new folder for the study's run; thrown away where absent")
+    parser.add_argument("--parts", nargs="*", default=["study", "epochs"], choices=["study", "epochs"])
+    asked = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        parser.error("PyTorch sees no CUDA device here, and this measures one")
+    if asked.run and asked.run.exists():
+        parser.error(f"--run {asked.run} exists, and a run gone on with is no cold one; name a new folder")
+    for part in asked.parts:
+        with tempfile.TemporaryDirectory() as scratch:
+            figures, detail = {"study": study, "epochs": epochs}[part](asked, Path(scratch))
+        keep("gpu", command(), figures, detail)
+        print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
