@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 RESULTS = Path(__file__).resolve().parent / "results"
 _PACKAGES = ("numpy", "pillow", "torch", "torchvision", "onnxruntime")
 
@@ -49,7 +47,9 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Processor, its vector instructions that matter here, cores, system, and a GPU where there is one."""
-    found: dict[str, Any] = {"system": platform.platform(terse=True), "cores": os.cpu_count()}
+    import torch  # some benchmarks measure memory, and need none of it
+
+    found: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     lines = dict(line.split(":", 1) for line in reversed(text.splitlines()) if ":" in line)

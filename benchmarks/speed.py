@@ -40,7 +40,8 @@ from tumorlens.features import Activations, InMemory, activations
 from tumorlens.images import SIZE, read_image
 from tumorlens.model import Weights, bf16_is_native, build, find_weights, forward, plain_state, set_learning
 from tumorlens.runs import cache_dir
-from tumorlens.train import Part, fit
+from tumorlens.steps import Part
+from tumorlens.train import fit
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PREFIX_BATCH = 64

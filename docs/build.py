@@ -208,10 +208,6 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
             flat[f"{configuration}.official.accuracy.mean3"] = sum(values) / len(values)
             flat[f"{configuration}.official.accuracy.min3"] = min(values)
             flat[f"{configuration}.official.accuracy.max3"] = max(values)
-    if FP32 in found:
-        study = found[FP32]["study"]
-        flat["study.cold_minutes"] = study["timing"]["total_s"] / 60
-        flat["study.peak_gb"] = study["peak_memory_gb"]
     if "v1-bf16-seed0-fresh-head" in found:
         fresh = found["v1-bf16-seed0-fresh-head"]
         flat["finetuned_fresh_head.official.accuracy"] = accuracy(fresh, "finetuned_fresh_head")

@@ -87,11 +87,13 @@ def plots(found: dict[str, Any]) -> dict[str, str]:
 
 
 def figures(found: dict[str, Any]) -> dict[str, float]:
-    """Figures of all full benchmarks; quick and small ones carry none that are quoted, nor do a second machine's."""
+    """Figures of all full benchmarks; quick and small ones carry none that are quoted."""
     flat: dict[str, float] = {}
     for name, one in found.items():
-        if not name.endswith(("-quick", "-small", "-elsewhere")):
+        if not name.endswith(("-quick", "-small")):
             flat |= one.get("figures", {})
+    if study := found.get("speed", {}).get("study"):
+        flat |= {"study.cold_minutes": study["seconds"] / 60, "study.peak_gb": study["peak_memory_gb"]}
     return flat
 
 
@@ -111,8 +113,8 @@ def page(found: dict[str, Any], flat: dict[str, float]) -> str:
     for one in goals:
         one["met"] = one["name"] in flat and met(one["goal"], flat[one["name"]])
     known = {name: one for name, one in found.items() if "-" not in name}
-    if "predict-elsewhere" in found:
-        known["predict_elsewhere"] = found["predict-elsewhere"]
+    if "gpu" in known:
+        known["gpu"] = dict.fromkeys(("epochs", "study")) | known["gpu"]
     if "speed" in known:
         known["speed"] = dict.fromkeys(("commands", "epochs", "prefix", "decode", "study", "folds")) | known["speed"]
     text = environment.get_template("performance.md.j2").render(figures=flat, goals=goals, **known)

@@ -21,7 +21,8 @@ from tumorlens.datasets.index import Row, build_index
 from tumorlens.datasets.splits import split_index
 from tumorlens.features import InMemory, activations
 from tumorlens.model import build, find_weights
-from tumorlens.train import Part, fit, predict_logits
+from tumorlens.steps import Part
+from tumorlens.train import fit, predict_logits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
 
@@ -115,7 +116,7 @@ def test_frozen_parts_stay_bit_identical(rows: tuple[Row, ...], small_folder: Pa
 
 
 def test_resuming_ends_where_an_uninterrupted_training_does(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = held(rows, small_folder, small_cache, "layer2", CUDA, torch.bfloat16)
     whole, history = train(rows, source, LATE, torch.bfloat16)
@@ -131,6 +132,7 @@ def test_resuming_ends_where_an_uninterrupted_training_does(
             seed=0, device=CUDA, precision=torch.bfloat16, last=last, on_epoch=stop,
         )  # fmt: skip
     resumed, again = train(rows, source, LATE, torch.bfloat16, last)
+    assert "late: going on after epoch" in capsys.readouterr().err  # 1 or 2: the second is written where that is quick
     assert again == history
     assert_same(whole, resumed)
 

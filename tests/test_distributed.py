@@ -29,7 +29,8 @@ from tumorlens.distributed import World
 from tumorlens.errors import ConfigError
 from tumorlens.global_batch import GlobalBatchNorm
 from tumorlens.model import build, find_weights
-from tumorlens.train import Part, fit
+from tumorlens.steps import Part
+from tumorlens.train import fit
 
 pytestmark = [
     pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch was built without gloo"),

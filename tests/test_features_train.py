@@ -25,7 +25,8 @@ from tumorlens.features import InMemory, activations
 from tumorlens.head import LBFGS_C, fit_head_lbfgs
 from tumorlens.images import read_image
 from tumorlens.model import build, find_weights, forward, normalise, set_learning
-from tumorlens.train import Part, fit, predict_logits
+from tumorlens.steps import Part
+from tumorlens.train import _learned, _State, fit, predict_logits
 
 CPU = torch.device("cpu")
 EXACT = {"device": CPU, "precision": torch.float32}
@@ -304,6 +305,49 @@ def test_resuming_ends_where_an_uninterrupted_run_does(
         }
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_on_a_gpu_writing_the_state_takes_a_fifth_of_the_time_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("tumorlens.train.time.perf_counter", lambda: now)
+    model, state = network(), _State()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    assert state.is_due()  # the first epoch is written whatever that takes
+
+    def two_seconds(*_: object) -> None:
+        nonlocal now
+        now += 2
+
+    monkeypatch.setattr("tumorlens.train.torch.save", two_seconds)
+    state.save(tmp_path / "last.pt", LAYER4, 0, model, optimizer)
+    for later, due in ((0.0, False), (7.9, False), (8.0, True)):
+        now = 102 + later
+        assert state.is_due() == due, later
+
+
+def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
+    """One that a GPU left says `fused` and `capturable`, which a CPU's steps must not take over."""
+    model = network()
+    set_learning(model, LAYER4.learns, training=True)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    there, here = (torch.optim.Adam(learning, 1e-3, capturable=capturable) for capturable in (True, False))
+    for p in learning:
+        p.grad = torch.ones_like(p)
+    here.step()
+    there.load_state_dict({"state": here.state_dict()["state"], "param_groups": there.state_dict()["param_groups"]})
+    state = _State()
+    state.best = _learned(model, LAYER4)
+    state.save(tmp_path / "last.pt", LAYER4, 0, model, there)
+    kept = _State.read(tmp_path / "last.pt", LAYER4, 0)
+    assert kept is not None
+    assert kept["optimizer"]["param_groups"][0]["capturable"]
+    again = torch.optim.Adam(learning, 1e-3)
+    _State.resume(kept, LAYER4, model, again)
+    assert not again.param_groups[0]["capturable"]
+    assert float(again.state[learning[0]]["step"]) == 1
+    again.step()
 
 
 def test_a_damaged_state_starts_anew_and_a_foreign_one_is_kept(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
+from tumorlens.datasets.looks import look_at
 from tumorlens.errors import ImageError
 from tumorlens.images import SIZE, check_jpeg, read_image
 from tumorlens.model import normalise
@@ -182,3 +183,20 @@ def test_a_grey_picture_is_resized_as_its_three_channels_would_be(tmp_path: Path
     image.save(tmp_path / "x.png")
     wanted = np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     assert np.array_equal(read_image(tmp_path / "x.png")[0], wanted)
+
+
+def test_pixels_count_as_identical_however_a_file_holds_them(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    tinted = np.repeat(grey[..., None], 3, axis=2)
+    tinted[3, 5, 0] ^= 1
+    pictures = {
+        "l.png": Image.fromarray(grey), "rgb.png": Image.fromarray(grey).convert("RGB"),
+        "palette.png": Image.fromarray(grey).convert("P"), "turned.png": Image.fromarray(grey.T.copy()),
+        "reshaped.png": Image.fromarray(grey.reshape(60, 40)), "tinted.png": Image.fromarray(tinted),
+    }  # fmt: skip
+    found = {}
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name)
+        found[name] = look_at(tmp_path / name).pixels
+    assert found["l.png"] == found["rgb.png"] == found["palette.png"]
+    assert len(set(found.values())) == 4

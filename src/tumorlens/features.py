@@ -31,7 +31,7 @@ from tumorlens.configurations import STAGES
 from tumorlens.cuda import repeatable
 from tumorlens.datasets.index import Row
 from tumorlens.errors import DataError, ImageError, RunError
-from tumorlens.images import Pixels, hushed, read_image
+from tumorlens.images import READERS, Pixels, hushed, read_image
 from tumorlens.model import BOUNDARIES, forward
 from tumorlens.progress import Bar, say
 from tumorlens.store import SHAPES, CacheFile
@@ -39,7 +39,6 @@ from tumorlens.store import SHAPES, CacheFile
 _SAVE_EVERY = 16  # batches between notes of how far the pass has come
 _CPU_BATCH = 8  # images whose activations stay in a core's cache; of 8, 16 and 32 the fastest
 _READ = 1024  # rows that are read at once
-DECODERS = min(6, os.cpu_count() or 1)  # threads that feed a GPU; more wait for the interpreter
 
 
 @dataclass(frozen=True)
@@ -306,7 +305,7 @@ def _found_batches(
     """
     on_cpu = network.device.type == "cpu"
     threads = torch.get_num_threads()
-    workers = threads if on_cpu else DECODERS
+    workers = threads if on_cpu else READERS
     size = min(network.batch_size, _CPU_BATCH) if on_cpu else network.batch_size
 
     def work(start: int) -> Any:

@@ -13,7 +13,7 @@ from torchvision.models import ResNet
 from tumorlens.configurations import Configuration
 from tumorlens.model import set_learning
 from tumorlens.runs import Json
-from tumorlens.train import Part, Source
+from tumorlens.steps import Part, Source
 
 #: Inverse regularisation strengths that L-BFGS tries; validation loss chooses.
 LBFGS_C = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import re
 import stat
 import warnings
@@ -32,6 +33,7 @@ MEAN = 0.5
 STD = 0.5
 MAX_PIXELS = 64_000_000  # 8,000 x 8,000; far above any slice, far below what exhausts memory
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+READERS = min(6, os.cpu_count() or 1)  # threads that decode; on 16 cores more only wait for the interpreter
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # not whatever Pillow knows: EPS would start another program
 
 #: The preprocessing as recorded beside every weights file and in every cache's key.

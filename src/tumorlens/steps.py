@@ -6,7 +6,9 @@ graph launches all of them at once (Nguyen et al., "Accelerating PyTorch with CU
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,27 +20,52 @@ from tumorlens.features import InMemory
 from tumorlens.global_batch import sum_gradients
 from tumorlens.model import forward
 
-if TYPE_CHECKING:
-    from tumorlens.train import Part, Source
-
 _EAGER = 3  # steps before a graph is recorded: libraries and the optimiser make their working memory in them
 
 
+class Source(Protocol):
+    """Where rows of activations come from."""
+
+    @property
+    def boundary(self) -> str: ...
+
+    def rows(self, hashes: Sequence[str]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one split.
+
+    `hashes` are SHA-256 of the files; `labels` int64 [n], indices into the classes.
+    """
+
+    hashes: tuple[str, ...]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+@dataclass(eq=False)
 class Steps:
     """Takes steps on batches of training images, and adds up loss and right answers on the way.
 
-    `loss` and `correct` are float32 scalars on the device, sums over images since they were last set to zero.
+    `model` lies on the device, and what learns has gradients switched on. `loss` and `correct` are float32 scalars
+    there, sums over images since `begin`.
     """
 
-    def __init__(
-        self, model: ResNet, configuration: Configuration, source: Source, train: Part, *,
-        device: torch.device, precision: torch.dtype, world: World,
-    ) -> None:  # fmt: skip
-        self.model, self.source, self.train = model, source, train
-        self.device, self.precision, self.world = device, precision, world
-        self.learning = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(self.learning, configuration, device)
-        self.loss, self.correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    model: ResNet
+    configuration: Configuration
+    source: Source
+    train: Part
+    device: torch.device
+    precision: torch.dtype
+    world: World
+
+    def __post_init__(self) -> None:
+        self.learning = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = _optimizer(self.learning, self.configuration, self.device)
+        self.loss, self.correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
 
     def begin(self, order: Tensor) -> Tensor:
         """Set the sums to zero, and give an epoch's order of images, int64 [n], as `take` wants parts of it."""
@@ -74,17 +101,15 @@ class Steps:
 class RecordedSteps(Steps):
     """The same of one process on CUDA, with activations in the device's memory: full batches replay one CUDA graph."""
 
-    def __init__(
-        self, model: ResNet, configuration: Configuration, source: InMemory, train: Part, *,
-        device: torch.device, precision: torch.dtype, world: World,
-    ) -> None:  # fmt: skip
-        super().__init__(model, configuration, source, train, device=device, precision=precision, world=world)
-        self.held = source
-        self.places = torch.tensor([source.row_of[sha256] for sha256 in train.hashes], device=device)
-        self.labels = train.labels.to(device)
-        self.batch = torch.zeros(configuration.batch_size, dtype=torch.int64, device=device)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert isinstance(self.source, InMemory)
+        self.held, row_of = self.source, self.source.row_of
+        self.places = torch.tensor([row_of[sha256] for sha256 in self.train.hashes], device=self.device)
+        self.labels = self.train.labels.to(self.device)
+        self.batch = torch.zeros(self.configuration.batch_size, dtype=torch.int64, device=self.device)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self.taken = 0
 
     def begin(self, order: Tensor) -> Tensor:
@@ -112,15 +137,14 @@ class RecordedSteps(Steps):
         self._step(self.held.at(self.places.index_select(0, batch)), self.labels.index_select(0, batch), len(batch))
 
 
-def steps(
-    model: ResNet, configuration: Configuration, source: Source, train: Part, *,
-    device: torch.device, precision: torch.dtype, world: World,
+def steps_of(
+    model: ResNet, configuration: Configuration, source: Source, train: Part, device: torch.device,
+    precision: torch.dtype, world: World,
 ) -> Steps:  # fmt: skip
-    """The quicker kind that can be had; `model` lies on the device, and what learns has gradients switched on."""
-    alone = world.size == 1 and device.type == "cuda"
-    if alone and isinstance(source, InMemory) and source.values.device.type == "cuda":
-        return RecordedSteps(model, configuration, source, train, device=device, precision=precision, world=world)
-    return Steps(model, configuration, source, train, device=device, precision=precision, world=world)
+    """The quicker kind that can be had."""
+    held = isinstance(source, InMemory) and source.values.device.type == "cuda"
+    kind = RecordedSteps if held and world.size == 1 else Steps
+    return kind(model, configuration, source, train, device, precision, world)
 
 
 def _optimizer(

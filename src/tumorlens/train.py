@@ -1,4 +1,4 @@
-"""Fit one configuration: epochs over cached activations, early stopping, resumable at every epoch."""
+"""Fit one configuration: epochs over cached activations, early stopping, resumable."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,32 +24,9 @@ from tumorlens.global_batch import join_batchnorm
 from tumorlens.model import forward, set_learning, stage_modules
 from tumorlens.progress import Bar, say
 from tumorlens.runs import Json, writing
-from tumorlens.steps import Steps, steps
+from tumorlens.steps import Part, Source, Steps, steps_of
 
 EVALUATION_BATCH = 128
-
-
-class Source(Protocol):
-    """Where rows of activations come from."""
-
-    @property
-    def boundary(self) -> str: ...
-
-    def rows(self, hashes: Sequence[str]) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images of one split.
-
-    `hashes` are SHA-256 of the files; `labels` int64 [n], indices into the classes.
-    """
-
-    hashes: tuple[str, ...]
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.hashes)
 
 
 @repeatable()
@@ -92,8 +68,8 @@ def fit(
     convolutions
         `direct` for oneDNN's also where `auto` would take Winograd's algorithm.
     last
-        Where to keep the state after every epoch; an existing one of the same configuration is gone on from. One
-        process on CUDA, whose epochs may take less time than writing it, spends at most a fifth of the time on that.
+        Where to keep the state: after every epoch, but on a GPU, whose epochs may take less time than writing it, for
+        a fifth of the time at most. An existing one of the same configuration is gone on from.
     on_epoch
         Called with each epoch's record, those of a resumed run's first part included.
     world
@@ -124,8 +100,8 @@ def fit(
     if world.size > 1:
         join_batchnorm(model, world)
     set_learning(model, configuration.learns, training=True)
-    taking = steps(model, configuration, source, train, device=device, precision=precision, world=world)
-    optimizer = taking.optimizer
+    steps = steps_of(model, configuration, source, train, device, precision, world)
+    optimizer = steps.optimizer
     kept = world.led(_State.read, last, configuration, seed) if last else None
     state = _State.resume(kept, configuration, model, optimizer) if kept else _State()
     world.reached[:] = [f"{configuration.name} starts anew"]
@@ -140,7 +116,7 @@ def fit(
             if epoch - 1 - best_epoch >= configuration.patience:
                 break
             began = time.perf_counter()
-            train_loss, train_accuracy = _one_epoch(taking, configuration, epoch, seed)
+            train_loss, train_accuracy = _one_epoch(steps, configuration, epoch, seed)
             seconds = time.perf_counter() - began
             logits = predict_logits(model, source, validation.hashes, device=device, precision=precision, world=world)
             loss, accuracy = world.led(_validated, configuration, epoch, train_loss, logits, validation.labels)
@@ -190,22 +166,22 @@ def _validated(
     return loss, float((logits.argmax(1) == labels).double().mean())
 
 
-def _one_epoch(taking: Steps, configuration: Configuration, epoch: int, seed: int) -> tuple[float, float]:
+def _one_epoch(steps: Steps, configuration: Configuration, epoch: int, seed: int) -> tuple[float, float]:
     """One pass over the training images in a fresh order; returns mean loss and accuracy on the way."""
-    set_learning(taking.model, configuration.learns, training=True)
-    n, world = len(taking.train), taking.world
+    set_learning(steps.model, configuration.learns, training=True)
+    n, world = len(steps.train), steps.world
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
-    batches = list(taking.begin(order).split(configuration.batch_size))  # type: ignore[no-untyped-call]
+    batches = list(steps.begin(order).split(configuration.batch_size))  # type: ignore[no-untyped-call]
     # BatchNorm cannot take one image, and a process cannot take none.
     if len(batches) > 1 and len(batches[-1]) < max(2, world.size):
         batches[-2:] = [torch.cat(batches[-2:])]
     with Bar(f"{configuration.name}, epoch {epoch}", n) as bar:
         for batch in batches:
-            taking.take(batch)
+            steps.take(batch)
             bar.advance(len(batch))
-    world.sum_(taking.loss)
-    world.sum_(taking.correct)
-    return float(taking.loss) / n, float(taking.correct) / n
+    world.sum_(steps.loss)
+    world.sum_(steps.correct)
+    return float(steps.loss) / n, float(steps.correct) / n
 
 
 @repeatable()

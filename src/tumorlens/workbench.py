@@ -35,7 +35,8 @@ from tumorlens.options import Study
 from tumorlens.prepare import is_trained
 from tumorlens.progress import Clock, say
 from tumorlens.runs import INTENDED_USE, Json, Run, read_json, write_json, writing
-from tumorlens.train import Part, Source, convolving, fit, predict_logits
+from tumorlens.steps import Part, Source
+from tumorlens.train import convolving, fit, predict_logits
 
 _IN_MEMORY = 16_384  # images; 32 MB of features
 

@@ -23,7 +23,7 @@ import numpy as np
 from tumorlens.datasets.fetch import ImageFolder
 from tumorlens.datasets.looks import Look, look_at
 from tumorlens.errors import DataError, ImageError, RunError, TumorlensError
-from tumorlens.images import THUMBNAIL, Pixels, hushed
+from tumorlens.images import READERS, THUMBNAIL, Pixels, hushed
 from tumorlens.inputs.slices import shown
 from tumorlens.progress import Bar
 from tumorlens.runs import writing
@@ -141,7 +141,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
     cache
         Folder for the facts; written only when whole.
     workers
-        Threads for decoding; the number of cores where None.
+        Threads for decoding; READERS where None.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
         No usable image, a class without one, or a Testing folder without one.
     """
     files = list_files(folder)
-    workers = workers or min(6, os.cpu_count() or 1)  # more wait for the interpreter
+    workers = workers or READERS
     with hushed(), ThreadPoolExecutor(workers) as pool:
         odd = [f for f in files if not _is_utf8(f[0])]  # such a name has no place in JSON, CSV or a page
         files = [f for f in files if _is_utf8(f[0])]

@@ -35,7 +35,8 @@ class Look:
     border: float
     """Share of black pixels (at most 10), 0 to 1, in the frame of 1/16 of each side."""
     pixels: str
-    """SHA-256 of the decoded pixels and their size, hex: equal for pixel-identical images."""
+    """SHA-256 of the pixels and their size, hex: equal for pixel-identical images. Of a grey one, as `decode` takes it
+    with `keep_grey`, of its one channel, however the file holds it."""
     thumbnail: Pixels
     """uint8 [32, 32], grey."""
 
