@@ -329,22 +329,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = tuple(training[i] for i in order)
         material = Material(folder.root, rows, index.classes, find_weights(asked.weights), Path(scratch))
         some = dataclasses.replace(material, rows=rows[:640])
-        measured: list[Any] = []
-        if "decode" in asked.parts:
-            measured.append(decode(material, asked.repeats))
-        if "prefix" in asked.parts:
-            measured.append(prefix(some, "fp32", asked.repeats))
-        if "rounding" in asked.parts:
-            measured.append(rounding(some))
-        if "folds" in asked.parts:
-            measured.append(folds(some, asked.weights, 1))
-        if "epochs" in asked.parts:
-            measured.append(epochs(material, native, asked.repeats))
-            if asked.study:
-                measured.append(study(asked, asked.precision, measured[-1][1]["epochs"]))
-    for figures, detail in measured:
-        keep("speed-quick" if asked.quick else "speed", command(), figures, detail)
-        print(json.dumps(figures, indent=1))
+        done: dict[str, Any] = {}
+        work = {
+            "decode": lambda: decode(material, asked.repeats),
+            "prefix": lambda: prefix(some, "fp32", asked.repeats),
+            "rounding": lambda: rounding(some),
+            "folds": lambda: folds(some, asked.weights, 1),
+            "epochs": lambda: epochs(material, native, asked.repeats),
+            "study": lambda: study(asked, asked.precision, done["epochs"]),
+        }
+        chosen = [*asked.parts, *(["study"] if asked.study and "epochs" in asked.parts else [])]
+        for measure in (work[name] for name in work if name in chosen):
+            figures, detail = measure()
+            done |= detail
+            # At once: what follows may take an hour.
+            keep("speed-quick" if asked.quick else "speed", command(), figures, detail)
+            print(json.dumps(figures, indent=1), flush=True)
 
 
 if __name__ == "__main__":
