@@ -11,7 +11,6 @@ Updates benchmarks/results/gpu.json.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import statistics
 import subprocess
@@ -26,19 +25,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from material import Material
 from measuring import alternate, command, keep, spread
 from notebook_baseline import Notebook
 from torch.utils.data import DataLoader, TensorDataset
 
-from tumorlens.configurations import BUILT_IN
+from tumorlens.configurations import BUILT_IN, Configuration
 from tumorlens.datasets.fetch import fetch
-from tumorlens.datasets.index import TRAINING, Index, build_index
-from tumorlens.features import InMemory, activations
+from tumorlens.datasets.index import TRAINING, build_index
+from tumorlens.features import InMemory
 from tumorlens.images import READERS, hushed, read_image
-from tumorlens.model import Weights, build, find_weights, plain_state
+from tumorlens.model import build, find_weights, plain_state
 from tumorlens.runs import cache_dir, read_json
-from tumorlens.steps import Part
-from tumorlens.train import fit
 
 CUDA = torch.device("cuda")
 EPOCHS = {"initial": 40, "finetuned": 10}  # of ours at once: a training starts up once, not in each
@@ -59,49 +57,28 @@ class Decoded(Notebook):
         return DataLoader(images, batch_size=32, shuffle=shuffle)
 
 
-def trainer(
-    name: str, index: Index, root: Path, weights: Weights, cache: Path, rates: list[float]
-) -> tuple[Callable[[], None], float]:  # fmt: skip
-    """A training of ours in bf16 with activations on the GPU; images/s of each epoch's steps are added to `rates`.
-
-    Also the seconds of the pass over the frozen layers, decoding included.
-    """
-    rows = [row for row in index.rows if row.part == TRAINING]
-    dealt = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
-    cut = round(len(dealt) * 0.85)
-    parts = [
-        Part(tuple(r.sha256 for r in some), torch.tensor([index.classes.index(r.label) for r in some]))
-        for some in (dealt[:cut], dealt[cut:])
-    ]
-    one = dataclasses.replace(BUILT_IN[name], start="imagenet", max_epochs=EPOCHS[name], patience=EPOCHS[name])
-    began = time.perf_counter()
-    boundary = one.frozen_prefix
-    start = build(weights, len(index.classes), 0)
-    found, _ = activations(start, [boundary], rows, root, cache=cache, device=CUDA, precision=torch.bfloat16)
-    seconds = time.perf_counter() - began
-    source = InMemory.load(found[boundary], [row.sha256 for row in rows], CUDA)
-
-    def train() -> None:
-        history, _ = fit(
-            build(weights, len(index.classes), 0), one, source, *parts, seed=0, device=CUDA, precision=torch.bfloat16
-        )
-        rates.extend(record["images_per_s"] for record in history)
-
-    return train, seconds
-
-
 def epochs(asked: argparse.Namespace, scratch: Path) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds an epoch of the notebook and of ours, validation included, and the images/s that ours learns from."""
     folder = fetch(asked.data, cache=cache_dir())
     index, weights = build_index(folder, cache_dir()), find_weights(asked.weights)
+    training = [row for row in index.rows if row.part == TRAINING]
+    rows = tuple(training[i] for i in np.random.default_rng(0).permutation(len(training)))
+    material = Material(folder.root, rows, index.classes, weights, scratch, CUDA)
     start = scratch / "start.pth"
     torch.save(plain_state(build(weights, len(index.classes), 0)), start)
     work: dict[str, Callable[[], Any]] = {}
     passes, rates = {}, {name: list[float]() for name in EPOCHS}
-    for name in EPOCHS:
+    for name, n in EPOCHS.items():
         work[f"notebook {name}"] = Notebook(folder.root, start, name).epoch
         work[f"notebook {name}, decoded before"] = Decoded(folder.root, start, name).epoch
-        work[name], passes[name] = trainer(name, index, folder.root, weights, scratch / name, rates[name])
+        one = BUILT_IN[name]
+        caches, passes[name] = material.prefix([one.frozen_prefix], "bf16", name)
+        source = InMemory.load(caches[one.frozen_prefix], [row.sha256 for row in rows], CUDA)
+
+        def ours(one: Configuration = one, source: InMemory = source, n: int = n) -> None:
+            rates[one.name].extend(record["images_per_s"] for record in material.train(one, source, "bf16", n))
+
+        work[name] = ours
     found = alternate(work, asked.repeats)
     for name, n in EPOCHS.items():
         del rates[name][:n]  # of the round that does not count

@@ -27,75 +27,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from material import CPU, PRECISIONS, Material
 from measuring import alternate, command, keep, spread
 from notebook_baseline import Notebook
 from PIL import Image
 from torch import nn
 
-from tumorlens.configurations import FINETUNED, INITIAL, Configuration
+from tumorlens.configurations import FINETUNED, INITIAL
 from tumorlens.convolutions import quick
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import TRAINING, build_index
-from tumorlens.features import Activations, InMemory, activations
+from tumorlens.features import InMemory
 from tumorlens.images import SIZE, read_image
-from tumorlens.model import Weights, bf16_is_native, build, find_weights, forward, plain_state, set_learning
+from tumorlens.model import bf16_is_native, build, find_weights, forward, plain_state, set_learning
 from tumorlens.runs import cache_dir
-from tumorlens.steps import Part
-from tumorlens.train import fit
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PREFIX_BATCH = 64
 CORE_BATCH = 8  # of the convolutions measured alone: what the pass gives a core at a time
-CPU = torch.device("cpu")
-
-
-@dataclasses.dataclass(frozen=True)
-class Material:
-    """Some images of Training, dealt 85 to 15, and the weights to start from."""
-
-    root: Path
-    rows: tuple[Any, ...]
-    classes: tuple[str, ...]
-    weights: Weights
-    folder: Path  # scratch
-
-    def parts(self) -> tuple[Part, Part]:
-        cut = round(len(self.rows) * 0.85)
-        return self.part(self.rows[:cut]), self.part(self.rows[cut:])
-
-    def part(self, rows: Sequence[Any]) -> Part:
-        labels = torch.tensor([self.classes.index(row.label) for row in rows])
-        return Part(tuple(row.sha256 for row in rows), labels)
-
-    def linked(self, root: Path) -> Path:
-        """The same images as files below `root`, a folder a class."""
-        for row in self.rows:
-            place = root / row.label / f"{row.sha256[:16]}{Path(row.path).suffix}"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.exists():
-                place.symlink_to(self.root / row.path)
-        return root
-
-    def prefix(self, boundaries: Sequence[str], precision: str, name: str) -> tuple[dict[str, Activations], float]:
-        """The frozen layers over all images into a cache of its own; also the seconds."""
-        model = build(self.weights, len(self.classes), 0)
-        began = time.perf_counter()
-        caches, computed = activations(
-            model, boundaries, self.rows, self.root, cache=self.folder / name, device=CPU,
-            precision=PRECISIONS[precision], batch_size=PREFIX_BATCH,
-        )  # fmt: skip
-        assert computed == len({row.sha256 for row in self.rows})
-        return caches, time.perf_counter() - began
-
-
-def train(material: Material, configuration: Configuration, source: Any, precision: str, epochs: int) -> None:
-    """`epochs` epochs of ours, validation included."""
-    one = dataclasses.replace(configuration, start="imagenet", max_epochs=epochs, patience=epochs)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if source.boundary == "avgpool" else before)
-    model = build(material.weights, len(material.classes), 0)
-    fit(model, one, source, *material.parts(), seed=0, device=CPU, precision=PRECISIONS[precision])
-    torch.set_num_threads(before)
 
 
 def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
@@ -114,11 +61,11 @@ def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple
     passes["initial fp32"] = seconds
     hashes = [sha256 for part in material.parts() for sha256 in part.hashes]
     source = InMemory.load(caches["avgpool"], hashes, CPU)
-    work["initial fp32"] = lambda: train(material, INITIAL, source, "fp32", further["initial fp32"])
+    work["initial fp32"] = lambda: material.train(INITIAL, source, "fp32", further["initial fp32"])
     for precision in precisions:
         caches, passes[f"finetuned {precision}"] = material.prefix(["layer2"], precision, f"finetuned-{precision}")
         work[f"finetuned {precision}"] = (
-            lambda cache=caches["layer2"], p=precision: train(material, FINETUNED, cache, p, further[f"finetuned {p}"])
+            lambda cache=caches["layer2"], p=precision: material.train(FINETUNED, cache, p, further[f"finetuned {p}"])
         )  # fmt: skip
     found = alternate(work, repeats, warm=False)
     found |= {name: [s / n for s in found[name]] for name, n in further.items()}

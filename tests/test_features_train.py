@@ -13,40 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learning import network, part
+from learning import rows as rows  # a fixture
 from torchvision.models import ResNet
 
 from tumorlens import features
 from tumorlens.configurations import Configuration
-from tumorlens.datasets.fetch import fetch
-from tumorlens.datasets.index import Row, build_index
-from tumorlens.datasets.splits import split_index
+from tumorlens.datasets.index import Row
 from tumorlens.errors import DataError, RunError
 from tumorlens.features import InMemory, activations
 from tumorlens.head import LBFGS_C, fit_head_lbfgs
 from tumorlens.images import read_image
-from tumorlens.model import build, find_weights, forward, normalise, set_learning
-from tumorlens.steps import Part
+from tumorlens.model import forward, normalise, set_learning
 from tumorlens.train import _learned, _State, fit, predict_logits
 
 CPU = torch.device("cpu")
 EXACT = {"device": CPU, "precision": torch.float32}
 LAYER4 = Configuration("layer4", ("layer4", "fc"), learning_rate=1e-3, batch_size=16, max_epochs=2, patience=2)
-
-
-@pytest.fixture(scope="module")
-def rows(small_folder: Path, small_cache: Path) -> tuple[Row, ...]:
-    index = build_index(fetch(str(small_folder), cache=small_cache), small_cache)
-    return split_index(index, seed=0).rows
-
-
-def network() -> ResNet:
-    return build(find_weights("none"), 4, seed=0)
-
-
-def part(rows: tuple[Row, ...], split: str) -> Part:
-    classes = sorted({row.label for row in rows})
-    kept = [row for row in rows if row.split == split]
-    return Part(tuple(r.sha256 for r in kept), torch.tensor([classes.index(r.label) for r in kept]))
 
 
 def test_one_pass_serves_every_boundary(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_cuda import LATE, held, network, part
-from test_cuda import rows as rows  # a fixture
+from learning import LATE, held, network, part
+from learning import rows as rows  # a fixture
 
 from tumorlens import train
 from tumorlens.configurations import INITIAL, Configuration

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 
 @blocks_given_back()  # else what the search for twins needed adds to what the frozen layers do
-def prepare(
-    study: Study, *, command: str = "", clock: Clock | None = None, write: bool = True
-) -> Workbench:  # fmt: skip
+def prepare(study: Study, *, command: str = "", clock: Clock | None = None, write: bool = True) -> Workbench:
     """Fetch, check, index and split the data, find the weights, and write study.json, index.csv, audit.json.
 
     Without `write` a run's folder is checked against all that, and stays as it is.

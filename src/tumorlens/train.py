@@ -220,7 +220,7 @@ def _learned(model: ResNet, configuration: Configuration) -> dict[str, Tensor]:
     """A copy of parameters and statistics of the learning stages."""
     stages = tuple(f"{s}." for s in configuration.learns if s != "stem")
     stages += ("conv1.", "bn1.") if "stem" in configuration.learns else ()
-    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items() if k.startswith(stages)}
+    return {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items() if k.startswith(stages)}
 
 
 def _restore(model: ResNet, state: dict[str, Tensor]) -> None:

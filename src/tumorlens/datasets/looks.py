@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tumorlens.errors import ImageError
-from tumorlens.images import SIZE, SUFFIXES, THUMBNAIL, Pixels, decode, grey_band, resized
+from tumorlens.images import SIZE, SUFFIXES, THUMBNAIL, Pixels, decode, grey_band
 
 _COLOUR_STEP = 20  # grey levels between channels; JPEG's chroma noise stays below
 _BLACK = 10  # grey levels; JPEG's noise around a black border stays below
@@ -59,17 +59,15 @@ def look_at(path: Path) -> Look:
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
     band = grey_band(image)
     digest.update((band or image).tobytes())  # of one channel where it is grey, however the file holds it
-    if band:
-        grey, colour = band.resize((SIZE, SIZE), Image.Resampling.BILINEAR), 0.0
-    else:
-        small = resized(image)
-        grey, colour = Image.fromarray(small).convert("L"), colour_share(small)
+    small = (band or image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    grey = small.convert("L")
     levels = np.asarray(grey)
     black = levels <= _BLACK
     of_frame = np.count_nonzero(black) - np.count_nonzero(black[_BORDER:-_BORDER, _BORDER:-_BORDER])
     thumbnail = np.array(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
     return Look(
-        path.stat().st_size, facts.width, facts.height, facts.mode, facts.tables, colour,
+        path.stat().st_size, facts.width, facts.height, facts.mode, facts.tables,
+        0.0 if band else colour_share(np.asarray(small)),
         round(float(levels.mean()), 3), round(of_frame / (SIZE**2 - (SIZE - 2 * _BORDER) ** 2), 4),
         digest.hexdigest(), thumbnail,
     )  # fmt: skip
