@@ -29,7 +29,8 @@ import torch
 from measuring import alternate, command
 from torchvision.models import resnet18
 
-from tumorlens.classifier import Classifier, load_classifier, usable_cores
+from tumorlens.classifier import Classifier, load_classifier
+from tumorlens.cores import usable_cores
 from tumorlens.export import INT8_FILE, open_source, parity
 from tumorlens.images import read_image
 from tumorlens.model import device_name, forward, read_state

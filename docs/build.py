@@ -261,7 +261,7 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
             coverage=found.get("bench-coverage"),
             trust_run=run_of(found, measured.get("trust")),
             trust_int8=measured.get("trust-int8"),
-            **{name: measured.get(name) for name in ("trust", "pointing", "sanity", "fuzz")},
+            **{name: measured.get(name) for name in ("trust", "pointing", "sanity", "fuzz", "precision")},
         )
         pages.append(page.strip())
     return "\n\n".join(page for page in pages if page) + "\n"

@@ -48,6 +48,21 @@ def test_output_and_gradients_are_the_definitions(c: int, k: int, h: int, w: int
         assert error(found, true) < limit
 
 
+def share(found: Tensor, truth: Tensor) -> float:
+    return float((found.double() - truth).norm() / truth.norm())
+
+
+@pytest.mark.parametrize(("c", "k", "h", "w"), [(128, 128, 14, 14), (16, 24, 7, 7), (3, 5, 9, 4), (2, 2, 1, 1)])
+def test_in_bfloat16_a_few_hundredths_are_lost(c: int, k: int, h: int, w: int) -> None:
+    torch.manual_seed(0)
+    x, gradient = torch.randn(3, c, h, w), torch.randn(3, k, h, w)
+    weight = torch.randn(k, c, 3, 3) / (3 * c**0.5)
+    truth = passes(direct, x, weight, gradient, torch.float64)
+    for found, true in zip(passes(convolve, x, weight, gradient, torch.bfloat16), truth, strict=True):
+        assert found.dtype == torch.bfloat16
+        assert share(found, true) < 0.035
+
+
 @pytest.mark.parametrize(("h", "w", "side"), [(14, 14, 5), (7, 7, 4), (4, 4, 4), (5, 5, 5), (28, 28, 4)])
 def test_tiles_take_the_fewest_multiplications(h: int, w: int, side: int) -> None:
     assert tile_side(h, w) == side
@@ -107,6 +122,33 @@ def test_a_network_keeps_its_tensors_and_gets_its_own_convolutions_back() -> Non
     assert any(not torch.equal(own[name], fast[name]) for name in own), "quick() changed nothing"
 
 
+def test_autocast_computes_by_winograd_what_learns_and_predicts_by_the_definition() -> None:
+    torch.manual_seed(0)
+    two = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1, bias=False), nn.Conv2d(128, 8, 3, stride=2, bias=False)).to(
+        memory_format=torch.channels_last
+    )  # type: ignore[call-overload]
+    x = torch.randn(2, 128, 8, 8)
+
+    def passed() -> tuple[Tensor, Tensor]:
+        two.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            y = two(x)
+        y.float().square().sum().backward()
+        return y.detach(), two[0].weight.grad.clone()
+
+    own, own_gradient = passed()
+    with quick([two]):
+        learned, gradient = passed()
+        two.eval()
+        predicted = passed()[0]
+    assert learned.dtype == own.dtype == torch.bfloat16
+    assert gradient.dtype == torch.float32
+    assert torch.equal(predicted, own)
+    assert not torch.equal(learned, own)
+    assert share(learned, own.double()) < 0.04
+    assert share(gradient, own_gradient.double()) < 0.08
+
+
 def test_float64_is_left_to_the_definition() -> None:
     two = nn.Sequential(
         nn.Conv2d(256, 256, 3, padding=1, bias=False), nn.Conv2d(256, 8, 3, stride=2, bias=False)
@@ -130,9 +172,7 @@ def test_other_convolutions_stay() -> None:
         assert all(type(m) is nn.Conv2d for m in others)
 
 
-def test_chosen_for_float32_on_the_processor_alone() -> None:
-    cpu = torch.device("cpu")
-    assert by_winograd("auto", cpu, torch.float32)
-    assert not by_winograd("direct", cpu, torch.float32)
-    assert not by_winograd("auto", cpu, torch.bfloat16)
-    assert not by_winograd("auto", torch.device("cuda"), torch.float32)
+def test_chosen_for_the_processor_alone() -> None:
+    assert by_winograd("auto", torch.device("cpu"))
+    assert not by_winograd("direct", torch.device("cpu"))
+    assert not by_winograd("auto", torch.device("cuda"))

@@ -13,6 +13,7 @@ import torch
 from captum.attr import LayerGradCam
 from classifier_fixture import CLASSES, arrays, network
 from conftest import write_folder
+from onnx import numpy_helper
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tumorlens import Study, export, run_study
@@ -23,7 +24,7 @@ from tumorlens.export import export_run, parity
 from tumorlens.graph import build_graph, fold, unquantised_nodes
 from tumorlens.images import read_image
 from tumorlens.model import forward, normalise
-from tumorlens.quantise import accept, quantise
+from tumorlens.quantise import accept, quantise, weight_scales
 from tumorlens.runs import read_json
 
 
@@ -122,6 +123,21 @@ class TestInt8:
         assert np.abs(found - outputs.logits).max() > 0
         # on the images that it was calibrated on the mean is given back
         np.testing.assert_allclose(found.mean(0), outputs.logits.mean(0), atol=1e-3)
+
+    def test_pairs_of_weights_saturate_on_no_processor(self, plain, pixels):
+        stored = {t.name: numpy_helper.to_array(t) for t in quantise(plain, pixels).graph.initializer}
+        largest = 0
+        for weights in (np.abs(w.astype(int)) for name, w in stored.items() if name.endswith(".weight_quantized")):
+            for order in (weights, weights.transpose(0, 2, 3, 1)):
+                flat = order.reshape(len(order), -1)
+                assert (flat[:, 1:] + flat[:, :-1]).max(initial=0) <= 128
+            largest = max(largest, weights.max())
+        assert largest > 64  # where 7 bits end
+
+    def test_a_channel_of_zeros_has_a_scale_too(self):
+        weight = np.zeros((2, 3, 3, 3), np.float32)
+        weight[1, 0, 0, 0] = 0.5
+        np.testing.assert_allclose(weight_scales(weight), [1, 0.5 / 127])
 
     def test_no_loss_is_accepted(self):
         labels = np.arange(1000) % 4

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tumorlens.cores import usable_cores
 from tumorlens.errors import ConfigError, RunError, TumorlensError, WeightsError
 from tumorlens.images import PREPROCESSING, SIZE, Pixels
 from tumorlens.trust import Judgement, Trust
@@ -191,11 +192,6 @@ def open_session(model: Path | bytes, threads: int | None = None) -> InferenceSe
         name = "The model" if isinstance(model, bytes) else str(model)
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"{name} cannot be opened as an ONNX model ({reason}).", cure=_AGAIN) from None
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _entries(session: InferenceSession) -> dict[str, str]:

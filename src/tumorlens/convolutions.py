@@ -1,7 +1,8 @@
-"""Which convolutions of layers that learn are computed otherwise than by oneDNN, in float32 on a CPU.
+"""Which convolutions of layers that learn are computed otherwise than by oneDNN, on a CPU.
 
-Wide 3×3 ones of stride 1 by Winograd's algorithm (`winograd`). Of strided ones oneDNN takes twice as long for the
-weight's gradient as one matrix product does, so that alone is computed here.
+Wide 3×3 ones of stride 1 by Winograd's algorithm (`winograd`): in float32, and in bfloat16 while they learn. There
+rounding shows, which a gradient bears better than a prediction, and forward alone gains little. Of strided ones oneDNN
+takes twice as long in float32 for the weight's gradient as one matrix product does, so that alone is computed here.
 """
 
 from __future__ import annotations
@@ -70,19 +71,29 @@ def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int
 
 class _Winograd(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.weight) if x.dtype == torch.float32 else super().forward(x)
+        kind = _computed_in(x)
+        if kind == torch.float32:
+            return convolve(x, self.weight)
+        if kind == torch.bfloat16 and self.training:
+            return convolve(x.to(kind), self.weight.to(kind))
+        return super().forward(x)
 
 
 class _StridedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32:
+        if _computed_in(x) != torch.float32:
             return super().forward(x)
         return convolve_strided(x, self.weight, self.stride[0], int(self.padding[0]))
 
 
-def by_winograd(wanted: str, device: torch.device, precision: torch.dtype) -> bool:
-    """Whether layers that learn convolve as `quick` does, from `auto` or `direct`: in float32 on a CPU alone."""
-    return wanted == "auto" and device.type == "cpu" and precision == torch.float32
+def _computed_in(x: Tensor) -> torch.dtype:
+    """What a convolution of x computes in, autocast or not."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def by_winograd(wanted: str, device: torch.device) -> bool:
+    """Whether layers that learn convolve as `quick` does, from `auto` or `direct`: on a CPU alone."""
+    return wanted == "auto" and device.type == "cpu"
 
 
 @contextmanager

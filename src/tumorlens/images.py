@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import re
 import stat
 import warnings
@@ -25,6 +24,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from tumorlens.cores import usable_cores
 from tumorlens.errors import ImageError
 
 SIZE = 224  # pixels a side
@@ -33,7 +33,7 @@ MEAN = 0.5
 STD = 0.5
 MAX_PIXELS = 64_000_000  # 8,000 x 8,000; far above any slice, far below what exhausts memory
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-READERS = min(6, os.cpu_count() or 1)  # threads that decode; on 16 cores more only wait for the interpreter
+READERS = min(6, usable_cores())  # threads that decode; on 16 cores more only wait for the interpreter
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # not whatever Pillow knows: EPS would start another program
 
 #: The preprocessing as recorded beside every weights file and in every cache's key.

@@ -31,7 +31,7 @@ class Study:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of convolutions; auto is bf16 on CUDA and fp32 on the CPU."""
     convolutions: Literal["auto", "direct"] = "auto"
-    """Of layers that learn, in fp32 on the CPU; auto computes wide 3×3 ones by Winograd's algorithm: faster."""
+    """Of layers that learn, on the CPU; auto computes wide 3×3 ones by Winograd's algorithm: faster."""
     configurations: tuple[str, ...] = ("initial", "finetuned")
     """Which to run, in order: initial, finetuned, initial_lbfgs, initial_lbfgs_refit, or names from --config."""
     config: Path | None = None

@@ -54,7 +54,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     device, device_why = model.choose_device(study.device)
     precision, precision_why = model.choose_precision(study.precision, device)
     precision_name = {"float32": "fp32", "bfloat16": "bf16"}[str(precision).removeprefix("torch.")]
-    fast = by_winograd(study.convolutions, device, precision)
+    fast = by_winograd(study.convolutions, device)
     if write:
         probe_writable(run.root)
     weights = _weights(study, model)

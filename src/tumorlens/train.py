@@ -111,7 +111,7 @@ def fit(
     best_loss = min((r["validation_loss"] for r in state.history), default=float("inf"))
     best_epoch = max((r["epoch"] for r in state.history if r["best"]), default=0)
     stopped = f"all {configuration.max_epochs} epochs ran"
-    with convolving(model, configuration, convolutions, device, precision):
+    with convolving(model, configuration, convolutions, device):
         for epoch in range(len(state.history) + 1, configuration.max_epochs + 1):
             if epoch - 1 - best_epoch >= configuration.patience:
                 break
@@ -146,11 +146,11 @@ def fit(
 
 
 def convolving(
-    model: ResNet, configuration: Configuration, convolutions: str, device: torch.device, precision: torch.dtype
+    model: ResNet, configuration: Configuration, convolutions: str, device: torch.device
 ) -> AbstractContextManager[None]:
     """Within it the learning stages convolve by Winograd's algorithm, where that is faster and `auto` lets it."""
     learning = [m for stage in configuration.learns for m in stage_modules(model, stage)]
-    return quick(learning if by_winograd(convolutions, device, precision) else ())
+    return quick(learning if by_winograd(convolutions, device) else ())
 
 
 def _validated(

@@ -239,7 +239,7 @@ class Workbench:
         used = [row for row in self.rows if row.split]
         source = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with convolving(model, configuration, self.study.convolutions, self.device, self.precision):
+        with convolving(model, configuration, self.study.convolutions, self.device):
             logits = predict_logits(
                 model, source, [row.sha256 for row in used],
                 device=self.device, precision=self.precision, title=f"{name}, predicting",

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from scipy.fft import dctn
 from threadpoolctl import threadpool_limits
 
+from tumorlens.cores import usable_cores
 from tumorlens.errors import DataError
 from tumorlens.images import THUMBNAIL
 from tumorlens.progress import Bar
@@ -124,7 +125,7 @@ def find_twins(thumbnails: Thumbnails, reference: Bools, *, floor: float = COARS
     of_distinct = np.zeros(len(distinct), bool)
     np.logical_or.at(of_distinct, place, reference)
     with _Spectra(distinct.reshape(-1, THUMBNAIL, THUMBNAIL)) as transformed:
-        best, where, found = _search(transformed, of_distinct, floor, workers or os.cpu_count() or 1)
+        best, where, found = _search(transformed, of_distinct, floor, workers or usable_cores())
         nearest, similarity = _to_images(reference, place, best, where)
         transformation = np.full(n, -1, np.int64)
         has = np.flatnonzero(nearest >= 0)

@@ -23,7 +23,8 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from tumorlens import __version__
-from tumorlens.classifier import Classifier, usable_cores
+from tumorlens.classifier import Classifier
+from tumorlens.cores import usable_cores
 from tumorlens.inputs import Plane
 from tumorlens.predicting import model_name
 from tumorlens.serve.admission import STALL, Admission, body_of, unless_gone

@@ -26,7 +26,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tumorlens.allocator import give_back_blocks
-from tumorlens.classifier import BATCH, load_classifier, usable_cores
+from tumorlens.classifier import BATCH, load_classifier
+from tumorlens.cores import usable_cores
 from tumorlens.errors import RunError
 from tumorlens.images import SIZE
 from tumorlens.progress import say
