@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.cores import usable_cores
+from tumorlens.cores import one_for_matrices, usable_cores
 from tumorlens.errors import ConfigError, RunError, TumorlensError, WeightsError
 from tumorlens.images import PREPROCESSING, SIZE, Pixels
 from tumorlens.trust import Judgement, Trust
@@ -36,7 +36,7 @@ FILE, INT8_FILE = "classifier.onnx", "classifier-int8.onnx"
 INPUT = "pixels"
 OUTPUTS = ("logits", "features", "heatmap", "statistics")
 BATCH = 32
-_PART = 8  # images that a core computes at a time, where there are several
+_PART = 4  # images that a core computes at a time, where there are several
 
 Floats = npt.NDArray[np.float32]
 _AGAIN = "Export it anew: tumorlens export RUN"
@@ -115,7 +115,8 @@ class Classifier:
 
     def judge(self, outputs: Outputs, pixels: Pixels, *, coverage: float = 0.95) -> Judgement:
         """Calibrated probabilities, prediction sets and verdicts of what `run` gave for `pixels`."""
-        return self.trust.judge(outputs.logits, outputs.features, outputs.statistics, pixels, coverage=coverage)
+        with one_for_matrices():
+            return self.trust.judge(outputs.logits, outputs.features, outputs.statistics, pixels, coverage=coverage)
 
     def classify(self, pixels: Pixels, *, coverage: float = 0.95) -> Judgement:
         """Run the network and judge its answers; `coverage` is the share of sets that hold the true class."""

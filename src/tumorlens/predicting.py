@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.ahead import ahead
-from tumorlens.classifier import BATCH, Classifier
+from tumorlens.classifier import BATCH, Classifier, Outputs
 from tumorlens.errors import ConfigError, RunError
+from tumorlens.images import SIZE, Pixels
 from tumorlens.inputs import Limits, Plane, Slice, Unreadable, count_inputs, read_inputs, standard_input
 from tumorlens.progress import Bar
 from tumorlens.resuming import Finished, Item, finished, unfinished
@@ -100,23 +101,42 @@ def predict(
     return with_volumes(rows, classifier.classes, before.slices)
 
 
+@dataclass(frozen=True, eq=False)
+class _Computed:
+    """Items, and what the network says of those of them that are slices."""
+
+    group: list[Item]
+    pixels: Pixels
+    outputs: Outputs
+    seconds: float
+    """That the network took."""
+
+
 def _answers(items: Iterator[Item], classifier: Classifier, job: Job, on_slice: OnSlice | None) -> Iterator[Row]:
-    while group := list(islice(items, job.batch)):
-        rows = _classified([item for item in group if isinstance(item, Slice)], classifier, job, on_slice)
-        for item in group:
+    for computed in ahead(_computed(items, classifier, job.batch), 1):  # judged while the next ones are computed
+        rows = _classified(computed, classifier, job, on_slice)
+        for item in computed.group:
             yield next(rows) if isinstance(item, Slice) else failed_row(item)
 
 
+def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iterator[_Computed]:
+    while group := list(islice(items, batch)):
+        began = time.perf_counter()
+        slices = [item.pixels for item in group if isinstance(item, Slice)]
+        pixels = np.stack(slices) if slices else np.zeros((0, SIZE, SIZE, 3), np.uint8)
+        outputs = classifier.run(pixels)
+        yield _Computed(group, pixels, outputs, time.perf_counter() - began)
+
+
 def _classified(
-    slices: Sequence[Slice], classifier: Classifier, job: Job, on_slice: OnSlice | None
+    computed: _Computed, classifier: Classifier, job: Job, on_slice: OnSlice | None
 ) -> Iterator[Row]:  # fmt: skip
+    slices = [item for item in computed.group if isinstance(item, Slice)]
     if not slices:
         return
-    began = time.perf_counter()
-    pixels = np.stack([item.pixels for item in slices])
-    outputs = classifier.run(pixels)
-    judged = classifier.judge(outputs, pixels, coverage=job.coverage)
-    seconds = (time.perf_counter() - began) / len(slices)
+    began, outputs = time.perf_counter(), computed.outputs
+    judged = classifier.judge(outputs, computed.pixels, coverage=job.coverage)
+    seconds = (computed.seconds + time.perf_counter() - began) / len(slices)
     for i, item in enumerate(slices):
         row = row_of(item, i, judged, classifier.classes, seconds)
         if on_slice is not None:
