@@ -37,9 +37,10 @@ from tumorlens.configurations import FINETUNED, INITIAL
 from tumorlens.convolutions import quick
 from tumorlens.datasets.fetch import fetch
 from tumorlens.datasets.index import TRAINING, build_index
+from tumorlens.devices import bf16_is_native
 from tumorlens.features import InMemory
 from tumorlens.images import SIZE, read_image
-from tumorlens.model import bf16_is_native, build, find_weights, forward, plain_state, set_learning
+from tumorlens.model import build, find_weights, forward, plain_state, set_learning
 from tumorlens.runs import cache_dir
 
 CORE_BATCH = 8  # of the convolutions measured alone: what the pass gives a core at a time
@@ -214,7 +215,7 @@ def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str,
     baseline = {name: share * detail["epoch_seconds"][f"baseline {name}"]["median"] * trained[name] for name in trained}
     return {"speedup.study": sum(baseline.values()) / seconds}, {
         "study": {
-            "precision": precision,
+            "precision": record["device"]["precision"],
             "seconds": seconds,
             "epochs": trained,
             "baseline_seconds": baseline,
@@ -256,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", default="none", help="none, imagenet or a ResNet18 state dict")
     parser.add_argument("--images", type=int, help="images of Training to use; all where absent")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the study")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the study")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--study", action="store_true")
     parser.add_argument("--run", type=Path, help="a new folder for the study's run; thrown away where absent")

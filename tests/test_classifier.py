@@ -8,17 +8,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from classifier_fixture import CARD, CLASSES, write_classifier
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tumorlens import load_classifier
 from tumorlens.classifier import CARD as CARD_KEY
 from tumorlens.classifier import TRUST as TRUST_KEY
 from tumorlens.errors import ConfigError, RunError, TumorlensError, WeightsError
-from tumorlens.trust import OK, UNCERTAIN
+from tumorlens.trust import OK, UNCERTAIN, Trust
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,24 @@ def test_an_answer_has_the_documented_shapes(classifier, pixels):
     temperature = classifier.trust.temperature
     p = np.exp(found.logits / temperature)
     np.testing.assert_allclose(judged.probabilities, p / p.sum(1, keepdims=True), rtol=1e-4)
+
+
+def test_matrices_take_one_core_while_answers_are_judged(classifier, pixels, monkeypatch):
+    def cores() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    def judged(trust: Trust, *arguments: Any, **more: Any) -> Any:
+        within.append(cores())
+        return judge(trust, *arguments, **more)
+
+    within: list[set[int]] = []
+    judge = Trust.judge
+    monkeypatch.setattr(Trust, "judge", judged)
+    with threadpool_limits(2, user_api="blas"):
+        before = cores()
+        classifier.classify(pixels)
+        assert cores() == before
+    assert within == [{1}]
 
 
 def test_no_images_give_no_answers(classifier, pixels):

@@ -74,8 +74,8 @@ class Setting:
     cache: Path
 
     def options(self, out: Path) -> dict[str, object]:
-        return {"data": str(self.data), "weights": "none", "device": "cpu", "cache": self.cache, "out": out,
-                "config": self.root / "c.toml", "max_epochs": 2}  # fmt: skip
+        return {"data": str(self.data), "weights": "none", "device": "cpu", "precision": "fp32", "cache": self.cache,
+                "out": out, "config": self.root / "c.toml", "max_epochs": 2}  # fmt: skip
 
     def start(self, command: str, out: Path, **changes: object) -> subprocess.Popen[str]:
         """`tumorlens COMMAND --json` in two processes on this host."""

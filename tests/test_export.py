@@ -169,7 +169,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict
     root = tmp_path_factory.mktemp("export")
     data = write_folder(root / "data", train=34, test=1)
     run_study(Study(data=str(data), weights="none", out=root / "run", cache=root / "cache", max_epochs=1,
-                    configurations=("initial",), device="cpu"))  # fmt: skip
+                    configurations=("initial",), device="cpu", precision="fp32"))  # fmt: skip
     shutil.rmtree(data / "Testing")
     return root / "run", data, export_run(root / "run", "initial")
 

@@ -13,7 +13,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from tumorlens import model as rooms
 from tumorlens.configurations import BUILT_IN, Configuration
-from tumorlens.errors import ConfigError, FetchError, RunError, WeightsError
+from tumorlens.errors import FetchError, RunError, WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -155,16 +155,6 @@ def test_learned_parameters_of_the_published_pair() -> None:
     model = rooms.build(rooms.find_weights("none"), 4, seed=0)
     assert rooms.learned_parameters(model, BUILT_IN["initial"]) == (2_052, 11_178_564)
     assert rooms.learned_parameters(model, BUILT_IN["finetuned"]) == (10_495_492, 11_178_564)
-
-
-def test_device_and_precision_come_with_a_reason() -> None:
-    device, why = rooms.choose_device("cpu")
-    assert (device.type, "--device cpu" in why) == ("cpu", True)
-    assert rooms.choose_precision("auto", device)[0] == torch.float32
-    assert rooms.choose_precision("bf16", device)[0] == torch.bfloat16
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="no CUDA device"):
-            rooms.choose_device("cuda")
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk_is_a_clear_error(tmp_path: Path) -> None:

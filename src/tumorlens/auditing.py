@@ -95,8 +95,9 @@ def run_audit(
 
 
 def _doubts(rows: tuple[Row, ...], root: Path, weights: Weights, cache: Path) -> list[Json]:
+    from tumorlens.devices import choose_device, choose_precision
     from tumorlens.features import activations
-    from tumorlens.model import build, choose_device, choose_precision
+    from tumorlens.model import build
 
     device, _ = choose_device("auto")
     precision, _ = choose_precision("auto", device)

@@ -184,7 +184,7 @@ def joined(device: str) -> Iterator[World]:
     import torch
     from torch import distributed
 
-    from tumorlens.model import choose_device
+    from tumorlens.devices import choose_device
 
     world = World(int(os.environ["RANK"]), launched(), int(os.environ["LOCAL_RANK"]))
     kind = choose_device(device)[0].type

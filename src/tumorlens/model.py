@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
-import platform
 import socket
 import urllib.error
 import warnings
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
 from tumorlens.configurations import STAGES, Configuration
-from tumorlens.errors import ConfigError, FetchError, WeightsError
+from tumorlens.errors import FetchError, WeightsError
 from tumorlens.images import PREPROCESSING
 from tumorlens.runs import writing
 
@@ -288,60 +286,3 @@ def learned_parameters(model: ResNet, configuration: Configuration) -> tuple[int
         p.numel() for s in configuration.learns for m in stage_modules(model, s) for p in m.parameters()
     )  # fmt: skip
     return learned, sum(p.numel() for p in model.parameters())
-
-
-def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device and why, from `auto`, `cpu` or `cuda`.
-
-    Raises
-    ------
-    ConfigError
-        `cuda` is wanted and there is none.
-    """
-    if wanted == "cpu":
-        return torch.device("cpu"), "asked for with --device cpu"
-    if torch.cuda.is_available():
-        why = "asked for with --device cuda" if wanted == "cuda" else "a CUDA device is there"
-        return torch.device("cuda"), f"{why}: {torch.cuda.get_device_name()}"
-    if wanted == "cuda":
-        raise ConfigError("--device cuda: PyTorch sees no CUDA device.", cure="Say --device cpu, or check the driver.")
-    return torch.device("cpu"), "no CUDA device is there"
-
-
-def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The precision of convolutions and why, from `auto`, `fp32` or `bf16`."""
-    if wanted == "fp32":
-        return torch.float32, "asked for with --precision fp32"
-    if wanted == "bf16":
-        slow = "" if bf16_is_native(device) else "; SLOW: this processor has no bf16 instructions and imitates them"
-        return torch.bfloat16, f"asked for with --precision bf16{slow}"
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16, "the CUDA device computes it natively"
-    return torch.float32, "the default: exact and repeatable"
-
-
-def bf16_is_native(device: torch.device) -> bool:
-    """Whether the device has bfloat16 instructions; without them it takes many times as long as fp32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-    # oneDNN also says yes to AVX-512 alone, where it imitates them.
-    return platform.machine() not in ("x86_64", "AMD64") or bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def device_name(device: torch.device) -> str:
-    """A name for people: the GPU's, or the processor's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"CPU, {os.cpu_count()} cores"
-
-
-def threads() -> int:
-    """Threads that PyTorch computes with."""
-    return torch.get_num_threads()

@@ -35,7 +35,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     clock = clock or Clock()
     with clock.step("imports_s"):
         try:
-            from tumorlens import model
+            from tumorlens import devices, model
             from tumorlens.convolutions import by_winograd
             from tumorlens.workbench import Workbench
         except ModuleNotFoundError as error:
@@ -51,8 +51,8 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     for configuration in configurations:
         is_trained(run, configuration)
     # Choices that can fail at once come before work that takes minutes.
-    device, device_why = model.choose_device(study.device)
-    precision, precision_why = model.choose_precision(study.precision, device)
+    device, device_why = devices.choose_device(study.device)
+    precision, precision_why = devices.choose_precision(study.precision, device, _begun(run, device.type))
     precision_name = {"float32": "fp32", "bfloat16": "bf16"}[str(precision).removeprefix("torch.")]
     fast = by_winograd(study.convolutions, device)
     if write:
@@ -96,9 +96,9 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
                   "protocol": study.protocol, "left_out": assignment.left_out, "sha256": split_hash(split.rows)},
         "weights": weights.record(),
         "device": {"device": device.type, "why": device_why, "precision": precision_name,
-                   "precision_why": precision_why, "name": model.device_name(device),
+                   "precision_why": precision_why, "name": devices.device_name(device),
                    "convolutions": "winograd" if fast else "direct",
-                   "threads": model.threads()},
+                   "threads": devices.threads()},
         "environment": environment(),
         "git": git_state(),
         "timing": {},
@@ -211,6 +211,12 @@ def audit_record(index: Any, identity: Any) -> Json:
             "extra": list(identity.extra),
         },
     }
+
+
+def _begun(run: Run, device: str) -> str:
+    """The precision in which a run is already there on that kind of device; empty for none."""
+    before = read_json(run.study).get("device", {}) if run.study.exists() else {}
+    return str(before["precision"]) if before.get("device") == device else ""
 
 
 #: What must agree for a run's folder to be gone on with.
