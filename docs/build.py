@@ -32,7 +32,7 @@ COMMANDS = (
     "export", "predict", "explain", "serve",
 )  # fmt: skip
 #: Runs that the figures come from, by the names under which they were collected.
-FP32, SEEDS = "v1-fp32-seed0", ("v1-bf16-seed0", "v1-bf16-seed1", "v1-bf16-seed2")
+FP32, SEEDS = "v1-fp32-seed0", ("v1-fp32-seed0", "v1-fp32-seed1", "v1-fp32-seed2")
 LEAK, TWIN_FREE_TRAIN = "v1-fp32-seed0-leak", "v1-bf16-seed0-twin-free-train"
 FOLDS = {"0.99": "v1-folds-0.99", "0.95": "v1-folds-0.95"}
 
@@ -211,8 +211,6 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
     if "v1-bf16-seed0-fresh-head" in found:
         fresh = found["v1-bf16-seed0-fresh-head"]
         flat["finetuned_fresh_head.official.accuracy"] = accuracy(fresh, "finetuned_fresh_head")
-    if "v1-bf16-cold" in found:
-        flat["study.cold_minutes_bf16"] = found["v1-bf16-cold"]["study"]["timing"]["total_s"] / 60
     if "v1-warm-initial" in found:
         flat["study.warm_initial_s"] = found["v1-warm-initial"]["study"]["timing"]["total_s"]
     if "phantom-seed0" in found:

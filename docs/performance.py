@@ -18,6 +18,8 @@ GOALS = (
     ("speedup.finetuned_epoch_bf16", "`finetuned`, an epoch, bf16", "≥ 6×", "%.2f×"),
     ("speedup.study", "whole study, cold, same epochs", "≥ 15×", "%.1f×"),
     ("study.cold_minutes", "the same study, in minutes", "≤ 10", "%.1f"),
+    ("speedup.study_bf16", "whole study with `--precision bf16`, cold, same epochs", "≥ 15×", "%.1f×"),
+    ("study.cold_minutes_bf16", "the same study, in minutes", "≤ 10", "%.1f"),
     ("prefix.over_bare_convolutions", "frozen layers over their convolutions alone", "≤ 1.3", "%.2f"),
     ("decode.images_per_s_core", "images decoded and resized a second and core", "≥ 600", "%.0f"),
     ("memory.growth_8k_to_64k", "peak memory from 8,000 to 64,000 images", "≤ +0.10", "%+.3f"),
@@ -36,6 +38,7 @@ GOALS = (
     ("gpu.finetuned_images_per_s", "`finetuned` on one GPU, images/s", "≥ 15,000", "%.0f"),
     ("gpu.speedup_over_naive", "an epoch of `finetuned` over the notebook's on the same GPU", "≥ 8×", "%.1f×"),
 )
+STUDIES = ("study", "study_bf16")  # parts of speed.json
 _STYLE = (
     "<style>text{font:13px system-ui,sans-serif;fill:#1f2933}.q{fill:#52606d}.a{fill:#9aa5b1}.b{fill:#2b6cb0}"
     "line{stroke:#cbd2d9}@media(prefers-color-scheme:dark){text{fill:#e4e7eb}.q{fill:#9aa5b1}}</style>"
@@ -73,10 +76,10 @@ def plots(found: dict[str, Any]) -> dict[str, str]:
             for name, one in speed["epochs"]["epoch_seconds"].items()
         ]
         drawn["epochs.svg"] = bars("Seconds an epoch", rows)
-    if "study" in speed:
-        steps = {k: v for k, v in speed["study"]["steps"].items() if k != "total_s"}
+    for name in [name for name in STUDIES if name in speed]:
+        steps = {k: v for k, v in speed[name]["steps"].items() if k != "total_s"}
         rows = [(k[:-2].replace("_", " "), v, f"{v:.1f} s", "b") for k, v in steps.items()]
-        drawn["study.svg"] = bars("Where a cold study spends its time", rows)
+        drawn[f"{name}.svg"] = bars(f"Where a cold study in {speed[name]['precision']} spends its time", rows)
     if "memory" in found:
         rows = []
         for one in found["memory"]["curve"]:
@@ -92,8 +95,12 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
     for name, one in found.items():
         if not name.endswith(("-quick", "-small")):
             flat |= one.get("figures", {})
-    if study := found.get("speed", {}).get("study"):
-        flat |= {"study.cold_minutes": study["seconds"] / 60, "study.peak_gb": study["peak_memory_gb"]}
+    for name in [name for name in STUDIES if name in found.get("speed", {})]:
+        study, precision = found["speed"][name], name.removeprefix("study")
+        flat |= {
+            f"study.cold_minutes{precision}": study["seconds"] / 60,
+            f"study.peak_gb{precision}": study["peak_memory_gb"],
+        }
     return flat
 
 
@@ -116,8 +123,8 @@ def page(found: dict[str, Any], flat: dict[str, float]) -> str:
     if "gpu" in known:
         known["gpu"] = dict.fromkeys(("epochs", "study")) | known["gpu"]
     if "speed" in known:
-        known["speed"] = dict.fromkeys(("commands", "epochs", "prefix", "decode", "study", "folds")) | known["speed"]
-    text = environment.get_template("performance.md.j2").render(figures=flat, goals=goals, **known)
+        known["speed"] = dict.fromkeys(("commands", "epochs", "prefix", "decode", *STUDIES, "folds")) | known["speed"]
+    text = environment.get_template("performance.md.j2").render(studies=STUDIES, figures=flat, goals=goals, **known)
     lines = [line.rstrip() for line in text.splitlines()]
     kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
     return "\n".join(kept).strip() + "\n"

@@ -29,24 +29,16 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     return torch.device("cpu"), "no CUDA device is there"
 
 
-def choose_precision(wanted: str, device: torch.device, begun: str = "") -> tuple[torch.dtype, str]:
-    """The precision of convolutions and why, from `auto`, `fp32` or `bf16`; `begun` is that of a run to be gone on
-    with, which `auto` keeps."""
-    why = f"asked for with --precision {wanted}"
-    if wanted == "auto" and begun:
-        wanted, why = begun, "the run began in it"
+def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """The precision of convolutions and why, from `auto`, `fp32` or `bf16`."""
     if wanted == "fp32":
-        return torch.float32, why
-    native = bf16_is_native(device)
+        return torch.float32, "asked for with --precision fp32"
     if wanted == "bf16":
-        slow = "" if native else "; SLOW: this processor has no bf16 instructions and imitates them"
-        return torch.bfloat16, why + slow
-    if native:
-        return (
-            torch.bfloat16,
-            f"{'the CUDA device' if device.type == 'cuda' else 'this processor'} has bf16 instructions",
-        )
-    return torch.float32, "there are no bf16 instructions"
+        slow = "" if bf16_is_native(device) else "; SLOW: this processor has no bf16 instructions and imitates them"
+        return torch.bfloat16, f"asked for with --precision bf16{slow}"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16, "the CUDA device computes it natively"
+    return torch.float32, "the default: exact and repeatable"
 
 
 def bf16_is_native(device: torch.device) -> bool:
