@@ -103,9 +103,10 @@ def predict(
 
 @dataclass(frozen=True, eq=False)
 class _Computed:
-    """Items, and what the network says of those of them that are slices."""
+    """Items, those of them that are slices, and what the network says of these."""
 
     group: list[Item]
+    slices: list[Slice]
     pixels: Pixels
     outputs: Outputs
     seconds: float
@@ -122,19 +123,19 @@ def _answers(items: Iterator[Item], classifier: Classifier, job: Job, on_slice: 
 def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iterator[_Computed]:
     while group := list(islice(items, batch)):
         began = time.perf_counter()
-        slices = [item.pixels for item in group if isinstance(item, Slice)]
-        pixels = np.stack(slices) if slices else np.zeros((0, SIZE, SIZE, 3), np.uint8)
+        slices = [item for item in group if isinstance(item, Slice)]
+        pixels = np.stack([item.pixels for item in slices]) if slices else np.zeros((0, SIZE, SIZE, 3), np.uint8)
         outputs = classifier.run(pixels)
-        yield _Computed(group, pixels, outputs, time.perf_counter() - began)
+        yield _Computed(group, slices, pixels, outputs, time.perf_counter() - began)
 
 
 def _classified(
     computed: _Computed, classifier: Classifier, job: Job, on_slice: OnSlice | None
 ) -> Iterator[Row]:  # fmt: skip
-    slices = [item for item in computed.group if isinstance(item, Slice)]
+    slices, outputs = computed.slices, computed.outputs
     if not slices:
         return
-    began, outputs = time.perf_counter(), computed.outputs
+    began = time.perf_counter()
     judged = classifier.judge(outputs, computed.pixels, coverage=job.coverage)
     seconds = (computed.seconds + time.perf_counter() - began) / len(slices)
     for i, item in enumerate(slices):
