@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from measuring import command, keep
 
+from tumorlens.crossval import check_alike
+from tumorlens.errors import RunError
 from tumorlens.evaluate import Predictions, read_predictions
 from tumorlens.runs import Run, read_json
 from tumorlens.seeds import paired_seeds
@@ -28,15 +30,18 @@ from tumorlens.statistics import mcnemar
 CONFIGURATIONS = ("initial", "finetuned")
 
 
-def check_alike(fp32: Run, bf16: Run) -> int:
+def seed_of(fp32: Run, bf16: Run) -> int:
     """The seed that both were run with; ends the program where they are no pair."""
     one, two = read_json(fp32.study), read_json(bf16.study)
     for run, record, wanted in ((fp32, one, "fp32"), (bf16, two, "bf16")):
         if record["device"]["precision"] != wanted:
             sys.exit(f"{run.root} was computed in {record['device']['precision']}, not in {wanted}.")
-    for what, key in (("dataset", "fingerprint"), ("split", "sha256"), ("weights", "sha256"), ("config", "seed")):
-        if one[what][key] != two[what][key]:
-            sys.exit(f"{fp32.root} and {bf16.root} differ in {what} {key}: {one[what][key]} and {two[what][key]}.")
+    try:
+        check_alike((fp32, bf16), CONFIGURATIONS, ("seed",))
+    except RunError as error:
+        sys.exit(error.what)
+    if one["split"]["sha256"] != two["split"]["sha256"]:
+        sys.exit(f"{fp32.root} and {bf16.root} have other images in their parts.")
     return int(one["config"]["seed"])
 
 
@@ -83,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(asked.fp32) != len(asked.bf16):
         parser.error(f"{len(asked.fp32)} runs in fp32 and {len(asked.bf16)} in bf16 make no pairs")
     pairs = [(Run(one), Run(two)) for one, two in zip(asked.fp32, asked.bf16, strict=True)]
-    seeds = [check_alike(*pair) for pair in pairs]
+    seeds = [seed_of(*pair) for pair in pairs]
     detail: dict[str, Any] = {"seeds": seeds} | {name: compared(pairs, name) for name in CONFIGURATIONS}
     print(json.dumps(detail, indent=1))
     keep("precision", command(), {}, detail)
