@@ -66,7 +66,7 @@ def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int
     k, down, across = gradient.shape[1:]
     flat = gradient.permute(0, 2, 3, 1).reshape(-1, k)  # (n · down · across, k)
     seen = windows(x, padding, side, stride, (down, across)).reshape(len(flat), -1)
-    return (flat.T @ seen).view(k, side, side, -1).permute(0, 3, 1, 2)
+    return (seen.T @ flat).view(side, side, -1, k).permute(3, 2, 0, 1)
 
 
 class _Winograd(nn.Conv2d):

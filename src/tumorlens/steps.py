@@ -154,5 +154,7 @@ def _optimizer(
     if configuration.optimizer == "sgd":
         return torch.optim.SGD(learning, configuration.learning_rate, momentum=0.9, weight_decay=decay)
     kind = torch.optim.AdamW if configuration.optimizer == "adamw" else torch.optim.Adam
-    cuda = device.type == "cuda"  # there one kernel steps them all, and its count of steps must be there to be recorded
-    return kind(learning, configuration.learning_rate, weight_decay=decay, fused=cuda or None, capturable=cuda)
+    # Fused: one pass over a weight and its moments on a CPU, one kernel for all weights on CUDA, where the count of
+    # steps must lie on the device to be recorded.
+    cuda = device.type == "cuda"
+    return kind(learning, configuration.learning_rate, weight_decay=decay, fused=True, capturable=cuda)
