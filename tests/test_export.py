@@ -134,6 +134,25 @@ class TestInt8:
             largest = max(largest, weights.max())
         assert largest > 64  # where 7 bits end
 
+    def test_pixels_are_not_rounded_again(self, plain, pixels):
+        small = quantise(plain, pixels)
+        kinds = [node.op_type for node in small.graph.node]
+        assert "Cast" not in kinds
+        first = small.graph.node[kinds.index("Conv")]
+        stored = {t.name: numpy_helper.to_array(t) for t in small.graph.initializer}
+        made_by = {node.output[0]: node for node in small.graph.node}
+        integers, scales = (stored[name] for name in made_by[first.input[1]].input[:2])
+        (bias,) = (t for t in plain.graph.initializer if t.name == "conv1.bias")
+        bias = torch.from_numpy(numpy_helper.to_array(bias).copy())
+        weight = torch.from_numpy(integers * scales[:, None, None, None])
+        wanted = torch.nn.functional.conv2d(normalise(tensor(pixels)), weight, bias, stride=2, padding=3).numpy()
+        small.graph.output.append(onnx.helper.make_tensor_value_info(first.output[0], onnx.TensorProto.FLOAT, None))
+        found = open_session(small.SerializeToString(), 1).run([first.output[0]], {"pixels": pixels})[0]
+        level = float(weight.abs().sum((1, 2, 3)).max()) / 127.5  # at most, of one more everywhere
+        inside = np.abs(found - wanted)[:, :, 2:-2, 2:-2].max()
+        assert inside < 0.01 * level
+        assert inside < np.abs(found - wanted).max() < 0.5 * level  # the padding is half a level off
+
     def test_a_channel_of_zeros_has_a_scale_too(self):
         weight = np.zeros((2, 3, 3, 3), np.float32)
         weight[1, 0, 0, 0] = 0.5

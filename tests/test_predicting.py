@@ -12,18 +12,21 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from classifier_fixture import CLASSES, fake_classifier, grey, level, write_classifier
+from classifier_fixture import CLASSES, FakeSession, fake_classifier, grey, level, write_classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from input_files import seeds
 
 from tumorlens import predicting
+from tumorlens.classifier import Classifier, load_classifier
 from tumorlens.cli import main
 from tumorlens.errors import ConfigError, RunError
 from tumorlens.inputs import Slice, Unreadable
@@ -73,6 +76,51 @@ def said(*labels: str) -> list[Row]:
         Row("slice", f"{i}.dcm", "series-1", i, label, tuple(0.97 if c == label else 0.01 for c in CLASSES), (), OK, "",
             0, 0) for i, label in enumerate(labels)
     ]  # fmt: skip
+
+
+class Meeting:
+    """A session in whose runs two threads must meet."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=30)
+
+    def run(self, names: tuple[str, ...], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.barrier.wait()
+        return FakeSession().run(names, feed)
+
+
+class Unwanted:
+    def run(self, *_: object) -> list[np.ndarray]:
+        raise AssertionError("not this session")
+
+
+class TestFewerThanCores:
+    @staticmethod
+    def classifier(alone: object, each_core: object) -> Classifier:
+        made = replace(fake_classifier(), session=alone, threads=2)
+        made.__dict__["_each_core"] = ThreadPoolExecutor(2), each_core
+        return made
+
+    def test_images_one_by_one_are_computed_beside_one_another_and_told_in_order(self, folder):
+        (folder / "d.png").unlink()
+        rows = list(predict([str(folder)], self.classifier(Unwanted(), Meeting()), Job(batch=1)))
+        assert [Path(row.file).name for row in rows] == ["a.png", "b.png", "c.png", "e.png"]
+        assert [row.label for row in rows] == ["glioma", "meningioma", "", "notumor"]
+
+    def test_a_lone_image_gets_every_core(self, folder):
+        rows = list(predict([str(folder / "a.png")], self.classifier(FakeSession(), Unwanted()), Job(batch=1)))
+        assert [row.label for row in rows] == ["glioma"]
+
+    def test_an_error_of_the_network_is_raised(self, folder):
+        with pytest.raises(AssertionError, match="not this session"):
+            list(predict([str(folder)], self.classifier(FakeSession(), Unwanted()), Job(batch=1)))
+
+    def test_answers_are_those_of_larger_batches(self, model, folder):
+        classifier = load_classifier(Path(model), 2)
+        one, many = (list(predict([str(folder)], classifier, Job(batch=n))) for n in (1, 8))
+        assert [(row.file, row.label, row.verdict) for row in one] == [(r.file, r.label, r.verdict) for r in many]
+        for a, b in zip(one, many, strict=True):
+            np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-5)
 
 
 class TestRows:

@@ -12,7 +12,7 @@ Gather collects, and both transforms and the sums over channels are matrix produ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ _EPS = 1e-5  # of torchvision's BatchNorm layers
 _TILES = {128: (28, 4), 256: (14, 2), 512: (7, 2)}
 # Channels from which each product has weights of its own, which the runtime then packs once, not each time.
 _APART = 512
+_MAP_CHANNELS = (64, 64, 128, 256)  # of the maps that `statistics` are taken of
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -63,19 +64,18 @@ def build_graph(state: Arrays, n_classes: int, *, plain: bool = False) -> onnx.M
     """
     graph = _Builder(plain)
     x = graph.add("Cast", INPUT, to=TensorProto.FLOAT)
-    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
     # Not folded into the first convolution: its zero padding stands for the value 0 after normalisation.
     x = graph.add("Mul", x, graph.constant("scale", np.float32(1 / (255 * STD))))
     x = graph.add("Sub", x, graph.constant("shift", np.float32(MEAN / STD)))
+    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
     x = graph.add("Relu", _convolution(graph, state, x, "conv1", "bn1", stride=2, padding=3))
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    statistics = _statistics(graph, x, "stem")
+    maps = [x]
     for stage in range(1, 5):
         for block in range(2):
             x = _basic_block(graph, state, x, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)
-        if stage < 4:
-            statistics += _statistics(graph, x, f"layer{stage}")
-    graph.add("Concat", *statistics, axis=1, output="statistics")
+        maps.append(x)
+    _statistics(graph, maps[:-1])
     pooled = graph.add("GlobalAveragePool", x)
     graph.add("Flatten", pooled, axis=1, output="features")
     weight, bias = state["fc.weight"], state["fc.bias"]
@@ -156,13 +156,22 @@ def fold(state: Arrays, conv: str, norm: str) -> tuple[npt.NDArray[np.float32], 
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
-def _statistics(graph: _Builder, x: str, stage: str) -> list[str]:
-    """Names of mean and standard deviation, [N, C] each. Pooling of x and x² keeps the fast blocked memory layout."""
-    mean = graph.add("Flatten", graph.add("GlobalAveragePool", x), axis=1)
-    square = graph.add("Flatten", graph.add("GlobalAveragePool", graph.add("Mul", x, x)), axis=1)
+def _statistics(graph: _Builder, maps: Sequence[str]) -> None:
+    """The output `statistics`, of the maps after stem, layer1, layer2 and layer3."""
+    if graph.plain:
+        # Changes nothing, as no value is below 0; but of a map of 8 bits the runtime makes floats anew for each use.
+        maps = [graph.add("Abs", x) for x in maps]
+    squares = [graph.add("Mul", x, x) for x in maps]  # pooled, as powers and sums leave the fast blocked memory layout
+    mean, square = (
+        graph.add("Flatten", graph.add("Concat", *(graph.add("GlobalAveragePool", x) for x in some), axis=1), axis=1)
+        for some in (maps, squares)
+    )
     # Rounding can leave a variance a little below 0.
     variance = graph.add("Relu", graph.add("Sub", square, graph.add("Mul", mean, mean)))
-    return [mean, graph.add("Sqrt", variance, output=f"{stage}.std")]
+    both = graph.add("Concat", mean, graph.add("Sqrt", variance), axis=1)
+    of_stage = np.split(np.arange(1024).reshape(2, 512), np.cumsum(_MAP_CHANNELS)[:-1], axis=1)
+    order = np.concatenate([columns.ravel() for columns in of_stage])
+    graph.add("Gather", both, graph.constant("order of statistics", order), axis=1, output="statistics")
 
 
 class _Builder:

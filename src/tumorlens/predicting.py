@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,7 +38,7 @@ class Job:
     """How inputs are read and judged."""
 
     batch: int = BATCH
-    """Images through the network at once."""
+    """Images through the network at once. Where they are fewer than the cores, several batches at the same time."""
     plane: Plane = "axial"
     """Of a NIfTI volume's slices."""
     coverage: float = 0.95
@@ -97,7 +99,7 @@ def predict(
         # Read here: an interrupted thread that waits for standard input could not be ended.
         stdin = io.BytesIO(standard_input().read(Limits().bytes + 1))
     items = unfinished(read_inputs(inputs, plane=job.plane, stdin=stdin, written=written), before)
-    rows = _answers(ahead(items, 2 * job.batch), classifier, job, on_slice)
+    rows = _answers(ahead(items, 2 * max(job.batch, classifier.threads)), classifier, job, on_slice)
     return with_volumes(rows, classifier.classes, before.slices)
 
 
@@ -121,12 +123,34 @@ def _answers(items: Iterator[Item], classifier: Classifier, job: Job, on_slice: 
 
 
 def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iterator[_Computed]:
-    while group := list(islice(items, batch)):
-        began = time.perf_counter()
-        slices = [item for item in group if isinstance(item, Slice)]
-        pixels = np.stack([item.pixels for item in slices]) if slices else np.zeros((0, SIZE, SIZE, 3), np.uint8)
-        outputs = classifier.run(pixels)
-        yield _Computed(group, slices, pixels, outputs, time.perf_counter() - began)
+    groups = iter(lambda: list(islice(items, batch)), [])
+    if batch >= classifier.threads:
+        yield from (_run(group, classifier) for group in groups)
+        return
+    first = list(islice(groups, 2))
+    if len(first) < 2:
+        yield from (_run(group, classifier) for group in first)
+        return
+    at_once = classifier.at_once(batch)
+    running: deque[Future[_Computed]] = deque()
+    with ThreadPoolExecutor(at_once, "tumorlens-batch") as pool:
+        try:
+            for group in chain(first, groups):
+                running.append(pool.submit(_run, group, classifier, alone=False))
+                if len(running) > at_once:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _run(group: list[Item], classifier: Classifier, *, alone: bool = True) -> _Computed:
+    began = time.perf_counter()
+    slices = [item for item in group if isinstance(item, Slice)]
+    pixels = np.stack([item.pixels for item in slices]) if slices else np.zeros((0, SIZE, SIZE, 3), np.uint8)
+    outputs = classifier.run(pixels, alone=alone)
+    return _Computed(group, slices, pixels, outputs, time.perf_counter() - began)
 
 
 def _classified(

@@ -27,7 +27,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from tumorlens.classifier import INPUT, open_session
 from tumorlens.errors import RunError
 from tumorlens.graph import HEAD_BIAS, unquantised_nodes
-from tumorlens.images import Pixels
+from tumorlens.images import MEAN, STD, Pixels
 from tumorlens.runs import Json
 from tumorlens.statistics import mcnemar
 
@@ -57,6 +57,7 @@ def quantise(model: onnx.ModelProto, pixels: Pixels) -> onnx.ModelProto:
             nodes_to_exclude=unquantised_nodes(model), extra_options={"TensorQuantOverrides": _scales(model)},
         )  # fmt: skip
         quantised: onnx.ModelProto = onnx.load(target)
+    _take_pixels(quantised)
     _correct_bias(quantised, _mean_logits(model, pixels) - _mean_logits(quantised, pixels))
     return quantised
 
@@ -85,6 +86,45 @@ def weight_scales(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     pairs = [(order + np.pad(order[:, 1:], ((0, 0), (0, 1)))).max(1) for order in orders]
     largest = np.maximum(*pairs)
     return np.where(largest > 0, largest / _PAIR, 1).astype(np.float32)
+
+
+def _take_pixels(model: onnx.ModelProto) -> None:
+    """Give the first convolution the pixels as they are stored, in 8 bits already.
+
+    Normalised they lie halfway between the levels of a scale that is symmetric about 0, and rounded to these (halves to
+    even) every second pair of neighbours falls together. With the zero point at 128 all of them lie half a level too
+    low instead, which the bias makes good; but the padding then stands for half a level above 0.
+    """
+    nodes, stored = model.graph.node, {tensor.name: tensor for tensor in model.graph.initializer}
+    made_by = {name: node for node in nodes for name in node.output}
+    convolution = next(node for node in nodes if node.op_type == "Conv")
+    pixels, weight, bias = (made_by[name] for name in convolution.input)  # DequantizeLinear each
+    chain = [made_by[pixels.input[0]]]
+    while chain[-1].input[0] != INPUT:
+        chain.append(made_by[chain[-1].input[0]])
+    (transpose,) = (node for node in chain if node.op_type == "Transpose")
+    chain.remove(transpose)
+    weights, scales = (numpy_helper.to_array(stored[name]) for name in weight.input[:2])
+    step, zero = np.float32(1 / (255 * STD)), np.uint8(np.ceil(255 * MEAN))
+    units = step * scales.astype(np.float64)  # of the bias
+    before = numpy_helper.to_array(stored[bias.input[0]]) * numpy_helper.to_array(stored[bias.input[1]]).astype(float)
+    low = float(zero) - 255 * MEAN
+    after = np.rint(before / units + low * weights.sum((1, 2, 3), dtype=np.int64)).astype(np.int32)
+    for name, value in ((bias.input[0], after), (bias.input[1], units.astype(np.float32))):
+        stored[name].CopyFrom(numpy_helper.from_array(value, name))
+    transpose.input[0] = INPUT
+    pixels.input[:] = [transpose.output[0], "pixels.step", "pixels.zero"]
+    for node in chain:
+        nodes.remove(node)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    kept += [
+        numpy_helper.from_array(np.asarray(step), "pixels.step"),
+        numpy_helper.from_array(np.asarray(zero), "pixels.zero"),
+    ]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    del model.graph.value_info[:]  # types of before, which are optional
 
 
 def _mean_logits(model: onnx.ModelProto, pixels: Pixels) -> npt.NDArray[np.float64]:
