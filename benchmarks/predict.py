@@ -6,7 +6,8 @@ RUN must be exported (`tumorlens export RUN`, and with --int8). Images are those
 named. "torch" is the loop that people in this field write: Pillow and torchvision's Resize, ToTensor and Normalize,
 eager forward in eval mode without gradients, softmax, with as many threads as ONNX Runtime. "torch channels_last" is
 the best of eager torch: images read by our reader, weights and images in channels_last. Ours is the whole predict job:
-reading ahead, inference, judgement, rows as JSON. Writes benchmarks/results/predict.json.
+reading ahead, inference, judgement, rows as JSON. One by one, a job is given all files in batches of one; alone, each
+file is a job of its own, which ends before the next one begins. Writes benchmarks/results/predict.json.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import copy
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,16 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
-from measuring import alternate, command
+from measuring import alternate, command, machine, versions
 from PIL import Image
 from torchvision import transforms
 from torchvision.models import resnet18
 
 from tumorlens.classifier import FILE, Classifier, load_classifier
 from tumorlens.cores import usable_cores
-from tumorlens.devices import device_name
 from tumorlens.export import INT8_FILE, open_source, parity
 from tumorlens.images import MEAN, SIZE, STD, read_image
 from tumorlens.model import forward, read_state
@@ -92,6 +90,16 @@ def ours(classifier: Classifier) -> Run:
     return work
 
 
+def alone(work: Run) -> Run:
+    """The same with a job for each file."""
+
+    def each(paths: Sequence[str], batch: int) -> None:
+        for path in paths:
+            work([path], batch)
+
+    return each
+
+
 def alternating(runs: dict[str, Run], paths: Sequence[str], batch: int, repeats: int) -> dict[str, list[float]]:
     """Seconds of each, turn by turn, after one round that does not count."""
     return alternate({name: partial(work, paths, batch) for name, work in runs.items()}, repeats)
@@ -143,11 +151,13 @@ def main() -> None:
         runs["int8"] = ours(load_classifier(int8))
     batched = alternating(runs, paths, BATCH, options.repeats)
     single = alternating(runs, paths[:SINGLE], 1, options.repeats)
+    lone = alternating({name: alone(work) for name, work in runs.items()}, paths[:SINGLE], 1, options.repeats)
     fresh = first_answer(options.run, paths[0], FRESH)
     figures: dict[str, float] = {"predict.first_answer_s": round(statistics.median(fresh), 3)}
     for name in runs.keys() & {"fp32", "int8"}:
         figures[f"predict.speedup_{name}_batch32"] = round(speedup(batched, name), 2)
         figures[f"predict.speedup_{name}_batch1"] = round(speedup(single, name), 2)
+        figures[f"predict.speedup_{name}_alone"] = round(speedup(lone, name), 2)
     detail: dict[str, Any] = {}
     if not options.no_parity:
         detail["parity"] = parity(options.run, options.configuration)
@@ -162,13 +172,11 @@ def main() -> None:
         "images": len(paths),
         "images_per_s_batch32": {name: summary(seconds, len(paths)) for name, seconds in batched.items()},
         "images_per_s_batch1": {name: summary(s, len(paths[:SINGLE])) for name, s in single.items()},
+        "images_per_s_alone": {name: summary(s, len(paths[:SINGLE])) for name, s in lone.items()},
         "first_answer_s": fresh,
         **detail,
-        "machine": {
-            "platform": platform.platform(), "processor": device_name(torch.device("cpu")), "threads": threads,
-            "python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
-            "load": os.getloadavg()[0],
-        },
+        "machine": machine() | {"threads": threads, "load": os.getloadavg()[0]},
+        "versions": versions(),
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(content, indent=1) + "\n")

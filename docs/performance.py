@@ -28,6 +28,7 @@ GOALS = (
     ("predict.speedup_fp32_batch32", "`predict` over torch, fp32, batches of 32", "≥ 1.6×", "%.2f×"),
     ("predict.speedup_int8_batch32", "`predict` over torch, int8, batches of 32", "≥ 4×", "%.2f×"),
     ("predict.speedup_int8_batch1", "`predict` over torch, int8, one by one", "≥ 4×", "%.2f×"),
+    ("predict.speedup_int8_alone", "`predict` over torch, int8, a lone image from file to row", "≥ 4×", "%.2f×"),
     ("serve.throughput_over_plain", "`serve` over a plain torch service", "≥ 4×", "%.2f×"),
     ("serve.lost", "answers lost under load", "0", "%.0f"),
     ("serve.wrong", "wrong answers under load", "0", "%.0f"),
