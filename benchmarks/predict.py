@@ -43,7 +43,7 @@ from tumorlens.rows import line
 RESULT = Path(__file__).resolve().parent / "results" / "predict.json"
 BATCH = 32
 REPEATS = 5  # of each, alternating
-SINGLE = 32  # images one by one
+SINGLE = 64  # images one by one; of fewer, filling and emptying the cores shows
 FRESH = 5  # processes
 
 Run = Callable[[Sequence[str], int], None]

@@ -96,6 +96,8 @@ class Classifier:
         if (alone and len(pixels) == 1) or self._each_core is None:
             return Outputs(*self.session.run(OUTPUTS, {INPUT: pixels}))
         pool, session = self._each_core
+        if len(pixels) == 1:
+            return Outputs(*session.run(OUTPUTS, {INPUT: pixels}))
         rounds = math.ceil(len(pixels) / (self.threads * _PART))
         parts = np.array_split(pixels, min(len(pixels), rounds * self.threads))
         found = list(pool.map(lambda part: session.run(OUTPUTS, {INPUT: part}), parts))
