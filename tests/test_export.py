@@ -144,6 +144,9 @@ class TestInt8:
         integers, scales = (stored[name] for name in made_by[first.input[1]].input[:2])
         (bias,) = (t for t in plain.graph.initializer if t.name == "conv1.bias")
         bias = torch.from_numpy(numpy_helper.to_array(bias).copy())
+        # the runtime's fused convolution takes the bias to be in these units
+        units = stored[made_by[first.input[2]].input[1]]
+        np.testing.assert_allclose(units, stored["pixels.step"] * scales, rtol=1e-6)
         weight = torch.from_numpy(integers * scales[:, None, None, None])
         wanted = torch.nn.functional.conv2d(normalise(tensor(pixels)), weight, bias, stride=2, padding=3).numpy()
         small.graph.output.append(onnx.helper.make_tensor_value_info(first.output[0], onnx.TensorProto.FLOAT, None))

@@ -25,6 +25,7 @@ from tumorlens.features import InMemory, activations
 from tumorlens.head import LBFGS_C, fit_head_lbfgs
 from tumorlens.images import read_image
 from tumorlens.model import forward, normalise, set_learning
+from tumorlens.steps import _optimizer
 from tumorlens.train import _learned, _State, fit, predict_logits
 
 CPU = torch.device("cpu")
@@ -311,7 +312,7 @@ def test_on_a_gpu_writing_the_state_takes_a_fifth_of_the_time_at_most(
 
 
 def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
-    """One that a GPU left says `fused` and `capturable`, which a CPU's steps must not take over."""
+    """One that a GPU left says `capturable`, which a CPU's steps must not take over."""
     model = network()
     set_learning(model, LAYER4.learns, training=True)
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -326,7 +327,7 @@ def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
     kept = _State.read(tmp_path / "last.pt", LAYER4, 0)
     assert kept is not None
     assert kept["optimizer"]["param_groups"][0]["capturable"]
-    again = torch.optim.Adam(learning, 1e-3)
+    again = _optimizer(learning, LAYER4, CPU)
     _State.resume(kept, LAYER4, model, again)
     assert not again.param_groups[0]["capturable"]
     assert float(again.state[learning[0]]["step"]) == 1

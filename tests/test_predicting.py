@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gc
 import io
 import itertools
 import json
@@ -13,6 +14,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -79,13 +82,15 @@ def said(*labels: str) -> list[Row]:
 
 
 class Meeting:
-    """A session in whose runs two threads must meet."""
+    """A session in whose runs two threads must meet; the first image takes longest."""
 
     def __init__(self) -> None:
         self.barrier = threading.Barrier(2, timeout=30)
 
     def run(self, names: tuple[str, ...], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         self.barrier.wait()
+        if feed["pixels"][0, 0, 0, 0] == level("glioma"):
+            time.sleep(0.1)
         return FakeSession().run(names, feed)
 
 
@@ -110,6 +115,24 @@ class TestFewerThanCores:
     def test_a_lone_image_gets_every_core(self, folder):
         rows = list(predict([str(folder / "a.png")], self.classifier(FakeSession(), Unwanted()), Job(batch=1)))
         assert [row.label for row in rows] == ["glioma"]
+
+    def test_a_reader_that_goes_away_leaves_no_thread(self, folder):
+        rows = predict([str(folder)], self.classifier(Unwanted(), FakeSession()), Job(batch=1))
+        next(rows)
+        rows.close()
+        gc.collect()
+        assert not [t.name for t in threading.enumerate() if t.name.startswith(("tumorlens-batch", "ahead"))]
+
+    def test_what_was_read_before_an_error_is_answered(self, folder, monkeypatch):
+        def two_and_an_error(*_: object, **__: object) -> Iterator[Slice]:
+            yield from (replace(item, series=None) for item in slices("glioma", "notumor"))
+            raise RunError("The disk is gone.", cure="Find it.")
+
+        monkeypatch.setattr(predicting, "read_inputs", two_and_an_error)
+        rows, found = predict(["x"], self.classifier(Unwanted(), FakeSession()), Job(batch=1)), []
+        with pytest.raises(RunError, match="disk is gone"):
+            found.extend(row.label for row in rows)
+        assert found == ["glioma", "notumor"]
 
     def test_an_error_of_the_network_is_raised(self, folder):
         with pytest.raises(AssertionError, match="not this session"):
@@ -560,11 +583,13 @@ class TestCommand:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux only")
-def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path, threads):
     grey("glioma").save(tmp_path / "0.png")
     for i in range(1, 1500):
         os.link(tmp_path / "0.png", tmp_path / f"{i}.png")
-    rows = predict([str(tmp_path)], fake_classifier(), Job(batch=16))
+    classifier = fake_classifier() if threads == 1 else TestFewerThanCores.classifier(FakeSession(), FakeSession())
+    rows = predict([str(tmp_path)], classifier, Job(batch=16 if threads == 1 else 1))
     assert sum(1 for _ in itertools.islice(rows, 200)) == 200
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert sum(1 for _ in rows) == 1300

@@ -105,7 +105,7 @@ class Classifier:
 
     def at_once(self, batch: int) -> int:
         """How many batches of that size should run beside one another, not `alone`, so that no core idles."""
-        return max(1, self.threads // batch) if self._each_core else 1
+        return math.ceil(self.threads / batch) if self._each_core else 1
 
     @cached_property
     def _each_core(self) -> tuple[ThreadPoolExecutor, InferenceSession] | None:
@@ -190,8 +190,8 @@ def open_session(model: Path | bytes, threads: int | None = None) -> InferenceSe
     options.inter_op_num_threads = 1  # the graph is a chain
     # A plan of memory is kept for every size of batch that ever came: half as much again, and no faster.
     options.enable_mem_pattern = False
-    # Threads spin while they wait for each other within a run, a tenth of a lone image's time; but not after it, when
-    # they would take the cores from decoding, and from everybody else when idle.
+    # Threads spin while they wait for each other within a run, which spares a lone image a tenth of its time; but not
+    # after it, when they would take the cores from decoding, and from everybody else when idle.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors only: they come as exceptions, and warnings are none of the user's

@@ -111,7 +111,7 @@ def predict(
         A table to read, JSON (an object a line), or CSV, in which | parts the classes of a set; where absent
         the suffix of --out tells, and else it is a table.
     batch
-        Images through the network at once.
+        Images through the network at once; of batches smaller than the cores are many, several run side by side.
     coverage
         Share of prediction sets that hold the true class, for images like the training data.
     out

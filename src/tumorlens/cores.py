@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import AbstractContextManager
 from functools import cache
+from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
 
+_GROUP = Path("/sys/fs/cgroup")  # of a container, its own
 
-def usable_cores() -> int:
-    """Cores that this process may use, at least 1."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def usable_cores(group: Path = _GROUP) -> int:
+    """Cores that this process may use, at least 1: those it may run on, or what its container's share is worth."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(allowed, _quota(group))))
+
+
+def _quota(group: Path) -> float:
+    """Cores' worth of time that Linux lets a control group have; infinite where nothing says so."""
+    try:
+        quota, period = (group / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:  # version 1, where -1 stands for no limit
+            quota, period = ((group / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return math.inf
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (ValueError, ZeroDivisionError):  # max
+        return math.inf
 
 
 def one_for_matrices() -> AbstractContextManager[object]:

@@ -86,7 +86,7 @@ def build_graph(state: Arrays, n_classes: int, *, plain: bool = False) -> onnx.M
 
 
 def unquantised_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in float32: normalisation, pooled outputs and the head, which cost nothing."""
+    """Names of the nodes that are not quantised: normalisation, pooled outputs and the head."""
     heavy = {"Conv", "Relu", "Add", "MaxPool"}
     outputs = set(OUTPUTS)
     return [n.name for n in model.graph.node if n.op_type not in heavy or outputs & set(n.output)]

@@ -127,17 +127,33 @@ def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iter
     if batch >= classifier.threads:
         yield from (_run(group, classifier) for group in groups)
         return
-    first = list(islice(groups, 2))
-    if len(first) < 2:
+    error: Exception | None = None
+
+    def readable() -> Iterator[list[Item]]:
+        nonlocal error
+        try:
+            yield from groups
+        except Exception as what:  # raised when what was read before is answered
+            error = what
+
+    some = readable()
+    first = list(islice(some, 2))
+    if len(first) == 2:
+        yield from _beside(chain(first, some), classifier, classifier.at_once(batch))
+    else:
         yield from (_run(group, classifier) for group in first)
-        return
-    at_once = classifier.at_once(batch)
+    if error:
+        raise error
+
+
+def _beside(groups: Iterator[list[Item]], classifier: Classifier, at_once: int) -> Iterator[_Computed]:
+    """Each group's answers in order, `at_once` of them computed at the same time."""
     running: deque[Future[_Computed]] = deque()
     with ThreadPoolExecutor(at_once, "tumorlens-batch") as pool:
         try:
-            for group in chain(first, groups):
+            for group in groups:
                 running.append(pool.submit(_run, group, classifier, alone=False))
-                if len(running) > at_once:
+                while running and (len(running) > at_once or running[0].done()):
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()

@@ -2,11 +2,11 @@
 
 Static quantisation in ONNX Runtime's QDQ format: weights as int8 with a scale a channel, activations as uint8
 with one scale a tensor, whose range is the smallest and largest value on calibration images (Jacob et al.,
-CVPR 2018). Weights do not fill their 8 bits: processors without VNNI add pairs of products in 16 bits and saturate
-silently, so that a file measured on one processor would answer differently on another. A channel's scale is therefore
-such that no two weights beside one another are together above 128; the usual 7 bits, which are as safe, round in steps
-1.2 to 1.5 times as wide. What rounding shifts on average is given back in the head's bias (bias correction; Nagel et
-al., ICCV 2019, section 4.2).
+CVPR 2018), but for pixels, which are taken as they are stored. Weights do not fill their 8 bits: processors without
+VNNI add pairs of products in 16 bits and saturate silently, so that a file measured on one processor would answer
+differently on another. A channel's scale is therefore such that no two weights beside one another are together above
+128; the usual 7 bits, which are as safe, round in steps 1.2 to 1.5 times as wide. What rounding shifts on average is
+given back in the head's bias (bias correction; Nagel et al., ICCV 2019, section 4.2).
 """
 
 from __future__ import annotations
