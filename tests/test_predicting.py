@@ -123,13 +123,15 @@ class TestFewerThanCores:
         gc.collect()
         assert not [t.name for t in threading.enumerate() if t.name.startswith(("tumorlens-batch", "ahead"))]
 
-    def test_what_was_read_before_an_error_is_answered(self, folder, monkeypatch):
+    @pytest.mark.parametrize(("threads", "batch"), [(2, 1), (1, 8)])
+    def test_what_was_read_before_an_error_is_answered(self, monkeypatch, threads, batch):
         def two_and_an_error(*_: object, **__: object) -> Iterator[Slice]:
             yield from (replace(item, series=None) for item in slices("glioma", "notumor"))
             raise RunError("The disk is gone.", cure="Find it.")
 
         monkeypatch.setattr(predicting, "read_inputs", two_and_an_error)
-        rows, found = predict(["x"], self.classifier(Unwanted(), FakeSession()), Job(batch=1)), []
+        classifier = self.classifier(Unwanted(), FakeSession()) if threads == 2 else fake_classifier()
+        rows, found = predict(["x"], classifier, Job(batch)), []
         with pytest.raises(RunError, match="disk is gone"):
             found.extend(row.label for row in rows)
         assert found == ["glioma", "notumor"]

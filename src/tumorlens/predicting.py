@@ -123,25 +123,22 @@ def _answers(items: Iterator[Item], classifier: Classifier, job: Job, on_slice: 
 
 
 def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iterator[_Computed]:
-    groups = iter(lambda: list(islice(items, batch)), [])
-    if batch >= classifier.threads:
-        yield from (_run(group, classifier) for group in groups)
-        return
     error: Exception | None = None
 
-    def readable() -> Iterator[list[Item]]:
+    def readable() -> Iterator[Item]:
         nonlocal error
         try:
-            yield from groups
+            yield from items
         except Exception as what:  # raised when what was read before is answered
             error = what
 
     some = readable()
-    first = list(islice(some, 2))
+    groups = iter(lambda: list(islice(some, batch)), [])
+    first = list(islice(groups, 2)) if batch < classifier.threads else []
     if len(first) == 2:
-        yield from _beside(chain(first, some), classifier, classifier.at_once(batch))
+        yield from _beside(chain(first, groups), classifier, classifier.at_once(batch))
     else:
-        yield from (_run(group, classifier) for group in first)
+        yield from (_run(group, classifier) for group in chain(first, groups))
     if error:
         raise error
 
