@@ -97,10 +97,10 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         if not name.endswith(("-quick", "-small")):
             flat |= one.get("figures", {})
     for name in [name for name in STUDIES if name in found.get("speed", {})]:
-        study, precision = found["speed"][name], name.removeprefix("study")
+        study, suffix = found["speed"][name], name.removeprefix("study")
         flat |= {
-            f"study.cold_minutes{precision}": study["seconds"] / 60,
-            f"study.peak_gb{precision}": study["peak_memory_gb"],
+            f"study.cold_minutes{suffix}": study["seconds"] / 60,
+            f"study.peak_gb{suffix}": study["peak_memory_gb"],
         }
     return flat
 

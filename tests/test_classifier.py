@@ -196,7 +196,8 @@ def test_each_core_computes_images_of_its_own(path, classifier, n):
 
 
 def test_batches_run_beside_one_another_where_one_leaves_cores_idle(path):
-    assert [load_classifier(path, 8).at_once(batch) for batch in (1, 3, 4, 8, 32)] == [8, 3, 2, 1, 1]
+    classifier = load_classifier(path, 8)
+    assert [classifier.at_once(batch) for batch in (1, 3, 4, 8, 32)] == [8, 3, 2, 1, 1]
     assert load_classifier(path, 1).at_once(1) == 1
 
 

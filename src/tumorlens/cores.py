@@ -21,17 +21,14 @@ def usable_cores(group: Path = _GROUP) -> int:
 
 def _quota(group: Path) -> float:
     """Cores' worth of time that Linux lets a control group have; infinite where nothing says so."""
-    try:
-        quota, period = (group / "cpu.max").read_text().split()  # version 2
-    except (OSError, ValueError):
-        try:  # version 1, where -1 stands for no limit
-            quota, period = ((group / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        except OSError:
-            return math.inf
-    try:
-        return int(quota) / int(period) if int(quota) > 0 else math.inf
-    except (ValueError, ZeroDivisionError):  # max
-        return math.inf
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of version 2, of version 1
+        try:
+            quota, period = (int(word) for name in names for word in (group / name).read_text().split())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        if quota > 0 and period > 0:  # -1 stands for no limit
+            return quota / period
+    return math.inf
 
 
 def one_for_matrices() -> AbstractContextManager[object]:

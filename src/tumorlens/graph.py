@@ -33,7 +33,6 @@ _EPS = 1e-5  # of torchvision's BatchNorm layers
 _TILES = {128: (28, 4), 256: (14, 2), 512: (7, 2)}
 # Channels from which each product has weights of its own, which the runtime then packs once, not each time.
 _APART = 512
-_MAP_CHANNELS = (64, 64, 128, 256)  # of the maps that `statistics` are taken of
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -74,8 +73,9 @@ def build_graph(state: Arrays, n_classes: int, *, plain: bool = False) -> onnx.M
     for stage in range(1, 5):
         for block in range(2):
             x = _basic_block(graph, state, x, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)
-        maps.append(x)
-    _statistics(graph, maps[:-1])
+        if stage < 4:
+            maps.append(x)
+    _statistics(graph, maps)
     pooled = graph.add("GlobalAveragePool", x)
     graph.add("Flatten", pooled, axis=1, output="features")
     weight, bias = state["fc.weight"], state["fc.bias"]
@@ -169,7 +169,8 @@ def _statistics(graph: _Builder, maps: Sequence[str]) -> None:
     # Rounding can leave a variance a little below 0.
     variance = graph.add("Relu", graph.add("Sub", square, graph.add("Mul", mean, mean)))
     both = graph.add("Concat", mean, graph.add("Sqrt", variance), axis=1)
-    of_stage = np.split(np.arange(1024).reshape(2, 512), np.cumsum(_MAP_CHANNELS)[:-1], axis=1)
+    channels = (64, 64, 128, 256)
+    of_stage = np.split(np.arange(2 * sum(channels)).reshape(2, -1), np.cumsum(channels)[:-1], axis=1)
     order = np.concatenate([columns.ravel() for columns in of_stage])
     graph.add("Gather", both, graph.constant("order of statistics", order), axis=1, output="statistics")
 
