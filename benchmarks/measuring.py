@@ -9,12 +9,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-_PACKAGES = ("numpy", "pillow", "torch", "torchvision", "onnxruntime")
+_PACKAGES = ("numpy", "pillow", "torch", "torchvision", "numba", "onnxruntime")
 
 
 def alternate(work: Mapping[str, Callable[[], Any]], repeats: int, *, warm: bool = True) -> dict[str, list[float]]:
@@ -63,8 +64,12 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that compute."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    """Of Python and of those packages that compute here."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def kept(name: str) -> dict[str, Any]:

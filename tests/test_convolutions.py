@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from tumorlens.convolutions import by_winograd, convolve_strided, quick
-from tumorlens.winograd import convolve, tile_side
+from tumorlens.winograd import Tiling, convolve, tiling
 
 
 def direct(x: Tensor, weight: Tensor) -> Tensor:
@@ -30,9 +30,10 @@ def error(found: Tensor, truth: Tensor) -> float:
     return float((found.double() - truth).abs().max() / truth.abs().max())
 
 
-# 14 and 7 are ResNet18's; the others are no multiple of a tile, and one pixel.
+# 14 and 7 are ResNet18's; the others take one kind of tiles, end within one, and are smaller than one.
 @pytest.mark.parametrize(
-    ("c", "k", "h", "w"), [(256, 256, 14, 14), (512, 512, 7, 7), (3, 5, 9, 4), (2, 3, 5, 13), (2, 2, 1, 1)]
+    ("c", "k", "h", "w"),
+    [(256, 256, 14, 14), (512, 512, 7, 7), (128, 256, 9, 4), (256, 128, 5, 13), (128, 128, 1, 1), (128, 128, 2, 6)],
 )
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_output_and_gradients_are_the_definitions(c: int, k: int, h: int, w: int, layout: torch.memory_format) -> None:
@@ -42,7 +43,7 @@ def test_output_and_gradients_are_the_definitions(c: int, k: int, h: int, w: int
     gradient = torch.randn(3, k, h, w).to(memory_format=layout)
     truth = passes(direct, x, weight, gradient, torch.float64)
     # the processor's own convolution: up to 3e-6
-    limit = {4: 5e-6, 5: 1.5e-5}[tile_side(h, w)]
+    limit = {4: 5e-6, 5: 1.5e-5}[tiling(h, w).out]
     for found, true in zip(passes(convolve, x, weight, gradient, torch.float32), truth, strict=True):
         assert found.shape == true.shape
         assert error(found, true) < limit
@@ -52,7 +53,9 @@ def share(found: Tensor, truth: Tensor) -> float:
     return float((found.double() - truth).norm() / truth.norm())
 
 
-@pytest.mark.parametrize(("c", "k", "h", "w"), [(128, 128, 14, 14), (16, 24, 7, 7), (3, 5, 9, 4), (2, 2, 1, 1)])
+@pytest.mark.parametrize(
+    ("c", "k", "h", "w"), [(128, 128, 14, 14), (256, 128, 7, 7), (128, 256, 9, 4), (128, 128, 5, 13)]
+)
 def test_in_bfloat16_a_few_hundredths_are_lost(c: int, k: int, h: int, w: int) -> None:
     torch.manual_seed(0)
     x, gradient = torch.randn(3, c, h, w), torch.randn(3, k, h, w)
@@ -63,9 +66,26 @@ def test_in_bfloat16_a_few_hundredths_are_lost(c: int, k: int, h: int, w: int) -
         assert share(found, true) < 0.035
 
 
-@pytest.mark.parametrize(("h", "w", "side"), [(14, 14, 5), (7, 7, 4), (4, 4, 4), (5, 5, 5), (28, 28, 4)])
-def test_tiles_take_the_fewest_multiplications(h: int, w: int, side: int) -> None:
-    assert tile_side(h, w) == side
+@pytest.mark.parametrize(
+    ("h", "w", "kind", "cut", "products"),
+    [
+        (14, 14, torch.float32, Tiling(5, 3, 2, 3, 2), (7 + 7 + 6) ** 2),
+        (7, 7, torch.float32, Tiling(4, 2, 1, 2, 1), (6 + 5) ** 2),
+        (14, 14, torch.bfloat16, Tiling(4, 4, 2, 4, 2), (6 + 6 + 5 + 5) ** 2),
+        (9, 5, torch.float32, Tiling(5, 2, 1, 1, 1), (7 + 6) * 7),
+        (1, 4, torch.bfloat16, Tiling(4, 1, 0, 1, 1), 5 * 6),
+    ],
+)
+def test_a_side_is_cut_into_longer_and_shorter_tiles(
+    h: int, w: int, kind: torch.dtype, cut: Tiling, products: int
+) -> None:
+    assert tiling(h, w, kind) == cut
+    assert cut.products() == products
+
+
+def test_channels_are_whole_blocks() -> None:
+    with pytest.raises(ValueError, match="multiples of 128, not 130 and 256"):
+        convolve(torch.zeros(1, 130, 7, 7), torch.zeros(256, 130, 3, 3))
 
 
 # ResNet18's two kinds, and sides that a stride does not divide.
@@ -85,10 +105,12 @@ def test_strided_ones_are_the_definition(
     weight = (torch.randn(k, c, side, side) / (side * c**0.5)).to(memory_format=layout)
     gradient = torch.randn_like(definition(x, weight))
     truth = passes(definition, x, weight, gradient, torch.float64)
-    ours = passes(lambda a, b: convolve_strided(a, b, stride, padding), x, weight, gradient, torch.float32)
-    for found, true in zip(ours, truth, strict=True):
-        assert found.shape == true.shape
-        assert error(found, true) < 5e-6
+    for kind, limit in ((torch.float32, 5e-6), (torch.bfloat16, 0.02)):  # bfloat16 keeps 8 bits
+        ours = passes(lambda a, b: convolve_strided(a, b, stride, padding), x, weight, gradient, kind)
+        for found, true in zip(ours, truth, strict=True):
+            assert found.dtype == kind
+            assert found.shape == true.shape
+            assert error(found, true) < limit
 
 
 def test_a_network_keeps_its_tensors_and_gets_its_own_convolutions_back() -> None:
@@ -165,7 +187,8 @@ def test_other_convolutions_stay() -> None:
             nn.Conv2d(64, 64, 3, padding=1, stride=2, bias=False), nn.Conv2d(256, 256, 1, bias=False),
             nn.Conv2d(256, 256, 3, padding=1, stride=(2, 1), bias=False), nn.Conv2d(256, 256, 3, stride=2),
             nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.Conv2d(256, 256, 3, padding=1),
-            nn.Conv2d(256, 256, 3, padding=1, groups=2, bias=False),
+            nn.Conv2d(256, 256, 3, padding=1, groups=2, bias=False), nn.Conv2d(160, 256, 3, padding=1, bias=False),
+            nn.Conv2d(256, 160, 3, padding=1, bias=False),
         ]
     )  # fmt: skip
     with quick(others):

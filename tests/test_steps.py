@@ -14,7 +14,7 @@ from learning import rows as rows  # a fixture
 from tumorlens import train
 from tumorlens.configurations import INITIAL, Configuration
 from tumorlens.datasets.index import Row
-from tumorlens.steps import RecordedSteps, Steps, steps_of
+from tumorlens.steps import RecordedSteps, Steps, _optimizer, steps_of
 
 CPU = torch.device("cpu")
 
@@ -84,3 +84,34 @@ def test_on_a_cpu_steps_are_plain(rows: tuple[Row, ...], small_folder: Path, sma
     made = steps_of(network(), INITIAL, source, part(rows, "train"), CPU, torch.float32, train.ALONE)
     assert type(made) is Steps
     assert not made.optimizer.param_groups[0]["capturable"]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize(
+    ("weight_lies", "gradient_lies"),
+    [
+        (torch.channels_last, torch.channels_last), (torch.channels_last, torch.contiguous_format),
+        (torch.contiguous_format, torch.contiguous_format),
+    ],
+)  # fmt: skip
+def test_adam_steps_the_same_however_tensors_lie(
+    optimizer: str, weight_lies: torch.memory_format, gradient_lies: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(8, 6, 3, 3), torch.randn(3, 8, 6, 3, 3)
+    configuration = Configuration("x", ("fc",), 0.1, optimizer=optimizer, weight_decay=0.01)
+
+    def stepped(chosen: Any) -> torch.Tensor:
+        weight = torch.nn.Parameter(start.clone(memory_format=torch.preserve_format).to(memory_format=weight_lies))
+        steps = chosen([weight])
+        for gradient in gradients:
+            weight.grad = gradient.to(memory_format=gradient_lies)
+            steps.step()
+        assert steps.state_dict()["state"][0]["exp_avg"].shape == start.shape  # as files of before hold it
+        return weight.detach()
+
+    plain = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    wanted = stepped(lambda weights: plain(weights, 0.1, weight_decay=0.01, foreach=False))
+    found = stepped(lambda weights: _optimizer(weights, configuration, CPU))
+    torch.testing.assert_close(found, wanted)
+    assert not torch.equal(found, start)

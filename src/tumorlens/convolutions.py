@@ -1,8 +1,8 @@
 """Which convolutions of layers that learn are computed otherwise than by oneDNN, on a CPU.
 
 Wide 3×3 ones of stride 1 by Winograd's algorithm (`winograd`): in float32, and in bfloat16 while they learn. There
-rounding shows, which a gradient bears better than a prediction, and forward alone gains little. Of strided ones oneDNN
-takes twice as long in float32 for the weight's gradient as one matrix product does, so that alone is computed here.
+rounding shows, which a gradient bears better than a prediction. Of strided ones oneDNN takes up to twice as long for
+the weight's gradient as one matrix product does, so that alone is computed here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from tumorlens.allocator import blocks_kept
-from tumorlens.winograd import convolve, windows
+from tumorlens.winograd import BLOCK, convolve
 
 _CHANNELS = 128  # with 64 the transforms outweigh what the products gain: half as long again
 
@@ -27,14 +27,14 @@ def convolve_strided(x: Tensor, weight: Tensor, stride: int, padding: int) -> Te
     Parameters
     ----------
     x
-        float32 [n, c, h, w] on the CPU; fastest in channels_last.
+        float32 or bfloat16 [n, c, h, w] on the CPU; fastest in channels_last.
     weight
-        float32 [k, c, s, s].
+        [k, c, s, s] of the same type.
 
     Returns
     -------
     Tensor
-        float32 [n, k, (h + 2 padding - s) // stride + 1, (w + 2 padding - s) // stride + 1].
+        [n, k, (h + 2 padding - s) // stride + 1, (w + 2 padding - s) // stride + 1] of that type.
     """
     found: Tensor = _Strided.apply(x, weight, stride, padding)
     return found
@@ -63,10 +63,17 @@ class _Strided(torch.autograd.Function):
 
 def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int) -> Tensor:
     """Gradient of a weight [k, c, side, side], from outputs' gradients [n, k, down, across]."""
-    k, down, across = gradient.shape[1:]
+    from tumorlens.compiled import array, run
+    from tumorlens.winograd_loops import windows
+
+    (n, c, h, w), (k, down, across) = x.shape, gradient.shape[1:]
     flat = gradient.permute(0, 2, 3, 1).reshape(-1, k)  # (n · down · across, k)
-    seen = windows(x, padding, side, stride, (down, across)).reshape(len(flat), -1)
-    return (seen.T @ flat).view(side, side, -1, k).permute(3, 2, 0, 1)
+    seen = x.new_empty(len(flat), side * side * c)
+    read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(seen)
+    run(windows(read.dtype), n * down, read, written, n, h, w, c, padding, stride, down, across, side)
+    if x.dtype == torch.bfloat16:  # the result lies as the weight does
+        return (flat.T @ seen).view(k, side, side, c).permute(0, 3, 1, 2)
+    return (seen.T @ flat).view(side, side, c, k).permute(3, 2, 0, 1)
 
 
 class _Winograd(nn.Conv2d):
@@ -75,15 +82,16 @@ class _Winograd(nn.Conv2d):
         if kind == torch.float32:
             return convolve(x, self.weight)
         if kind == torch.bfloat16 and self.training:
-            return convolve(x.to(kind), self.weight.to(kind))
+            return convolve(x.to(kind), self.weight)
         return super().forward(x)
 
 
 class _StridedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        if _computed_in(x) != torch.float32:
-            return super().forward(x)
-        return convolve_strided(x, self.weight, self.stride[0], int(self.padding[0]))
+        kind = _computed_in(x)
+        if kind == torch.float32 or (kind == torch.bfloat16 and self.training):
+            return convolve_strided(x.to(kind), self.weight.to(kind), self.stride[0], int(self.padding[0]))
+        return super().forward(x)
 
 
 def _computed_in(x: Tensor) -> torch.dtype:
@@ -120,6 +128,6 @@ def _kind(m: nn.Module) -> type[nn.Conv2d] | None:
     ):  # fmt: skip
         return None
     if (m.kernel_size, m.stride, m.padding) == ((3, 3), (1, 1), (1, 1)):
-        return _Winograd
+        return None if m.in_channels % BLOCK or m.out_channels % BLOCK else _Winograd
     square = all(len({*pair}) == 1 for pair in (m.kernel_size, m.stride, m.padding))
     return _StridedConv2d if square and m.stride != (1, 1) else None

@@ -23,7 +23,7 @@ Matrix = npt.NDArray[np.floating[Any]]
 
 
 def matrices(outputs: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Both axes' transforms at once, by Toom and Cook's construction.
+    """Both axes' transforms at once.
 
     Parameters
     ----------
@@ -35,7 +35,45 @@ def matrices(outputs: int) -> tuple[Matrix, Matrix, Matrix]:
     tuple
         Bᵀ⊗Bᵀ, G⊗G and Aᵀ⊗Aᵀ, float64 [(m + 2)², (m + 2)²], [(m + 2)², 9] and [m², (m + 2)²].
     """
-    points, inputs = _POINTS[outputs], outputs + 2
+    b, g, a = _toom_cook(_POINTS[outputs])
+    return np.kron(b, b), np.kron(g, g), np.kron(a, a)
+
+
+def of_an_axis(outputs: int) -> tuple[Matrix, Matrix, Matrix]:
+    """Bᵀ, G and Aᵀ of F(m, 3) by Toom and Cook's construction.
+
+    Returns
+    -------
+    tuple
+        float64 [m + 2, m + 2], [m + 2, 3] and [m, m + 2]; their m + 2 rows (of Aᵀ: columns) are the points in the
+        order of this module, infinity before the last of them.
+    """
+    b, g, a = _toom_cook(_POINTS[outputs])
+    order = [*range(outputs), outputs + 1, outputs]
+    return b[order], g[order], a[:, order]
+
+
+def of_a_shorter_tile(outputs: int) -> tuple[Matrix, Matrix]:
+    """Bᵀ and Aᵀ of F(m - 1, 3), for filters that `of_an_axis(m)`'s G transformed: its last point is left out.
+
+    F(m - 1, 3) on all points but the last has a G whose rows are those of F(m, 3), each times the distance of its
+    point from the last one. That factor is in Bᵀ here.
+
+    Returns
+    -------
+    tuple
+        float64 [m + 2, m + 2] and [m, m + 2] as `of_an_axis` gives: what belongs to the last point, to the last input
+        and to the last output is zero.
+    """
+    *points, last = _POINTS[outputs]
+    b, _, a = _toom_cook(tuple(points))
+    factors = np.array([point - last for point in points] + [1.0])
+    return np.pad(factors[:, None] * b, (0, 1)), np.pad(a, (0, 1))
+
+
+def _toom_cook(points: tuple[float, ...]) -> tuple[Matrix, Matrix, Matrix]:
+    """Bᵀ, G and Aᵀ whose points are `points`, then infinity."""
+    inputs, outputs = len(points) + 1, len(points) - 1
     b, g, a = np.zeros((inputs, inputs)), np.zeros((inputs, 3)), np.zeros((outputs, inputs))
     for i, point in enumerate(points):
         others = [p for p in points if p != point]
@@ -44,4 +82,4 @@ def matrices(outputs: int) -> tuple[Matrix, Matrix, Matrix]:
         a[:, i] = point ** np.arange(outputs)
     b[-1] = np.poly(points)[::-1]
     g[-1, -1] = a[-1, -1] = 1
-    return np.kron(b, b), np.kron(g, g), np.kron(a, a)
+    return b, g, a

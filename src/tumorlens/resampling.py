@@ -16,7 +16,7 @@ with the same sums are one kind; a resample is thus one multinomial draw of how 
   G groups; here it is what the error itself is worth, 2 V² / var(V) with V = Σ u² and
   var(V) = Σ u⁴ − V² / G, at most G − 1 (Satterthwaite, Biometrics Bulletin 2, 1946).
 
-benchmarks/coverage.py shows how often these intervals hold the truth.
+benchmarks/intervals.py shows how often these intervals hold the truth.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def environment() -> Json:
     """Versions of what computes, as recorded in study.json."""
     from importlib.metadata import PackageNotFoundError, version  # a tenth of what `tumorlens --help` takes to import
 
-    packages = ("tumorlens", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scipy")
+    packages = ("tumorlens", "torch", "torchvision", "numba", "numpy", "pillow", "scikit-learn", "scipy")
     found: Json = {"python": platform.python_version(), "platform": platform.platform()}
     for package in packages:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -153,8 +153,38 @@ def _optimizer(
     decay = configuration.weight_decay
     if configuration.optimizer == "sgd":
         return torch.optim.SGD(learning, configuration.learning_rate, momentum=0.9, weight_decay=decay)
-    kind = torch.optim.AdamW if configuration.optimizer == "adamw" else torch.optim.Adam
     # Fused: one pass over a weight and its moments on a CPU, one kernel for all weights on CUDA, where the count of
     # steps must lie on the device to be recorded.
     cuda = device.type == "cuda"
-    return kind(learning, configuration.learning_rate, weight_decay=decay, fused=True, capturable=cuda)
+    kinds: dict[str, tuple[type[torch.optim.Adam], ...]] = {
+        "adam": (_Adam, torch.optim.Adam), "adamw": (_AdamW, torch.optim.AdamW)
+    }  # fmt: skip
+    return kinds[configuration.optimizer][cuda](
+        learning, configuration.learning_rate, weight_decay=decay, fused=True, capturable=cuda
+    )
+
+
+class _AsTheyLie:
+    """Lets an Adam on a CPU see weights, gradients and moments in channels_last in the order in which they lie.
+
+    PyTorch's fused kernel copies a gradient that is not contiguous in the order of its axes, which takes as long as the
+    step itself, and takes one that lies otherwise than its weight for one that does not.
+    """
+
+    def _init_group(self, group: dict[str, Any], *lists: Any, **more: Any) -> Any:
+        found = super()._init_group(group, *lists, **more)  # type: ignore[misc]
+        params, grads, means, squares, *_ = lists
+        for i, weight in enumerate(params):
+            if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+                for values in (params, grads, means, squares):
+                    values[i] = values[i].permute(0, 2, 3, 1)
+                grads[i] = grads[i].contiguous()  # no copy where it lies as its weight does
+        return found
+
+
+class _Adam(_AsTheyLie, torch.optim.Adam):
+    pass
+
+
+class _AdamW(_AsTheyLie, torch.optim.AdamW):
+    pass

@@ -2,29 +2,33 @@
 
 Winograd's minimal filtering F(m×m, 3×3), whose matrices and sources stand in `minimal_filtering`: a tile of m×m outputs
 takes (m + 2)² multiplications where the definition takes 9 m². Summed over channels they are (m + 2)² matrix products,
-and their adjoints, which the backward pass needs, are twice as many. In float32 tiles are 4×4 or 5×5, what fits a side
-best: 14 takes three of 5 with one row to spare, 7 two of 4.
+and their adjoints, which the backward pass needs, are twice as many. A side is cut into tiles of m and of m - 1, which
+share all points but one: 14 into 5, 5 and 4, or into 4, 4, 3 and 3; 7 into 4 and 3.
 
 The sums are the same ones in another order and with other intermediate values, so rounding differs: in float32 by 1e-6
 to 1e-5 of the largest value here, as it differs between processors. In bfloat16 intermediate values are rounded to its
-8 bits, and 2 % of a result's length are lost where one convolution by the definition loses 0.3 %; tiles of 5×5 would
-lose 4 %, so that they are 4×4 there.
+8 bits, and 1 to 2 % of a result's length are lost where one convolution by the definition loses 0.3 %; tiles of 5×5
+would lose twice as much, so that they are at most 4×4 there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tumorlens.minimal_filtering import matrices
+from tumorlens.minimal_filtering import of_a_shorter_tile, of_an_axis
 
-_TILES = {torch.float32: (4, 5), torch.bfloat16: (4,)}  # sides of their outputs
-_MATRICES = {
-    (kind, out): tuple(torch.from_numpy(m).to(kind) for m in matrices(out))
-    for kind, sides in _TILES.items() for out in sides
-}  # fmt: skip
+BLOCK = 128
+"""Channels that are transformed at a time: tiles of that many stay in a core's cache. Others are multiples of it."""
+
+_TILES = {torch.float32: (4, 5), torch.bfloat16: (4,)}  # sides of the longer ones' outputs
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -35,108 +39,158 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     x
         float32 or bfloat16 [n, c, h, w] on the CPU; fastest in channels_last.
     weight
-        [k, c, 3, 3] of the same type.
+        [k, c, 3, 3], float32 or of x's type.
 
     Returns
     -------
     Tensor
-        [n, k, h, w] of that type in channels_last.
+        [n, k, h, w] of x's type in channels_last.
+
+    Raises
+    ------
+    ValueError
+        c or k is no multiple of `BLOCK`.
     """
+    if weight.shape[0] % BLOCK or weight.shape[1] % BLOCK:
+        raise ValueError(f"channels must be multiples of {BLOCK}, not {weight.shape[1]} and {weight.shape[0]}")
     found: Tensor = _Convolution.apply(x, weight)
     return found
 
 
-def tile_side(h: int, w: int, kind: torch.dtype = torch.float32) -> int:
-    """Outputs of a tile along each side, for h×w outputs: of those allowed what takes fewest multiplications."""
-    return min(_TILES[kind], key=lambda out: -(-h // out) * -(-w // out) * (out + 2) ** 2)
+@dataclass(frozen=True)
+class Tiling:
+    """How h×w outputs are cut, for tiles of m×m and, where they end a side, m - 1."""
+
+    out: int
+    """m."""
+    down: int
+    long_down: int
+    """Of `down` rows of tiles so many, the first ones, are m high, the others m - 1."""
+    across: int
+    long_across: int
+
+    @property
+    def grid(self) -> tuple[int, int, int, int]:
+        """As kernels take it."""
+        return self.down, self.long_down, self.across, self.long_across
+
+    def groups(self, n: int) -> Iterator[tuple[int, int]]:
+        """Runs of points of n images: how many, and how many tiles have them."""
+        common = self.out + 1
+        yield common * common, n * self.down * self.across
+        of_row, of_column = n * self.long_down * self.across, n * self.down * self.long_across
+        yield from [(2 * common, of_row)] if of_row == of_column else [(common, of_row), (common, of_column)]
+        yield 1, n * self.long_down * self.long_across
+
+    def products(self) -> int:
+        """Multiplications of an image, for a pair of channels."""
+        return sum(points * tiles for points, tiles in self.groups(1))
 
 
-def windows(x: Tensor, padding: int, side: int, step: int, count: tuple[int, int]) -> Tensor:
-    """What lies under a side×side window as it moves over x [n, c, h, w] by `step`, with `padding` zeros before it.
+@lru_cache
+def tiling(h: int, w: int, kind: torch.dtype = torch.float32) -> Tiling:
+    """Of the tiles allowed those that take fewest multiplications."""
+    cut = [Tiling(out, *_cut(h, out), *_cut(w, out)) for out in _TILES[kind]]
+    return min(cut, key=Tiling.products)
 
-    Returns
-    -------
-    Tensor
-        [n, down, across, side, side, c], `count` being (down, across): a view of a padded copy.
-    """
-    n, c, h, w = x.shape
-    high, wide = (max(step * (k - 1) + side, padding + length) for k, length in zip(count, (h, w), strict=True))
-    padded = x.new_zeros(n, high, wide, c)
-    padded[:, padding : h + padding, padding : w + padding] = x.permute(0, 2, 3, 1)
-    image, row, column, _ = padded.stride()
-    return padded.as_strided((n, *count, side, side, c), (image, step * row, step * column, row, column, 1))
+
+def _cut(length: int, out: int) -> tuple[int, int]:
+    tiles = -(-length // out)
+    return tiles, max(0, length - tiles * (out - 1))
+
+
+_A_FILTER = (1, 1, 1, 1)  # the grid of a filter's one tile
+
+
+@dataclass(frozen=True)
+class _Transforms:
+    """Of tiles of m×m, and their adjoints: a matrix for the longer and one for the shorter, float32 [2, ., .]."""
+
+    b: npt.NDArray[np.float32]
+    g: npt.NDArray[np.float32]
+    a: npt.NDArray[np.float32]
+    b_back: npt.NDArray[np.float32]
+    g_back: npt.NDArray[np.float32]
+    a_back: npt.NDArray[np.float32]
+
+
+@lru_cache
+def _transforms(out: int) -> _Transforms:
+    b, g, a = of_an_axis(out)
+    shorter_b, shorter_a = of_a_shorter_tile(out)
+    there = [np.stack(pair).astype(np.float32) for pair in ((b, shorter_b), (g, g), (a, shorter_a))]
+    return _Transforms(*there, *(np.ascontiguousarray(pair.transpose(0, 2, 1)) for pair in there))
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        k, out = weight.shape[0], tile_side(h, w, x.dtype)
-        down, across, side = -(-h // out), -(-w // out), out + 2
-        b, g_matrix, a = _MATRICES[x.dtype, out]
-        tiles = windows(x, 1, side, out, (down, across))
-        d = _transform(b, _columns(tiles, (3, 4)))  # (side², tiles, c)
-        g = _transform(g_matrix, _columns(weight.permute(0, 2, 3, 1), (1, 2)))  # (side², k, c)
-        products = torch.bmm(d, g.transpose(1, 2))  # (side², tiles, k)
-        y = _transform(a, products).view(out, out, n, down, across, k)
+        (n, c, h, w), k, kind = x.shape, weight.shape[0], x.dtype
+        cut = tiling(h, w, kind)
+        matrices = _transforms(cut.out)
+        d = _to_points(matrices.b, x, 1, cut.out, cut, kind)
+        g = _to_points(matrices.g, weight, 0, 3, Tiling(cut.out, *_A_FILTER), kind)
+        products = x.new_empty(len(d), k)
+        for tiles, filters, found in _grouped(cut, n, d, g.view(-1, k, c), products):
+            torch.bmm(tiles, filters.transpose(1, 2), out=found)
         ctx.save_for_backward(d, g)
-        ctx.shape = (n, c, h, w)
-        whole = y.permute(2, 3, 0, 4, 1, 5).reshape(n, out * down, out * across, k)
-        return whole[:, :h, :w].contiguous().permute(0, 3, 1, 2)
+        ctx.cut, ctx.x, ctx.weight = cut, x.shape, (weight.shape, weight.dtype)
+        return _from_points(matrices.a, products, 0, cut.out, cut.grid, x.new_empty(n, h, w, k))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (gradient,) = gradients
         d, g = ctx.saved_tensors
-        n, c, h, w = ctx.shape
-        k, out = g.shape[1], tile_side(h, w, d.dtype)
-        down, across, side = -(-h // out), -(-w // out), out + 2
-        b, g_matrix, a = _MATRICES[d.dtype, out]
-        whole = gradient.new_zeros(n, out * down, out * across, k)
-        whole[:, :h, :w] = gradient.permute(0, 2, 3, 1)
-        products = _transform(a.T, _columns(whole.view(n, down, out, across, out, k), (2, 4)))  # (side², tiles, k)
+        cut, (n, c, h, w), ((k, *_), kind) = ctx.cut, ctx.x, ctx.weight
+        matrices = _transforms(cut.out)
+        products = _to_points(matrices.a_back, gradient, 0, cut.out, cut, d.dtype)
         of_x = of_weight = None
         if ctx.needs_input_grad[1]:
-            of_g = torch.bmm(products.transpose(1, 2), d)  # (side², k, c)
-            of_weight = _transform(g_matrix.T, of_g).view(3, 3, k, c).permute(2, 3, 0, 1)
+            of_g = torch.empty_like(g)
+            for tiles, found, of_y in _grouped(cut, n, d, of_g.view(-1, k, c), products):
+                torch.bmm(of_y.transpose(1, 2), tiles, out=found)
+            of_weight = _from_points(matrices.g_back, of_g, 0, 3, _A_FILTER, g.new_empty(k, 3, 3, c, dtype=kind))
         if ctx.needs_input_grad[0]:
-            of_d = torch.bmm(products, g)  # (side², tiles, c)
-            tiles = _transform(b.T, of_d).view(side, side, n, down, across, c)
-            of_x = _overlap_add(tiles, out)[:, 1 : h + 1, 1 : w + 1].contiguous().permute(0, 3, 1, 2)
+            of_d = torch.empty_like(d)
+            for found, filters, of_y in _grouped(cut, n, of_d, g.view(-1, k, c), products):
+                torch.bmm(of_y, filters, out=found)
+            of_x = _from_points(matrices.b_back, of_d, 1, cut.out, cut.grid, d.new_empty(n, h, w, c))
         return of_x, of_weight
 
 
-def _columns(values: Tensor, mixed: tuple[int, int]) -> Tensor:
-    """What a transform mixes, along two axes of `values`, as the first axis: [mixed, all others, channels].
-
-    A copy, unless it lies in memory as `_transform` wants it.
-    """
-    *others, channels = (axis for axis in range(values.ndim) if axis not in mixed)
-    size, c = values.shape[mixed[0]] * values.shape[mixed[1]], values.shape[channels]
-    if values.dtype == torch.float32:
-        return values.permute(*others, *mixed, channels).reshape(-1, size, c).transpose(0, 1)
-    return values.permute(*mixed, *others, channels).reshape(size, -1, c)
+def _grouped(cut: Tiling, n: int, d: Tensor, g: Tensor, products: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each group what is multiplied: [points, tiles, c], [points, k, c] and [points, tiles, k], in place."""
+    row = point = 0
+    for points, tiles in cut.groups(n):
+        rows = slice(row, row + points * tiles)
+        of_x, of_y = (values[rows].view(points, tiles, values.shape[1]) for values in (d, products))
+        yield of_x, g[point : point + points], of_y
+        row, point = rows.stop, point + points
 
 
-def _transform(matrix: Tensor, values: Tensor) -> Tensor:
-    """[rows, columns] times [columns, n, channels]: [rows, n, channels].
+def _to_points(
+    matrices: npt.NDArray[np.float32], x: Tensor, padding: int, step: int, cut: Tiling, kind: torch.dtype
+) -> Tensor:
+    """x [n, c, h, w] as points, [rows, c] of `kind`."""
+    from tumorlens.compiled import array, run
+    from tumorlens.winograd_loops import to_points
 
-    In float32 the columns lie beside one another in memory, and so do the rows: small products, which MKL spreads over
-    the cores. In bfloat16, for which oneDNN multiplies, it is a single product of what lies in the order of its axes.
-    """
-    rows, columns = matrix.shape
-    if values.dtype == torch.float32:
-        values = values.transpose(0, 1)
-        return torch.bmm(matrix.expand(len(values), rows, columns), values).transpose(0, 1)
-    return (matrix @ values.reshape(columns, -1)).view(rows, *values.shape[1:])
+    n, c, h, w = x.shape
+    found = torch.empty(sum(points * tiles for points, tiles in cut.groups(n)), c, dtype=kind)
+    read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(found)
+    loop = to_points(*matrices.shape[1:], read.dtype, written.dtype)
+    run(loop, n * cut.down, matrices, read, written, n, h, w, c, padding, step, *cut.grid, len(found))
+    return found
 
 
-def _overlap_add(tiles: Tensor, out: int) -> Tensor:
-    """Adjoint of cutting into tiles, m = out: [m + 2, m + 2, n, down, across, c] → [n, m·down + m, m·across + m, c]."""
-    side, _, n, down, across, c = tiles.shape
-    padded = tiles.new_zeros(n, down + 1, out, across + 1, out, c)
-    for rows, below in ((slice(0, out), 0), (slice(out, side), 1)):
-        for columns, right in ((slice(0, out), 0), (slice(out, side), 1)):
-            part = tiles[rows, columns].permute(2, 3, 0, 4, 1, 5)
-            padded[:, below : down + below, : part.shape[2], right : across + right, : part.shape[4]] += part
-    return padded.view(n, out * (down + 1), out * (across + 1), c)
+def _from_points(
+    matrices: npt.NDArray[np.float32], values: Tensor, padding: int, step: int, grid: tuple[int, ...], found: Tensor
+) -> Tensor:
+    """Points as what `found` [n, h, w, c] is written with: [n, c, h, w] in channels_last."""
+    from tumorlens.compiled import array, run
+    from tumorlens.winograd_loops import from_points
+
+    read, written = array(values), array(found)
+    loop = from_points(*matrices.shape[1:], read.dtype, written.dtype)
+    run(loop, len(found), matrices, read, written, *found.shape, padding, step, *grid, len(values))
+    return found.permute(0, 3, 1, 2)

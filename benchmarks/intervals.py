@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the truth where images come in correlated groups, by simulation.
 
-    python benchmarks/coverage.py
+    python benchmarks/intervals.py
 
 Each data set has 200 to 500 groups of unequal size. A group draws how likely each of four outcomes is
 (both configurations right, only the first, only the second, neither) from a Dirichlet distribution, its
@@ -104,7 +104,7 @@ def main() -> None:
     shares = coverage(N_DATASETS, GROUPS, SEED)
     content = {
         "name": "bench-coverage",
-        "command": "python benchmarks/coverage.py",
+        "command": "python benchmarks/intervals.py",
         "figures": {f"coverage.{name.removesuffix('_coverage')}": share for name, share in shares.items()},
         "nominal": 0.95,
         "n_datasets": N_DATASETS,

@@ -1,0 +1,141 @@
+"""Loops compiled by Numba, on the cores that PyTorch computes on.
+
+Numba's own threads would share the cores with PyTorch's, which go on spinning for milliseconds after each operation: a
+loop of one millisecond then takes two. So a loop is compiled for one core here, takes its tasks from a counter, and
+OpenMP's threads of PyTorch run it at once, each until no task is left.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from llvmlite import ir
+from numba import cfunc, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+_Loop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def compiled(loop: Callable[[Any], None]) -> Any:
+    """A loop `(address of a job)`, which calls `next_task` until it has all; for `run`.
+
+    Products and sums may be done in another order, or fused, so that they are vectorised. Compiled code is kept beside
+    this package, or where that may not be written, in the user's cache folder; where neither may, in the process.
+    """
+    words: dict[str, Any] = {
+        "error_model": "numpy", "fastmath": {"nnan", "nsz", "contract", "reassoc"},
+    }  # fmt: skip
+    try:
+        code = cfunc(types.void(types.voidptr), cache=True, **words)(loop)
+    except RuntimeError:  # Numba's, where no folder for its cache can be written
+        code = cfunc(types.void(types.voidptr), **words)(loop)
+    found = _Loop(code.address)
+    found.code = code  # type: ignore[attr-defined]  # kept as long as what calls it
+    return found
+
+
+def run(loop: Any, tasks: int, *words: int | npt.NDArray[Any]) -> None:
+    """Run a loop on all cores; its job holds the counter, the number of tasks, and `words`: numbers, or addresses."""
+    job = np.array([0, tasks, *(w if isinstance(w, int) else w.ctypes.data for w in words)], dtype=np.int64)
+    cores, address = min(torch.get_num_threads(), tasks), job.ctypes.data
+    if cores <= 1:
+        loop(address)
+    elif openmp := _openmp():
+        openmp(loop, address, cores, 0)
+    else:
+        others = [_threads().submit(loop, address) for _ in range(cores - 1)]
+        loop(address)
+        for other in others:
+            other.result()
+
+
+@lru_cache
+def _openmp() -> Any:
+    """GCC's way to run a function on each thread of a team; None where PyTorch does not compute with its OpenMP."""
+    if not hasattr(os, "RTLD_NOLOAD"):
+        return None
+    try:
+        found = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    found.restype, found.argtypes = None, [_Loop, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    return found
+
+
+@lru_cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1))
+
+
+def array(values: Tensor) -> npt.NDArray[Any]:
+    """The same memory for a loop; bfloat16 is uint16, what NumPy has for it: the upper half of a float32's bits."""
+    if not values.is_contiguous():
+        raise ValueError(f"a loop takes what lies in memory without gaps, not strides {values.stride()}")
+    held = values.detach()
+    found: npt.NDArray[Any] = (held.view(torch.uint16) if held.dtype == torch.bfloat16 else held).numpy()
+    return found
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def next_task(_: Any, job: Any) -> Any:
+    """The counter of a job, int64 [.], one more after it; no other thread gets the same."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        held = context.make_array(signature.args[0])(context, builder, values[0])
+        return builder.atomic_rmw("add", held.data, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(job), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pointer(_: Any, address: Any) -> Any:
+    """What `carray` takes, of an address in a job."""
+
+    def code(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), code
+
+
+def widened(value: Any) -> Any:
+    """float32 of a number as an array stores it; in a loop alone."""
+    raise NotImplementedError
+
+
+@overload(widened, inline="always")  # type: ignore[untyped-decorator]
+def _compiled_widened(value: Any) -> Any:
+    def upper_half(value: Any) -> Any:
+        return np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+
+    def itself(value: Any) -> Any:
+        return value
+
+    return upper_half if isinstance(value, types.Integer) else itself
+
+
+def narrowed(value: Any, array: Any) -> Any:
+    """A float32 as `array` stores it, rounded to nearest, ties to even; in a loop alone."""
+    raise NotImplementedError
+
+
+@overload(narrowed, inline="always")  # type: ignore[untyped-decorator]
+def _compiled_narrowed(value: Any, array: Any) -> Any:  # noqa: ARG001
+    def upper_half(value: Any, array: Any) -> Any:  # noqa: ARG001
+        bits = np.float32(value).view(np.uint32)
+        up = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        return np.uint16(np.uint32(bits + up) >> np.uint32(16))
+
+    def itself(value: Any, array: Any) -> Any:  # noqa: ARG001
+        return value
+
+    return upper_half if isinstance(array.dtype, types.Integer) else itself
