@@ -8,10 +8,13 @@ OpenMP's threads of PyTorch run it at once, each until no task is left.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
+import pickle
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,44 +27,63 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 _Loop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_STAMP = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]  # of what loops take from here
+_NO_CACHE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # Numba's, and of files damaged or full disks
 
 
-def compiled(loop: Callable[[Any], None]) -> Any:
-    """A loop `(address of a job)`, which calls `next_task` until it has all; for `run`.
+def compiled(*key: object) -> Callable[[Callable[[Any], None]], Any]:
+    """Compiles a loop `(address of a job)` for `run`, which calls `next_task` until it has all.
 
-    Products and sums may be done in another order, or fused, so that they are vectorised. Compiled code is kept beside
-    this package, or where that may not be written, in the user's cache folder; where neither may, in the process.
+    Products and sums may be done in another order, or fused, so that they are vectorised. Code is kept in the
+    `__pycache__` beside the loop's module, or where that may not be written, in the user's cache folder; where neither
+    may, in the process. `key` is all that the code depends on beside its own module: Numba, to whom loops made by one
+    function are the same but for their closures, would keep them in one file, which two processes may write at once.
     """
-    words: dict[str, Any] = {
-        "error_model": "numpy", "fastmath": {"nnan", "nsz", "contract", "reassoc"},
-    }  # fmt: skip
-    try:
-        code = cfunc(types.void(types.voidptr), cache=True, **words)(loop)
-    except RuntimeError:  # Numba's, where no folder for its cache can be written
-        code = cfunc(types.void(types.voidptr), **words)(loop)
-    found = _Loop(code.address)
-    found.code = code  # type: ignore[attr-defined]  # kept as long as what calls it
-    return found
+
+    def compiler(loop: Callable[[Any], None]) -> Any:
+        loop.__qualname__ = "_".join([loop.__qualname__, *map(str, key), _STAMP])
+        words: dict[str, Any] = {"error_model": "numpy", "fastmath": {"nsz", "contract", "reassoc"}}
+        try:
+            code = cfunc(types.void(types.voidptr), cache=True, **words)(loop)
+        except _NO_CACHE:
+            code = cfunc(types.void(types.voidptr), **words)(loop)
+        found = _Loop(code.address)
+        found.code = code  # type: ignore[attr-defined]  # kept as long as what calls it
+        return found
+
+    return compiler
 
 
 def run(loop: Any, tasks: int, *words: int | npt.NDArray[Any]) -> None:
-    """Run a loop on all cores; its job holds the counter, the number of tasks, and `words`: numbers, or addresses."""
+    """Run a loop on all cores; its job holds the counter, the number of tasks, and `words`: numbers, or addresses.
+
+    Raises
+    ------
+    MemoryError
+        There was none for what a loop keeps a tile in.
+    """
     job = np.array([0, tasks, *(w if isinstance(w, int) else w.ctypes.data for w in words)], dtype=np.int64)
-    cores, address = min(torch.get_num_threads(), tasks), job.ctypes.data
-    if cores <= 1:
-        loop(address)
+    cores = torch.get_num_threads()
+    if cores == 1 or tasks <= 1:
+        loop(job.ctypes.data)
     elif openmp := _openmp():
-        openmp(loop, address, cores, 0)
+        openmp(loop, job.ctypes.data, 0, 0)  # as many threads as PyTorch's: a team of another size is made anew
     else:
-        others = [_threads().submit(loop, address) for _ in range(cores - 1)]
-        loop(address)
-        for other in others:
-            other.result()
+        others = [_threads().submit(_on_a_thread, loop, job, words) for _ in range(min(cores, tasks) - 1)]
+        loop(job.ctypes.data)
+        wait(others)
+    if job[0] < tasks:  # what a loop raises goes nowhere
+        raise MemoryError(f"a loop did {job[0]} of {tasks} tasks")
+
+
+def _on_a_thread(loop: Any, job: npt.NDArray[np.int64], _held: Any) -> None:
+    """Holds what the job points to until it ends, also where a Ctrl-C ends the wait for it."""
+    loop(job.ctypes.data)
 
 
 @lru_cache
 def _openmp() -> Any:
-    """GCC's way to run a function on each thread of a team; None where PyTorch does not compute with its OpenMP."""
+    """GCC's way to run a function on each thread of a team; None where its OpenMP, PyTorch's on Linux, is not there."""
     if not hasattr(os, "RTLD_NOLOAD"):
         return None
     try:
@@ -80,7 +102,7 @@ def _threads() -> ThreadPoolExecutor:
 def array(values: Tensor) -> npt.NDArray[Any]:
     """The same memory for a loop; bfloat16 is uint16, what NumPy has for it: the upper half of a float32's bits."""
     if not values.is_contiguous():
-        raise ValueError(f"a loop takes what lies in memory without gaps, not strides {values.stride()}")
+        raise ValueError(f"a loop takes what lies in memory in the order of its axes, not strides {values.stride()}")
     held = values.detach()
     found: npt.NDArray[Any] = (held.view(torch.uint16) if held.dtype == torch.bfloat16 else held).numpy()
     return found
@@ -133,7 +155,7 @@ def _compiled_narrowed(value: Any, array: Any) -> Any:  # noqa: ARG001
     def upper_half(value: Any, array: Any) -> Any:  # noqa: ARG001
         bits = np.float32(value).view(np.uint32)
         up = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        return np.uint16(np.uint32(bits + up) >> np.uint32(16))
+        return np.uint16(np.uint32(bits + up) >> np.uint32(16)) if value == value else np.uint16(0x7FC0)  # NaN
 
     def itself(value: Any, array: Any) -> Any:  # noqa: ARG001
         return value

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
 from tumorlens.allocator import blocks_kept
@@ -22,7 +23,7 @@ _CHANNELS = 128  # with 64 the transforms outweigh what the products gain: half 
 
 
 def convolve_strided(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """`conv2d(x, weight, stride=stride, padding=padding)`, differentiable in both.
+    """`conv2d(x, weight, stride=stride, padding=padding)`, differentiable in both, once.
 
     Parameters
     ----------
@@ -48,6 +49,7 @@ class _Strided(torch.autograd.Function):
         return nn.functional.conv2d(x, weight, stride=stride, padding=padding)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors

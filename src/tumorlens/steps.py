@@ -165,10 +165,10 @@ def _optimizer(
 
 
 class _AsTheyLie:
-    """Lets an Adam on a CPU see weights, gradients and moments in channels_last in the order in which they lie.
+    """Lets an Adam on a CPU see weights, gradients and moments in the order in which they lie in memory.
 
-    PyTorch's fused kernel copies a gradient that is not contiguous in the order of its axes, which takes as long as the
-    step itself, and takes one that lies otherwise than its weight for one that does not.
+    PyTorch's fused kernel reads memory in order, so that a gradient that lies otherwise than its weight is paired with
+    the wrong weights; and it copies one that lies in channels_last, for nothing, which takes as long as the step.
     """
 
     def _init_group(self, group: dict[str, Any], *lists: Any, **more: Any) -> Any:
@@ -178,7 +178,7 @@ class _AsTheyLie:
             if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
                 for values in (params, grads, means, squares):
                     values[i] = values[i].permute(0, 2, 3, 1)
-                grads[i] = grads[i].contiguous()  # no copy where it lies as its weight does
+            grads[i] = grads[i].contiguous()  # no copy where it lies as its weight does
         return found
 
 

@@ -1,4 +1,4 @@
-"""3×3 convolutions with a quarter to a third of the multiplications, for training on a CPU.
+"""3×3 convolutions with a quarter of the multiplications, for training on a CPU.
 
 Winograd's minimal filtering F(m×m, 3×3), whose matrices and sources stand in `minimal_filtering`: a tile of m×m outputs
 takes (m + 2)² multiplications where the definition takes 9 m². Summed over channels they are (m + 2)² matrix products,
@@ -22,17 +22,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tumorlens.minimal_filtering import of_a_shorter_tile, of_an_axis
 
 BLOCK = 128
-"""Channels that are transformed at a time: tiles of that many stay in a core's cache. Others are multiples of it."""
+"""Channels that are transformed at a time: tiles of that many stay in a core's cache."""
 
 _TILES = {torch.float32: (4, 5), torch.bfloat16: (4,)}  # sides of the longer ones' outputs
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """`conv2d(x, weight, padding=1)`, differentiable in both.
+    """`conv2d(x, weight, padding=1)`, differentiable in both, once.
 
     Parameters
     ----------
@@ -49,8 +50,10 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        c or k is no multiple of `BLOCK`.
+        c or k is no multiple of `BLOCK`, or the weight is not 3×3.
     """
+    if weight.shape[2:] != (3, 3):
+        raise ValueError(f"weights must be 3×3, not {'×'.join(map(str, weight.shape[2:]))}")
     if weight.shape[0] % BLOCK or weight.shape[1] % BLOCK:
         raise ValueError(f"channels must be multiples of {BLOCK}, not {weight.shape[1]} and {weight.shape[0]}")
     found: Tensor = _Convolution.apply(x, weight)
@@ -71,7 +74,7 @@ class Tiling:
 
     @property
     def grid(self) -> tuple[int, int, int, int]:
-        """As kernels take it."""
+        """As loops take it."""
         return self.down, self.long_down, self.across, self.long_across
 
     def groups(self, n: int) -> Iterator[tuple[int, int]]:
@@ -95,6 +98,7 @@ def tiling(h: int, w: int, kind: torch.dtype = torch.float32) -> Tiling:
 
 
 def _cut(length: int, out: int) -> tuple[int, int]:
+    """Tiles that a side takes, and how many of them are longer; where none is, the last may end beyond the side."""
     tiles = -(-length // out)
     return tiles, max(0, length - tiles * (out - 1))
 
@@ -125,23 +129,24 @@ def _transforms(out: int) -> _Transforms:
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        (n, c, h, w), k, kind = x.shape, weight.shape[0], x.dtype
-        cut = tiling(h, w, kind)
+        (n, c, h, w), k = x.shape, weight.shape[0]
+        cut = tiling(h, w, x.dtype)
         matrices = _transforms(cut.out)
-        d = _to_points(matrices.b, x, 1, cut.out, cut, kind)
-        g = _to_points(matrices.g, weight, 0, 3, Tiling(cut.out, *_A_FILTER), kind)
+        d = _to_points(matrices.b, x, 1, cut.out, cut, x.dtype)
+        g = _to_points(matrices.g, weight, 0, 3, Tiling(cut.out, *_A_FILTER), x.dtype)
         products = x.new_empty(len(d), k)
         for tiles, filters, found in _grouped(cut, n, d, g.view(-1, k, c), products):
             torch.bmm(tiles, filters.transpose(1, 2), out=found)
         ctx.save_for_backward(d, g)
-        ctx.cut, ctx.x, ctx.weight = cut, x.shape, (weight.shape, weight.dtype)
+        ctx.cut, ctx.x, ctx.weight_kind = cut, x.shape, weight.dtype
         return _from_points(matrices.a, products, 0, cut.out, cut.grid, x.new_empty(n, h, w, k))
 
     @staticmethod
+    @once_differentiable  # what the loops compute leaves no graph
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (gradient,) = gradients
         d, g = ctx.saved_tensors
-        cut, (n, c, h, w), ((k, *_), kind) = ctx.cut, ctx.x, ctx.weight
+        cut, (n, c, h, w), k = ctx.cut, ctx.x, gradient.shape[1]
         matrices = _transforms(cut.out)
         products = _to_points(matrices.a_back, gradient, 0, cut.out, cut, d.dtype)
         of_x = of_weight = None
@@ -149,7 +154,8 @@ class _Convolution(torch.autograd.Function):
             of_g = torch.empty_like(g)
             for tiles, found, of_y in _grouped(cut, n, d, of_g.view(-1, k, c), products):
                 torch.bmm(of_y.transpose(1, 2), tiles, out=found)
-            of_weight = _from_points(matrices.g_back, of_g, 0, 3, _A_FILTER, g.new_empty(k, 3, 3, c, dtype=kind))
+            of_weight = g.new_empty(k, 3, 3, c, dtype=ctx.weight_kind)
+            of_weight = _from_points(matrices.g_back, of_g, 0, 3, _A_FILTER, of_weight)
         if ctx.needs_input_grad[0]:
             of_d = torch.empty_like(d)
             for found, filters, of_y in _grouped(cut, n, of_d, g.view(-1, k, c), products):
@@ -172,6 +178,7 @@ def _to_points(
     matrices: npt.NDArray[np.float32], x: Tensor, padding: int, step: int, cut: Tiling, kind: torch.dtype
 ) -> Tensor:
     """x [n, c, h, w] as points, [rows, c] of `kind`."""
+    # Numba is imported where it computes: it takes a quarter of a second, and a GPU does without.
     from tumorlens.compiled import array, run
     from tumorlens.winograd_loops import to_points
 

@@ -16,9 +16,19 @@ from typing import Any
 
 import numpy as np
 from numba import carray
+from numba.extending import register_jitable
 
 from tumorlens.compiled import compiled, narrowed, next_task, pointer, widened
 from tumorlens.winograd import BLOCK
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _runs(last: int, n: int, down: int, long_down: int, across: int, long_across: int) -> tuple[int, int, int, int]:
+    """Rows of a point that all tiles have, and where the runs of the others begin: what `Tiling.groups` adds up to."""
+    shared = n * down * across
+    of_row = last * last * shared
+    of_column = of_row + last * n * long_down * across
+    return shared, of_row, of_column, of_column + last * n * down * long_across
 
 
 @lru_cache
@@ -29,7 +39,7 @@ def windows(stored: Any) -> Any:
     `step`; `found` [n, down, across, side, side, c] is written. A task is a row of an image's windows.
     """
 
-    @compiled
+    @compiled("windows", stored)
     def loop(address: Any) -> None:
         job = carray(address, (13,), np.int64)
         n, h, w, c, padding, step = job[4], job[5], job[6], job[7], job[8], job[9]
@@ -65,17 +75,14 @@ def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
     """
     last = points - 1  # a constant here, so that loops to it are unrolled
 
-    @compiled
+    @compiled("to_points", points, inputs, read, written, BLOCK)
     def loop(address: Any) -> None:
         job = carray(address, (16,), np.int64)
         n, h, w, c, padding, step = job[5], job[6], job[7], job[8], job[9], job[10]
         down, long_down, across, long_across, rows = job[11], job[12], job[13], job[14], job[15]
         matrices = carray(pointer(job[2]), (2, points, inputs), np.float32)
         x, found = carray(pointer(job[3]), (n, h, w, c), read), carray(pointer(job[4]), (rows, c), written)
-        shared = n * down * across
-        of_row = last * last * shared
-        of_column = of_row + last * n * long_down * across
-        of_both = of_column + last * n * down * long_across
+        shared, of_row, of_column, of_both = _runs(last, n, down, long_down, across, long_across)
         tile = np.empty((inputs, inputs, BLOCK), np.float32)
         half = np.empty((points, inputs, BLOCK), np.float32)
         row = np.empty((points, BLOCK), np.float32)
@@ -138,17 +145,14 @@ def from_points(outputs: int, points: int, read: Any, written: Any) -> Any:
     """
     last = points - 1
 
-    @compiled
+    @compiled("from_points", outputs, points, read, written, BLOCK)
     def loop(address: Any) -> None:
         job = carray(address, (16,), np.int64)
         n, h, w, c, padding, step = job[5], job[6], job[7], job[8], job[9], job[10]
         down, long_down, across, long_across, rows = job[11], job[12], job[13], job[14], job[15]
         matrices = carray(pointer(job[2]), (2, outputs, points), np.float32)
         values, found = carray(pointer(job[3]), (rows, c), read), carray(pointer(job[4]), (n, h, w, c), written)
-        shared = n * down * across
-        of_row = last * last * shared
-        of_column = of_row + last * n * long_down * across
-        of_both = of_column + last * n * down * long_across
+        shared, of_row, of_column, of_both = _runs(last, n, down, long_down, across, long_across)
         high = (down - 1) * step - max(down - 1 - long_down, 0) + outputs
         wide = (across - 1) * step - max(across - 1 - long_across, 0) + outputs
         whole = np.empty((max(high, h + padding), max(wide, w + padding), BLOCK), np.float32)
