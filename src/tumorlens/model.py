@@ -224,7 +224,11 @@ def forward(model: ResNet, x: Tensor, start: str = "image", stop: str = "logits"
         elif i < 4:
             x = getattr(model, STAGES[i])(x)
         elif i == 4:
-            x = torch.flatten(model.avgpool(model.layer4(x)), 1)  # (B, 512)
+            x = model.layer4(x)
+            if x.requires_grad and x.device.type == "cpu":
+                # The pooling's gradient repeats one number in place, which the kernels after it would read one by one.
+                x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+            x = torch.flatten(model.avgpool(x), 1)  # (B, 512)
         else:
             x = model.fc(x)
     return x

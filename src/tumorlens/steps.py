@@ -6,7 +6,7 @@ graph launches all of them at once (Nguyen et al., "Accelerating PyTorch with CU
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
+from tumorlens.ahead import ahead
 from tumorlens.configurations import Configuration
 from tumorlens.distributed import World
 from tumorlens.features import InMemory
@@ -68,16 +69,25 @@ class Steps:
         self.loss, self.correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
 
     def begin(self, order: Tensor) -> Tensor:
-        """Set the sums to zero, and give an epoch's order of images, int64 [n], as `take` wants parts of it."""
+        """Set the sums to zero, and give an epoch's order of images, int64 [n], as `each` wants parts of it."""
         self.loss.zero_()
         self.correct.zero_()
         return order
 
-    def take(self, batch: Tensor) -> None:
-        """One step on a batch, indices int64 [B] into the training images; every process computes its share."""
+    def each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Take a step on each batch, indices int64 [B] into the training images, then give it back.
+
+        Every process computes its share. What lies in a file is read while the batch before is learned from.
+        """
+        shares = ((batch, self._share(batch)) for batch in batches)
+        for batch, (x, y) in shares if isinstance(self.source, InMemory) else ahead(shares, 1):
+            self._step(x.to(self.device), y.to(self.device), len(batch))
+            yield batch
+
+    def _share(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations and labels of what this process computes of a batch."""
         mine = batch[self.world.rank :: self.world.size]
-        x = self.source.rows([self.train.hashes[i] for i in mine.tolist()]).to(self.device)
-        self._step(x, self.train.labels[mine].to(self.device), len(batch))
+        return self.source.rows([self.train.hashes[i] for i in mine.tolist()]), self.train.labels[mine]
 
     def _step(self, x: Tensor, y: Tensor, n: int) -> None:
         """A step on this process's activations and labels [b] of a batch of `n`."""
@@ -115,7 +125,12 @@ class RecordedSteps(Steps):
     def begin(self, order: Tensor) -> Tensor:
         return super().begin(order.to(self.device))
 
-    def take(self, batch: Tensor) -> None:
+    def each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            self._take(batch)
+            yield batch
+
+    def _take(self, batch: Tensor) -> None:
         if len(batch) != len(self.batch):  # what is left at an epoch's end
             self._on(batch)
             return

@@ -176,8 +176,7 @@ def _one_epoch(steps: Steps, configuration: Configuration, epoch: int, seed: int
     if len(batches) > 1 and len(batches[-1]) < max(2, world.size):
         batches[-2:] = [torch.cat(batches[-2:])]
     with Bar(f"{configuration.name}, epoch {epoch}", n) as bar:
-        for batch in batches:
-            steps.take(batch)
+        for batch in steps.each(batches):
             bar.advance(len(batch))
     world.sum_(steps.loss)
     world.sum_(steps.correct)
