@@ -227,7 +227,7 @@ def forward(model: ResNet, x: Tensor, start: str = "image", stop: str = "logits"
             x = model.layer4(x)
             if x.requires_grad and x.device.type == "cpu":
                 # The pooling's gradient repeats one number in place, which the kernels after it would read one by one.
-                x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+                x.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))  # type: ignore[no-untyped-call]
             x = torch.flatten(model.avgpool(x), 1)  # (B, 512)
         else:
             x = model.fc(x)
