@@ -103,7 +103,9 @@ def _cut(length: int, out: int) -> tuple[int, int]:
     return tiles, max(0, length - tiles * (out - 1))
 
 
-_A_FILTER = (1, 1, 1, 1)  # the grid of a filter's one tile
+def _of_filters(cut: Tiling) -> Tiling:
+    """Each filter is one longer tile."""
+    return Tiling(cut.out, 1, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,14 @@ class _Convolution(torch.autograd.Function):
         (n, c, h, w), k = x.shape, weight.shape[0]
         cut = tiling(h, w, x.dtype)
         matrices = _transforms(cut.out)
-        d = _to_points(matrices.b, x, 1, cut.out, cut, x.dtype)
-        g = _to_points(matrices.g, weight, 0, 3, Tiling(cut.out, *_A_FILTER), x.dtype)
+        d = _to_points(matrices.b, x, 1, cut, x.dtype)
+        g = _to_points(matrices.g, weight, 0, _of_filters(cut), x.dtype)
         products = x.new_empty(len(d), k)
         for tiles, filters, found in _grouped(cut, n, d, g.view(-1, k, c), products):
             torch.bmm(tiles, filters.transpose(1, 2), out=found)
         ctx.save_for_backward(d, g)
         ctx.cut, ctx.x, ctx.weight_kind = cut, x.shape, weight.dtype
-        return _from_points(matrices.a, products, 0, cut.out, cut.grid, x.new_empty(n, h, w, k))
+        return _from_points(matrices.a, products, 0, cut, x.new_empty(n, h, w, k))
 
     @staticmethod
     @once_differentiable  # what the loops compute leaves no graph
@@ -148,19 +150,19 @@ class _Convolution(torch.autograd.Function):
         d, g = ctx.saved_tensors
         cut, (n, c, h, w), k = ctx.cut, ctx.x, gradient.shape[1]
         matrices = _transforms(cut.out)
-        products = _to_points(matrices.a_back, gradient, 0, cut.out, cut, d.dtype)
+        products = _to_points(matrices.a_back, gradient, 0, cut, d.dtype)
         of_x = of_weight = None
         if ctx.needs_input_grad[1]:
             of_g = torch.empty_like(g)
             for tiles, found, of_y in _grouped(cut, n, d, of_g.view(-1, k, c), products):
                 torch.bmm(of_y.transpose(1, 2), tiles, out=found)
             of_weight = g.new_empty(k, 3, 3, c, dtype=ctx.weight_kind)
-            of_weight = _from_points(matrices.g_back, of_g, 0, 3, _A_FILTER, of_weight)
+            of_weight = _from_points(matrices.g_back, of_g, 0, _of_filters(cut), of_weight)
         if ctx.needs_input_grad[0]:
             of_d = torch.empty_like(d)
             for found, filters, of_y in _grouped(cut, n, of_d, g.view(-1, k, c), products):
                 torch.bmm(of_y, filters, out=found)
-            of_x = _from_points(matrices.b_back, of_d, 1, cut.out, cut.grid, d.new_empty(n, h, w, c))
+            of_x = _from_points(matrices.b_back, of_d, 1, cut, d.new_empty(n, h, w, c))
         return of_x, of_weight
 
 
@@ -174,30 +176,26 @@ def _grouped(cut: Tiling, n: int, d: Tensor, g: Tensor, products: Tensor) -> Ite
         row, point = rows.stop, point + points
 
 
-def _to_points(
-    matrices: npt.NDArray[np.float32], x: Tensor, padding: int, step: int, cut: Tiling, kind: torch.dtype
-) -> Tensor:
+def _to_points(matrices: npt.NDArray[np.float32], x: Tensor, padding: int, cut: Tiling, kind: torch.dtype) -> Tensor:
     """x [n, c, h, w] as points, [rows, c] of `kind`."""
     # Numba is imported where it computes: it takes a quarter of a second, and a GPU does without.
     from tumorlens.compiled import array, run
     from tumorlens.winograd_loops import to_points
 
     n, c, h, w = x.shape
-    found = torch.empty(sum(points * tiles for points, tiles in cut.groups(n)), c, dtype=kind)
+    found = torch.empty(n * cut.products(), c, dtype=kind)
     read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(found)
     loop = to_points(*matrices.shape[1:], read.dtype, written.dtype)
-    run(loop, n * cut.down, matrices, read, written, n, h, w, c, padding, step, *cut.grid, len(found))
+    run(loop, n * cut.down, matrices, read, written, n, h, w, c, padding, cut.out, *cut.grid, len(found))
     return found
 
 
-def _from_points(
-    matrices: npt.NDArray[np.float32], values: Tensor, padding: int, step: int, grid: tuple[int, ...], found: Tensor
-) -> Tensor:
+def _from_points(matrices: npt.NDArray[np.float32], values: Tensor, padding: int, cut: Tiling, found: Tensor) -> Tensor:
     """Points as what `found` [n, h, w, c] is written with: [n, c, h, w] in channels_last."""
     from tumorlens.compiled import array, run
     from tumorlens.winograd_loops import from_points
 
     read, written = array(values), array(found)
     loop = from_points(*matrices.shape[1:], read.dtype, written.dtype)
-    run(loop, len(found), matrices, read, written, *found.shape, padding, step, *grid, len(values))
+    run(loop, len(found), matrices, read, written, *found.shape, padding, cut.out, *cut.grid, len(values))
     return found.permute(0, 3, 1, 2)
