@@ -23,6 +23,12 @@ from tumorlens.winograd import BLOCK
 
 
 @register_jitable  # type: ignore[untyped-decorator]
+def _numbers(job: Any) -> tuple[int, ...]:
+    """`n, h, w, c, padding, step, down, long_down, across, long_across, rows` of a job of points."""
+    return job[5], job[6], job[7], job[8], job[9], job[10], job[11], job[12], job[13], job[14], job[15]
+
+
+@register_jitable  # type: ignore[untyped-decorator]
 def _runs(last: int, n: int, down: int, long_down: int, across: int, long_across: int) -> tuple[int, int, int, int]:
     """Rows of a point that all tiles have, and where the runs of the others begin: what `Tiling.groups` adds up to."""
     shared = n * down * across
@@ -78,8 +84,7 @@ def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
     @compiled("to_points", points, inputs, read, written, BLOCK)
     def loop(address: Any) -> None:
         job = carray(address, (16,), np.int64)
-        n, h, w, c, padding, step = job[5], job[6], job[7], job[8], job[9], job[10]
-        down, long_down, across, long_across, rows = job[11], job[12], job[13], job[14], job[15]
+        n, h, w, c, padding, step, down, long_down, across, long_across, rows = _numbers(job)
         matrices = carray(pointer(job[2]), (2, points, inputs), np.float32)
         x, found = carray(pointer(job[3]), (n, h, w, c), read), carray(pointer(job[4]), (rows, c), written)
         shared, of_row, of_column, of_both = _runs(last, n, down, long_down, across, long_across)
@@ -148,8 +153,7 @@ def from_points(outputs: int, points: int, read: Any, written: Any) -> Any:
     @compiled("from_points", outputs, points, read, written, BLOCK)
     def loop(address: Any) -> None:
         job = carray(address, (16,), np.int64)
-        n, h, w, c, padding, step = job[5], job[6], job[7], job[8], job[9], job[10]
-        down, long_down, across, long_across, rows = job[11], job[12], job[13], job[14], job[15]
+        n, h, w, c, padding, step, down, long_down, across, long_across, rows = _numbers(job)
         matrices = carray(pointer(job[2]), (2, outputs, points), np.float32)
         values, found = carray(pointer(job[3]), (rows, c), read), carray(pointer(job[4]), (n, h, w, c), written)
         shared, of_row, of_column, of_both = _runs(last, n, down, long_down, across, long_across)
