@@ -12,7 +12,7 @@ import torch
 from numba import carray
 
 from tumorlens import compiled as module
-from tumorlens.compiled import array, compiled, narrowed, next_task, pointer, run, widened
+from tumorlens.compiled import array, ask_ahead, compiled, narrowed, next_task, pointer, run, widened, write_past_caches
 
 
 @pytest.fixture
@@ -135,3 +135,31 @@ def test_where_no_cache_can_be_written_code_stays_in_the_process(
     seen = np.zeros(8, dtype=np.int64)
     run(counting(), 2, seen, 8)
     assert seen[:2].tolist() == [1, 2]
+
+
+def streaming(kind: Any) -> Any:
+    """Writes its task's number, and what follows it, into the 128 numbers from a row's 64th on."""
+
+    @compiled("streaming", kind)
+    def loop(address: Any) -> None:
+        job = carray(address, (4,), np.int64)
+        found, line = carray(pointer(job[2]), (job[1], job[3]), kind), np.empty(128, kind)
+        while True:
+            t = next_task(job)
+            if t >= job[1]:
+                break
+            ask_ahead(found, t + 1, 64, 128)  # of the last row, beyond the end: nothing is read
+            for k in range(128):
+                line[k] = t + k
+            write_past_caches(line, found, t, 64, 128)
+
+    return loop
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.int16])
+def test_what_is_written_past_caches_is_there_and_only_where_it_belongs(kind: torch.dtype) -> None:
+    found = torch.full((1000, 256), -1, dtype=kind)  # PyTorch's memory begins at a cache line
+    run(streaming(array(found).dtype), len(found), array(found), found.shape[1])
+    true = torch.full_like(found, -1)
+    true[:, 64:192] = torch.arange(1000)[:, None] + torch.arange(128)
+    assert torch.equal(found, true)

@@ -306,6 +306,7 @@ def test_on_a_gpu_writing_the_state_takes_a_fifth_of_the_time_at_most(
 
     monkeypatch.setattr("tumorlens.train.torch.save", two_seconds)
     state.save(tmp_path / "last.pt", LAYER4, 0, model, optimizer)
+    state.close()
     for later, due in ((0.0, False), (7.9, False), (8.0, True)):
         now = 102 + later
         assert state.is_due() == due, later
@@ -324,6 +325,7 @@ def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
     state = _State()
     state.best = _learned(model, LAYER4)
     state.save(tmp_path / "last.pt", LAYER4, 0, model, there)
+    state.close()
     kept = _State.read(tmp_path / "last.pt", LAYER4, 0)
     assert kept is not None
     assert kept["optimizer"]["param_groups"][0]["capturable"]
@@ -332,6 +334,25 @@ def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
     assert not again.param_groups[0]["capturable"]
     assert float(again.state[learning[0]]["step"]) == 1
     again.step()
+
+
+def test_a_state_that_cannot_be_written_ends_the_training(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    (tmp_path / "file").touch()
+    epochs: list[int] = []
+    for most, begun in ((4, [1]), (1, [1])):  # in the middle, and where no epoch follows
+        configuration = Configuration("initial", ("fc",), learning_rate=0.01, max_epochs=most, patience=most)
+        epochs.clear()
+        with pytest.raises(RunError, match=r"last\.pt"):
+            fit(
+                network(), configuration, source, training, validation, seed=0, **EXACT,
+                last=tmp_path / "file" / "last.pt", on_epoch=lambda r: epochs.append(r["epoch"]),
+            )  # fmt: skip
+        assert epochs == begun
 
 
 def test_a_damaged_state_starts_anew_and_a_foreign_one_is_kept(

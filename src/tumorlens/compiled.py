@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from llvmlite import ir
 from numba import cfunc, types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
@@ -127,6 +127,63 @@ def pointer(_: Any, address: Any) -> Any:
         return builder.inttoptr(values[0], cgutils.voidptr_t)
 
     return types.voidptr(address), code
+
+
+_LINE = 64  # bytes that a cache takes at once
+
+
+def _place(context: Any, builder: Any, kind: Any, rows: Any, row: Any, column: Any) -> tuple[Any, int]:
+    """Address of a number of an array of rows, and how many bytes a number takes."""
+    held = context.make_array(kind)(context, builder, rows)
+    at = builder.add(builder.mul(row, builder.extract_value(held.shape, 1)), column)
+    return builder.bitcast(builder.gep(held.data, [at]), cgutils.voidptr_t), kind.dtype.bitwidth // 8
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def ask_ahead(_: Any, rows: Any, row: Any, column: Any, count: Any) -> Any:
+    """Ask memory for `count`, a constant, of `rows` [., .] from a place on: into a core's second cache.
+
+    Reads that jump from row to row come one after the other else, each when it is wanted.
+    """
+    if not isinstance(count, types.IntegerLiteral):
+        raise errors.RequireLiteralValue("count")
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        at, size = _place(context, builder, signature.args[0], *values[:3])
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+        for begin in range(0, count.literal_value * size, _LINE):
+            builder.call(ask, [builder.gep(at, [ir.Constant(ir.IntType(64), begin)]), number(0), number(2), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(rows, row, column, count), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def write_past_caches(_: Any, values: Any, rows: Any, row: Any, column: Any, count: Any) -> Any:
+    """Write the first `count`, a constant, of `values` [.] into `rows` [., .] from a place on.
+
+    They must be whole cache lines of 64 bytes. One that is written otherwise is read first. On x86 the counter's next
+    step, a locked instruction, waits until all is written.
+    """
+    if not isinstance(count, types.IntegerLiteral):
+        raise errors.RequireLiteralValue("count")
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        at, size = _place(context, builder, signature.args[1], *arguments[1:4])
+        held = builder.bitcast(context.make_array(signature.args[0])(context, builder, arguments[0]).data, at.type)
+        line = ir.VectorType(ir.IntType(8), _LINE).as_pointer()
+        for begin in range(0, count.literal_value * size, _LINE):
+            step = [ir.Constant(ir.IntType(64), begin)]
+            found = builder.load(builder.bitcast(builder.gep(held, step), line))
+            found.align = size
+            written = builder.store(found, builder.bitcast(builder.gep(at, step), line))
+            written.align = _LINE
+            written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(values, rows, row, column, count), code
 
 
 def widened(value: Any) -> Any:

@@ -6,7 +6,8 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -68,8 +69,8 @@ def fit(
     convolutions
         `direct` for oneDNN's also where `auto` would take Winograd's algorithm.
     last
-        Where to keep the state: after every epoch, but on a GPU, whose epochs may take less time than writing it, for
-        a fifth of the time at most. An existing one of the same configuration is gone on from.
+        Where to keep the state: after every epoch, while the next one runs; on a GPU, whose epochs may take less time
+        than writing it, for a fifth of the time at most. An existing one of the same configuration is gone on from.
     on_epoch
         Called with each epoch's record, those of a resumed run's first part included.
     world
@@ -86,7 +87,8 @@ def fit(
     Raises
     ------
     RunError
-        The loss is no finite number, the state cannot be written, or another process has ended.
+        The loss is no finite number, another process has ended, or the state cannot be written, which is said after
+        the next epoch.
     ConfigError
         There are more processes than images in a batch.
     """
@@ -111,7 +113,7 @@ def fit(
     best_loss = min((r["validation_loss"] for r in state.history), default=float("inf"))
     best_epoch = max((r["epoch"] for r in state.history if r["best"]), default=0)
     stopped = f"all {configuration.max_epochs} epochs ran"
-    with convolving(model, configuration, convolutions, device):
+    with convolving(model, configuration, convolutions, device), closing(state):
         for epoch in range(len(state.history) + 1, configuration.max_epochs + 1):
             if epoch - 1 - best_epoch >= configuration.patience:
                 break
@@ -136,6 +138,8 @@ def fit(
                 state.best = _learned(model, configuration)
             if last and (world.size > 1 or device.type == "cpu" or state.is_due()):
                 world.led(state.save, last, configuration, seed, model, optimizer)
+                if world.size > 1:  # what is said to be reached must be
+                    world.led(state.close)
                 world.reached[:] = [f"{configuration.name} goes on after epoch {epoch}"]
             on_epoch(record)
     if len(state.history) - best_epoch >= configuration.patience:
@@ -234,10 +238,13 @@ class _State:
         self.history: list[Json] = []
         self.best: dict[str, Tensor] = {}
         self._written, self._cost = 0.0, 0.0  # when it was, and the seconds that it took
+        self._thread: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
 
     def is_due(self) -> bool:
         """Whether work of four times the cost of writing has been done since."""
-        return time.perf_counter() - self._written >= 4 * self._cost
+        done = self._writing is None or self._writing.done()
+        return done and time.perf_counter() - self._written >= 4 * self._cost
 
     @staticmethod
     def key(configuration: Configuration, seed: int) -> str:
@@ -276,6 +283,8 @@ class _State:
     def save(
         self, last: Path, configuration: Configuration, seed: int, model: ResNet, optimizer: torch.optim.Optimizer
     ) -> None:
+        """Write `last` as all is now, on a thread: the disk takes longer than the copy."""
+        self.close()
         began = time.perf_counter()
         buffer = io.BytesIO()
         torch.save(
@@ -288,7 +297,17 @@ class _State:
             },
             buffer,
         )
+        self._thread = self._thread or ThreadPoolExecutor(1)
+        self._writing = self._thread.submit(self._write, last, buffer, began)
+
+    def _write(self, last: Path, buffer: io.BytesIO, began: float) -> None:
         with writing(last) as file:
             file.write(buffer.getbuffer())
         self._written = time.perf_counter()
         self._cost = self._written - began
+
+    def close(self) -> None:
+        """Wait until `last` is on the disk, and raise what kept it from there."""
+        begun, self._writing = self._writing, None
+        if begun:
+            begun.result()

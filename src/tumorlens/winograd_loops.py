@@ -2,7 +2,8 @@
 
 Every value of a tile is used once, so a transform takes the time of reading and writing it. PyTorch would copy the
 tiles out, multiply them by a matrix and copy the result to where it belongs; here each tile is read, transformed along
-both axes in a core's own cache, and written.
+both axes in a core's own cache, and written. A tile's points lie far apart: they are asked for ahead, and written
+without first reading what was there.
 
 Points lie in memory one after the other, [rows, channels]: first those that every tile has, (m + 1)² of them, then the
 last of the rows' points, of the columns', and of both, which shorter tiles lack. Each is a matrix of a row a tile.
@@ -18,7 +19,7 @@ import numpy as np
 from numba import carray
 from numba.extending import register_jitable
 
-from tumorlens.compiled import compiled, narrowed, next_task, pointer, widened
+from tumorlens.compiled import ask_ahead, compiled, narrowed, next_task, pointer, widened, write_past_caches
 from tumorlens.winograd import BLOCK
 
 
@@ -77,7 +78,7 @@ def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
 
     `matrices`, float32 [2, points, inputs], are those of a longer and a shorter tile; `x` [n, h, w, c] of type `read`,
     zero around it, is cut into tiles, the first of which begins `padding` before it; `found` [rows, c] of type
-    `written` is written. A task is a row of an image's tiles.
+    `written` is written, past caches: it is larger than they are. A task is a row of an image's tiles.
     """
     last = points - 1  # a constant here, so that loops to it are unrolled
 
@@ -90,7 +91,7 @@ def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
         shared, of_row, of_column, of_both = _runs(last, n, down, long_down, across, long_across)
         tile = np.empty((inputs, inputs, BLOCK), np.float32)
         half = np.empty((points, inputs, BLOCK), np.float32)
-        row = np.empty((points, BLOCK), np.float32)
+        row, line = np.empty((points, BLOCK), np.float32), np.empty(BLOCK, written)
         while True:
             t = next_task(job)
             if t >= job[1]:
@@ -136,32 +137,34 @@ def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
                         for p in range(points if q < long_across else last):
                             place = first + p * apart if p < last else final
                             for k in range(BLOCK):
-                                found[place, begin + k] = narrowed(row[p, k], found)
+                                line[k] = narrowed(row[p, k], found)
+                            write_past_caches(line, found, place, begin, BLOCK)
 
     return loop
 
 
 @lru_cache
-def from_points(outputs: int, points: int, read: Any, written: Any) -> Any:
+def from_points(outputs: int, points: int, read: Any, written: Any, past: bool) -> Any:
     """Of a job as of `to_points`, `x` being the points, [rows, c], and `found` [n, h, w, c].
 
     Tiles of outputs×outputs are added where they lie, the first of which begins `padding` before `found`. `matrices`,
-    float32 [2, outputs, points], have zeros for what a shorter tile lacks. A task is an image.
+    float32 [2, outputs, points], have zeros for what a shorter tile lacks. `found` is written past caches if `past`. A
+    task is an image.
     """
     last = points - 1
 
-    @compiled("from_points", outputs, points, read, written, BLOCK)
+    @compiled("from_points", outputs, points, read, written, past, BLOCK)
     def loop(address: Any) -> None:
         job = carray(address, (16,), np.int64)
         n, h, w, c, padding, step, down, long_down, across, long_across, rows = _numbers(job)
         matrices = carray(pointer(job[2]), (2, outputs, points), np.float32)
-        values, found = carray(pointer(job[3]), (rows, c), read), carray(pointer(job[4]), (n, h, w, c), written)
+        values, found = carray(pointer(job[3]), (rows, c), read), carray(pointer(job[4]), (n * h * w, c), written)
         shared, of_row, of_column, of_both = _runs(last, n, down, long_down, across, long_across)
         high = (down - 1) * step - max(down - 1 - long_down, 0) + outputs
         wide = (across - 1) * step - max(across - 1 - long_across, 0) + outputs
         whole = np.empty((max(high, h + padding), max(wide, w + padding), BLOCK), np.float32)
-        column = np.empty((points, BLOCK), np.float32)
-        half = np.empty((outputs, points, BLOCK), np.float32)
+        places, column = np.empty((points, points), np.int64), np.empty((points, BLOCK), np.float32)
+        half, line = np.empty((outputs, points, BLOCK), np.float32), np.empty(BLOCK, written)
         while True:
             i = next_task(job)
             if i >= job[1]:
@@ -184,10 +187,12 @@ def from_points(outputs: int, points: int, read: Any, written: Any) -> Any:
                             else:
                                 first, apart = of_column + (i * down + r) * long_across + q, n * down * long_across
                                 final = of_both + (i * long_down + r) * long_across + q
-                            if r >= long_down:
-                                final = first
                             for v in range(points):
-                                place = first + v * apart if v < last else final
+                                places[z, v] = first + v * apart if v < last else final if r < long_down else first
+                                ask_ahead(values, places[z, v], begin, BLOCK)
+                        for z in range(points):
+                            for v in range(points):
+                                place = np.uintp(places[z, v])
                                 for k in range(BLOCK):
                                     column[v, k] = widened(values[place, begin + k])
                             for k in range(BLOCK):
@@ -205,7 +210,13 @@ def from_points(outputs: int, points: int, read: Any, written: Any) -> Any:
                                     whole[np.uintp(top + o), np.uintp(left + p), k] += total
                 for y in range(h):
                     for z in range(w):
-                        for k in range(BLOCK):
-                            found[i, y, z, begin + k] = narrowed(whole[padding + y, padding + z, k], found)
+                        place = (i * h + y) * w + z
+                        if past:
+                            for k in range(BLOCK):
+                                line[k] = narrowed(whole[padding + y, padding + z, k], found)
+                            write_past_caches(line, found, place, begin, BLOCK)
+                        else:
+                            for k in range(BLOCK):
+                                found[place, begin + k] = narrowed(whole[padding + y, padding + z, k], found)
 
     return loop
