@@ -68,6 +68,7 @@ def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple
         work[f"finetuned {precision}"] = (
             lambda cache=caches["layer2"], p=precision: material.train(FINETUNED, cache, p, further[f"finetuned {p}"])
         )  # fmt: skip
+        material.train(FINETUNED, caches["layer2"], precision, 1)  # loops are compiled once a machine
     found = alternate(work, repeats, warm=False)
     found |= {name: [s / n for s in found[name]] for name, n in further.items()}
     middle = {name: statistics.median(values) for name, values in found.items()}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from numba import carray
+from numba.core.errors import TypingError
 
 from tumorlens import compiled as module
 from tumorlens.compiled import array, ask_ahead, compiled, narrowed, next_task, pointer, run, widened, write_past_caches
@@ -163,3 +164,14 @@ def test_what_is_written_past_caches_is_there_and_only_where_it_belongs(kind: to
     true = torch.full_like(found, -1)
     true[:, 64:192] = torch.arange(1000)[:, None] + torch.arange(128)
     assert torch.equal(found, true)
+
+
+@pytest.mark.parametrize(("kind", "count"), [(np.float32, 8), (np.int16, 128)])
+def test_no_part_of_a_cache_line_and_no_other_numbers_are_written_past_caches(kind: Any, count: int) -> None:
+    with pytest.raises(TypingError, match="no whole cache lines"):
+
+        @compiled("wrong", kind, count)
+        def loop(address: Any) -> None:
+            job = carray(address, (4,), np.int64)
+            found = carray(pointer(job[2]), (job[1], job[3]), np.float32)
+            write_past_caches(np.zeros(128, kind), found, 0, 0, count)

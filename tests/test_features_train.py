@@ -7,6 +7,7 @@ import dataclasses
 import json
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,7 @@ def test_lbfgs_takes_what_is_kept_in_bf16(rows: tuple[Row, ...], small_folder: P
 
 
 def test_resuming_ends_where_an_uninterrupted_run_does(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     source = activations(network(), ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
@@ -283,6 +284,7 @@ def test_resuming_ends_where_an_uninterrupted_run_does(
         last=last, on_epoch=lambda r: seen.append(r["epoch"]),
     )  # fmt: skip
     assert seen == [1, 2, 3]
+    assert "going on after epoch 2" in capsys.readouterr().err
     for a, b in zip(history, again, strict=True):
         assert {k: v for k, v in a.items() if k not in ("seconds", "images_per_s")} == {
             k: v for k, v in b.items() if k not in ("seconds", "images_per_s")
@@ -306,10 +308,12 @@ def test_on_a_gpu_writing_the_state_takes_a_fifth_of_the_time_at_most(
 
     monkeypatch.setattr("tumorlens.train.torch.save", two_seconds)
     state.save(tmp_path / "last.pt", LAYER4, 0, model, optimizer)
-    state.close()
+    state.wait()
     for later, due in ((0.0, False), (7.9, False), (8.0, True)):
         now = 102 + later
         assert state.is_due() == due, later
+    state._writing = Future()  # of a disk that is slower still
+    assert not state.is_due()
 
 
 def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
@@ -325,7 +329,7 @@ def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
     state = _State()
     state.best = _learned(model, LAYER4)
     state.save(tmp_path / "last.pt", LAYER4, 0, model, there)
-    state.close()
+    state.wait()
     kept = _State.read(tmp_path / "last.pt", LAYER4, 0)
     assert kept is not None
     assert kept["optimizer"]["param_groups"][0]["capturable"]
@@ -353,6 +357,23 @@ def test_a_state_that_cannot_be_written_ends_the_training(
                 last=tmp_path / "file" / "last.pt", on_epoch=lambda r: epochs.append(r["epoch"]),
             )  # fmt: skip
         assert epochs == begun
+
+
+def test_what_ends_a_training_is_said_before_what_kept_its_state_from_the_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    model, state = network(), _State()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def interrupted() -> None:
+        with state:
+            state.save(tmp_path / "file" / "last.pt", LAYER4, 0, model, optimizer)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "last.pt" in capsys.readouterr().err
 
 
 def test_a_damaged_state_starts_anew_and_a_foreign_one_is_kept(

@@ -194,7 +194,7 @@ def test_killed_and_started_again_ends_the_same(
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
-        if "layer4 epoch  1" in line:
+        if "layer4 epoch  2" in line:  # so that the first one's state is on the disk
             process.send_signal(signal.SIGKILL)
             break
     process.stderr.close()

@@ -169,6 +169,8 @@ def write_past_caches(_: Any, values: Any, rows: Any, row: Any, column: Any, cou
     """
     if not isinstance(count, types.IntegerLiteral):
         raise errors.RequireLiteralValue("count")
+    if values.dtype != rows.dtype or count.literal_value * rows.dtype.bitwidth % (8 * _LINE):
+        raise errors.TypingError(f"{count.literal_value} of {values.dtype} are no whole cache lines of {rows.dtype}")
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         at, size = _place(context, builder, signature.args[1], *arguments[1:4])

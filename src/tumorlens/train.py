@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -69,8 +69,9 @@ def fit(
     convolutions
         `direct` for oneDNN's also where `auto` would take Winograd's algorithm.
     last
-        Where to keep the state: after every epoch, while the next one runs; on a GPU, whose epochs may take less time
-        than writing it, for a fifth of the time at most. An existing one of the same configuration is gone on from.
+        Where to keep the state after every epoch, written by one process while the next epoch runs, by several before
+        it; on a GPU, whose epochs may take less time than that, for a fifth of the time at most. An existing one of the
+        same configuration is gone on from.
     on_epoch
         Called with each epoch's record, those of a resumed run's first part included.
     world
@@ -87,8 +88,8 @@ def fit(
     Raises
     ------
     RunError
-        The loss is no finite number, another process has ended, or the state cannot be written, which is said after
-        the next epoch.
+        The loss is no finite number, another process has ended, or the state cannot be written, which is said when it
+        is to be written again or all epochs have run.
     ConfigError
         There are more processes than images in a batch.
     """
@@ -113,7 +114,7 @@ def fit(
     best_loss = min((r["validation_loss"] for r in state.history), default=float("inf"))
     best_epoch = max((r["epoch"] for r in state.history if r["best"]), default=0)
     stopped = f"all {configuration.max_epochs} epochs ran"
-    with convolving(model, configuration, convolutions, device), closing(state):
+    with convolving(model, configuration, convolutions, device), state:
         for epoch in range(len(state.history) + 1, configuration.max_epochs + 1):
             if epoch - 1 - best_epoch >= configuration.patience:
                 break
@@ -139,7 +140,7 @@ def fit(
             if last and (world.size > 1 or device.type == "cpu" or state.is_due()):
                 world.led(state.save, last, configuration, seed, model, optimizer)
                 if world.size > 1:  # what is said to be reached must be
-                    world.led(state.close)
+                    world.led(state.wait)
                 world.reached[:] = [f"{configuration.name} goes on after epoch {epoch}"]
             on_epoch(record)
     if len(state.history) - best_epoch >= configuration.patience:
@@ -241,6 +242,18 @@ class _State:
         self._thread: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
+    def __enter__(self) -> _State:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for what is being written; where an error ends the training, that is what is raised."""
+        try:
+            self.wait()
+        except RunError as error:
+            if kind is None:
+                raise
+            say(error.what)
+
     def is_due(self) -> bool:
         """Whether work of four times the cost of writing has been done since."""
         done = self._writing is None or self._writing.done()
@@ -284,7 +297,7 @@ class _State:
         self, last: Path, configuration: Configuration, seed: int, model: ResNet, optimizer: torch.optim.Optimizer
     ) -> None:
         """Write `last` as all is now, on a thread: the disk takes longer than the copy."""
-        self.close()
+        self.wait()
         began = time.perf_counter()
         buffer = io.BytesIO()
         torch.save(
@@ -306,8 +319,11 @@ class _State:
         self._written = time.perf_counter()
         self._cost = self._written - began
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Wait until `last` is on the disk, and raise what kept it from there."""
-        begun, self._writing = self._writing, None
-        if begun:
-            begun.result()
+        if self._writing:
+            try:
+                self._writing.result()
+            finally:  # a Ctrl-C may end the wait, not the writing
+                if self._writing.done():
+                    self._writing = None

@@ -78,7 +78,7 @@ def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
 
     `matrices`, float32 [2, points, inputs], are those of a longer and a shorter tile; `x` [n, h, w, c] of type `read`,
     zero around it, is cut into tiles, the first of which begins `padding` before it; `found` [rows, c] of type
-    `written` is written, past caches: it is larger than they are. A task is a row of an image's tiles.
+    `written` is written, past caches, which are full by the time that it is read. A task is a row of an image's tiles.
     """
     last = points - 1  # a constant here, so that loops to it are unrolled
 
