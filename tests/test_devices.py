@@ -28,3 +28,20 @@ def test_bf16_is_asked_for_on_a_processor_and_slow_where_it_is_imitated(
     kind, why = devices.choose_precision("bf16", cpu)
     assert kind == torch.bfloat16
     assert ("SLOW" in why) != native
+
+
+@pytest.mark.parametrize(("cores", "said", "threads"), [(1, None, 1), (8, None, 2), (1, "2", 2)])
+def test_pytorch_computes_on_the_cores_that_there_are(
+    cores: int, said: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads before; a container may have a share of one core, and OMP_NUM_THREADS may want them all the same."""
+    monkeypatch.setattr(devices, "usable_cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert (devices.keep_to_cores(), torch.get_num_threads()) == (threads, threads)
+    finally:
+        torch.set_num_threads(before)

@@ -95,12 +95,13 @@ def run_audit(
 
 
 def _doubts(rows: tuple[Row, ...], root: Path, weights: Weights, cache: Path) -> list[Json]:
-    from tumorlens.devices import choose_device, choose_precision
+    from tumorlens.devices import choose_device, choose_precision, keep_to_cores
     from tumorlens.features import activations
     from tumorlens.model import build
 
     device, _ = choose_device("auto")
     precision, _ = choose_precision("auto", device)
+    keep_to_cores()
     model = build(weights, 2, 0)
     cached = activations(model, ["avgpool"], rows, root, cache=cache, device=device, precision=precision)[0]["avgpool"]
     return label_doubts(cached.rows([row.sha256 for row in rows]).float().numpy(), rows)

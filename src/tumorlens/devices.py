@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tumorlens.cores import usable_cores
 from tumorlens.errors import ConfigError
 
 
@@ -63,6 +64,12 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {os.cpu_count()} cores"
 
 
-def threads() -> int:
-    """Threads that PyTorch computes with."""
+def keep_to_cores() -> int:
+    """Let PyTorch compute with no more threads than there are cores to use, and return how many.
+
+    PyTorch counts the machine's. Those beyond a container's share are stopped in the middle of a layer, and all others
+    wait for them. What OMP_NUM_THREADS says stays.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and usable_cores() < torch.get_num_threads():
+        torch.set_num_threads(usable_cores())
     return torch.get_num_threads()

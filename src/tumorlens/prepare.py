@@ -53,6 +53,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     # Choices that can fail at once come before work that takes minutes.
     device, device_why = devices.choose_device(study.device)
     precision, precision_why = devices.choose_precision(study.precision, device)
+    threads = devices.keep_to_cores()
     precision_name = {"float32": "fp32", "bfloat16": "bf16"}[str(precision).removeprefix("torch.")]
     fast = by_winograd(study.convolutions, device)
     if write:
@@ -98,7 +99,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
         "device": {"device": device.type, "why": device_why, "precision": precision_name,
                    "precision_why": precision_why, "name": devices.device_name(device),
                    "convolutions": "winograd" if fast else "direct",
-                   "threads": devices.threads()},
+                   "threads": threads},
         "environment": environment(),
         "git": git_state(),
         "timing": {},
