@@ -53,17 +53,20 @@ def share(found: Tensor, truth: Tensor) -> float:
     return float((found.double() - truth).norm() / truth.norm())
 
 
+# A single output takes the middle weight alone, through sums that were made for a tile.
 @pytest.mark.parametrize(
-    ("c", "k", "h", "w"), [(128, 128, 14, 14), (256, 128, 7, 7), (128, 256, 9, 4), (128, 128, 5, 13)]
-)
-def test_in_bfloat16_a_few_hundredths_are_lost(c: int, k: int, h: int, w: int) -> None:
+    ("c", "k", "h", "w", "limit"),
+    [(128, 128, 14, 14, 0.025), (256, 128, 7, 7, 0.025), (128, 256, 9, 4, 0.025), (128, 128, 5, 13, 0.025),
+     (128, 128, 1, 1, 0.06), (128, 128, 2, 6, 0.025)],
+)  # fmt: skip
+def test_in_bfloat16_a_few_hundredths_are_lost(c: int, k: int, h: int, w: int, limit: float) -> None:
     torch.manual_seed(0)
     x, gradient = torch.randn(3, c, h, w), torch.randn(3, k, h, w)
     weight = torch.randn(k, c, 3, 3) / (3 * c**0.5)
     truth = passes(direct, x, weight, gradient, torch.float64)
     for found, true in zip(passes(convolve, x, weight, gradient, torch.bfloat16), truth, strict=True):
         assert found.dtype == torch.bfloat16
-        assert share(found, true) < 0.025
+        assert share(found, true) < limit
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_a_side_is_cut_into_longer_and_shorter_tiles(
 
 
 @pytest.mark.parametrize("frozen", ["activations", "weights"])
-def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
+def test_what_learns_beside_what_is_frozen_gets_the_same_gradient(frozen: str) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(1, 128, 7, 7), torch.randn(128, 128, 3, 3) / 34
     x.requires_grad_(frozen != "activations")
