@@ -32,7 +32,7 @@ COMMANDS = (
     "export", "predict", "explain", "serve",
 )  # fmt: skip
 #: Runs that the figures come from, by the names under which they were collected.
-FP32, SEEDS = "v1-fp32-seed0", ("v1-fp32-seed0", "v1-fp32-seed1", "v1-fp32-seed2")
+FP32, SEEDS = "v1-fp32-seed0", ("v1-fp32-seed0-compiled", "v1-fp32-seed1-compiled", "v1-fp32-seed2-compiled")
 LEAK, TWIN_FREE_TRAIN = "v1-fp32-seed0-leak", "v1-bf16-seed0-twin-free-train"
 FOLDS = {"0.99": "v1-folds-0.99", "0.95": "v1-folds-0.95"}
 
@@ -155,6 +155,13 @@ def of(run: Any) -> Any:
     return run["configurations"] if run else {}
 
 
+def of_seed(found: dict[str, Any], name: str, configuration: str) -> Any:
+    """The newest run of a seed that has a configuration; None where there is none."""
+    earlier = name.removesuffix("-compiled")
+    runs = (found.get(one) for one in (name, earlier, f"{earlier}-lbfgs"))
+    return next((run for run in runs if configuration in of(run)), None)
+
+
 def over_seeds(found: dict[str, Any]) -> dict[str, Any]:
     """What three seeds say of each configuration, and of the difference of the two main ones."""
     runs = [found.get(name) for name in SEEDS]
@@ -202,7 +209,7 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         for name in (FP32, f"{FP32}-lbfgs", f"{FP32}-refit"):
             if name in found and configuration in found[name]["configurations"]:
                 flat[f"{configuration}.official.accuracy"] = accuracy(found[name], configuration)
-        runs = [r for s in SEEDS for r in (found.get(s), found.get(f"{s}-lbfgs")) if configuration in of(r)]
+        runs = [run for s in SEEDS if (run := of_seed(found, s, configuration))]
         if len(runs) == len(SEEDS):
             values = [accuracy(run, configuration) for run in runs]
             flat[f"{configuration}.official.accuracy.mean3"] = sum(values) / len(values)
