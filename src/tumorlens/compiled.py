@@ -11,7 +11,7 @@ import ctypes
 import hashlib
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from pathlib import Path
@@ -139,6 +139,12 @@ def _place(context: Any, builder: Any, kind: Any, rows: Any, row: Any, column: A
     return builder.bitcast(builder.gep(held.data, [at]), cgutils.voidptr_t), kind.dtype.bitwidth // 8
 
 
+def _lines(builder: Any, begin: Any, size: int) -> Iterator[Any]:
+    """Address of each cache line of `size` bytes."""
+    for past in range(0, size, _LINE):
+        yield builder.gep(begin, [ir.Constant(ir.IntType(64), past)])
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def ask_ahead(_: Any, rows: Any, row: Any, column: Any, count: Any) -> Any:
     """Ask memory for `count`, a constant, of `rows` [., .] from a place on: into a core's second cache.
@@ -153,8 +159,8 @@ def ask_ahead(_: Any, rows: Any, row: Any, column: Any, count: Any) -> Any:
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
         ask = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
-        for begin in range(0, count.literal_value * size, _LINE):
-            builder.call(ask, [builder.gep(at, [ir.Constant(ir.IntType(64), begin)]), number(0), number(2), number(1)])
+        for line in _lines(builder, at, count.literal_value * size):
+            builder.call(ask, [line, number(0), number(2), number(1)])
         return context.get_dummy_value()
 
     return types.void(rows, row, column, count), code
@@ -176,11 +182,11 @@ def write_past_caches(_: Any, values: Any, rows: Any, row: Any, column: Any, cou
         at, size = _place(context, builder, signature.args[1], *arguments[1:4])
         held = builder.bitcast(context.make_array(signature.args[0])(context, builder, arguments[0]).data, at.type)
         line = ir.VectorType(ir.IntType(8), _LINE).as_pointer()
-        for begin in range(0, count.literal_value * size, _LINE):
-            step = [ir.Constant(ir.IntType(64), begin)]
-            found = builder.load(builder.bitcast(builder.gep(held, step), line))
+        lines = (_lines(builder, begin, count.literal_value * size) for begin in (held, at))
+        for source, target in zip(*lines, strict=True):
+            found = builder.load(builder.bitcast(source, line))
             found.align = size
-            written = builder.store(found, builder.bitcast(builder.gep(at, step), line))
+            written = builder.store(found, builder.bitcast(target, line))
             written.align = _LINE
             written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
         return context.get_dummy_value()

@@ -70,6 +70,6 @@ def keep_to_cores() -> int:
     PyTorch counts the machine's. Those beyond a container's share are stopped in the middle of a layer, and all others
     wait for them. What OMP_NUM_THREADS says stays.
     """
-    if "OMP_NUM_THREADS" not in os.environ and usable_cores() < torch.get_num_threads():
-        torch.set_num_threads(usable_cores())
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return torch.get_num_threads()

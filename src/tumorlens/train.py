@@ -239,7 +239,7 @@ class _State:
         self.history: list[Json] = []
         self.best: dict[str, Tensor] = {}
         self._written, self._cost = 0.0, 0.0  # when it was, and the seconds that it took
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = ThreadPoolExecutor(1)  # begun with the first state that is written
         self._writing: Future[None] | None = None
 
     def __enter__(self) -> _State:
@@ -310,7 +310,6 @@ class _State:
             },
             buffer,
         )
-        self._thread = self._thread or ThreadPoolExecutor(1)
         self._writing = self._thread.submit(self._write, last, buffer, began)
 
     def _write(self, last: Path, buffer: io.BytesIO, began: float) -> None:

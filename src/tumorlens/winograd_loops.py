@@ -187,8 +187,10 @@ def from_points(outputs: int, points: int, read: Any, written: Any, past: bool) 
                             else:
                                 first, apart = of_column + (i * down + r) * long_across + q, n * down * long_across
                                 final = of_both + (i * long_down + r) * long_across + q
+                            if r >= long_down:
+                                final = first
                             for v in range(points):
-                                places[z, v] = first + v * apart if v < last else final if r < long_down else first
+                                places[z, v] = first + v * apart if v < last else final
                                 ask_ahead(values, places[z, v], begin, BLOCK)
                         for z in range(points):
                             for v in range(points):
