@@ -214,7 +214,8 @@ def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str,
                    for name in ("initial", "finetuned")}  # fmt: skip
     share = (record["split"]["train"] + record["split"]["validation"]) / detail["images"]
     baseline = {name: share * detail["epoch_seconds"][f"baseline {name}"]["median"] * trained[name] for name in trained}
-    name = "study" if precision == "fp32" else f"study_{precision}"
+    precision = record["device"]["precision"]  # auto's choice is the processor's
+    name = f"study_{precision}"
     return {f"speedup.{name}": sum(baseline.values()) / seconds}, {
         name: {
             "precision": precision,
@@ -259,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", default="none", help="none, imagenet or a ResNet18 state dict")
     parser.add_argument("--images", type=int, help="images of Training to use; all where absent")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the study")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the study")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--study", action="store_true")
     parser.add_argument("--run", type=Path, help="a new folder for the study's run; thrown away where absent")

@@ -18,16 +18,19 @@ def test_a_device_comes_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_bf16_is_asked_for_on_a_processor_and_slow_where_it_is_imitated(
-    native: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_bf16_where_the_processor_has_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "bf16_is_native", lambda _: native)
-    cpu = torch.device("cpu")
-    assert devices.choose_precision("auto", cpu)[0] == torch.float32
-    assert devices.choose_precision("fp32", cpu) == (torch.float32, "asked for with --precision fp32")
-    kind, why = devices.choose_precision("bf16", cpu)
-    assert kind == torch.bfloat16
-    assert ("SLOW" in why) != native
+    found = {
+        (wanted, begun): devices.choose_precision(wanted, torch.device("cpu"), begun)
+        for wanted in ("auto", "fp32", "bf16") for begun in ("", "fp32", "bf16")
+    }  # fmt: skip
+    assert found["auto", ""][0] == (torch.bfloat16 if native else torch.float32)
+    for begun in ("", "fp32", "bf16"):  # what is asked for holds, and prepare() refuses a run of the other
+        assert found["fp32", begun] == (torch.float32, "asked for with --precision fp32")
+        assert found["bf16", begun][0] == torch.bfloat16
+        assert ("SLOW" in found["bf16", begun][1]) != native
+    assert found["auto", "fp32"] == (torch.float32, "the run began in it")
+    assert found["auto", "bf16"][0] == torch.bfloat16
 
 
 @pytest.mark.parametrize(("cores", "said", "threads"), [(1, None, 1), (8, None, 2), (1, "2", 2)])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from tumorlens import Study, compare_run, evaluate_run, report_run, run_study, train
+from tumorlens import Study, compare_run, devices, evaluate_run, report_run, run_study, train
 from tumorlens.cli import main
 from tumorlens.datasets.index import read_index
 from tumorlens.errors import ConfigError, FetchError, RunError
@@ -143,6 +143,19 @@ def test_stages_give_what_the_study_gives(
     for key in ("pairs", "verdict"):
         assert staged[key] == whole[key]
     assert report_run(out).exists()
+
+
+def test_auto_goes_on_in_the_precision_that_a_run_began_in(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    record = read_json(run / "study.json")
+    record["config"]["precision"] = "auto"
+    (run / "study.json").write_text(json.dumps(record))
+    monkeypatch.setattr(devices, "bf16_is_native", lambda _: True)  # as on another processor
+    evaluate_run(run)
+    device = read_json(run / "study.json")["device"]
+    assert (device["precision"], device["precision_why"]) == ("fp32", "the run began in it")
 
 
 def test_other_studies_folders_are_refused(finished: Path, small_folder: Path, small_cache: Path) -> None:

@@ -30,16 +30,22 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     return torch.device("cpu"), "no CUDA device is there"
 
 
-def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The precision of convolutions and why, from `auto`, `fp32` or `bf16`."""
+def choose_precision(wanted: str, device: torch.device, begun: str = "") -> tuple[torch.dtype, str]:
+    """The precision of convolutions and why, from `auto`, `fp32` or `bf16`; `begun` is that of a run to be gone on
+    with, which `auto` keeps."""
+    why = f"asked for with --precision {wanted}"
+    if wanted == "auto" and begun:
+        wanted, why = begun, "the run began in it"
     if wanted == "fp32":
-        return torch.float32, "asked for with --precision fp32"
+        return torch.float32, why
+    native = bf16_is_native(device)
     if wanted == "bf16":
-        slow = "" if bf16_is_native(device) else "; SLOW: this processor has no bf16 instructions and imitates them"
-        return torch.bfloat16, f"asked for with --precision bf16{slow}"
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16, "the CUDA device computes it natively"
-    return torch.float32, "the default: exact and repeatable"
+        slow = "" if native else "; SLOW: this processor has no bf16 instructions and imitates them"
+        return torch.bfloat16, why + slow
+    if native:
+        where = "the CUDA device" if device.type == "cuda" else "this processor"
+        return torch.bfloat16, f"{where} has instructions for it"
+    return torch.float32, "there are no bf16 instructions"
 
 
 def bf16_is_native(device: torch.device) -> bool:

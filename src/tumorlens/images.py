@@ -105,6 +105,8 @@ def resized(image: Image.Image, size: int = SIZE) -> Pixels:
 
 def grey_band(image: Image.Image) -> Image.Image | None:
     """The one channel, L, of a decoded image that is grey all over; None for one with colour."""
+    if image.mode == "L":
+        return image  # split() would copy it
     bands = image.split()
     return bands[0] if all(band == bands[0] for band in bands[1:]) else None
 

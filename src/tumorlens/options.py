@@ -29,7 +29,7 @@ class Study:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of convolutions; auto is bf16 on CUDA and fp32 on the CPU."""
+    """Of convolutions; auto is bf16 where the device has instructions for it, else fp32."""
     convolutions: Literal["auto", "direct"] = "auto"
     """Of layers that learn, on the CPU; auto computes wide 3×3 ones by Winograd's algorithm: faster."""
     configurations: tuple[str, ...] = ("initial", "finetuned")

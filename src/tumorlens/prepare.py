@@ -52,7 +52,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
         is_trained(run, configuration)
     # Choices that can fail at once come before work that takes minutes.
     device, device_why = devices.choose_device(study.device)
-    precision, precision_why = devices.choose_precision(study.precision, device)
+    precision, precision_why = devices.choose_precision(study.precision, device, _begun(run, device.type))
     threads = devices.keep_to_cores()
     precision_name = {"float32": "fp32", "bfloat16": "bf16"}[str(precision).removeprefix("torch.")]
     fast = by_winograd(study.convolutions, device)
@@ -212,6 +212,12 @@ def audit_record(index: Any, identity: Any) -> Json:
             "extra": list(identity.extra),
         },
     }
+
+
+def _begun(run: Run, device: str) -> str:
+    """The precision in which a run is already there on that kind of device; empty for none."""
+    before = read_json(run.study).get("device", {}) if run.study.exists() else {}
+    return str(before["precision"]) if before.get("device") == device else ""
 
 
 #: What must agree for a run's folder to be gone on with.
