@@ -217,7 +217,7 @@ def audit_record(index: Any, identity: Any) -> Json:
 def _begun(run: Run, device: str) -> str:
     """The precision in which a run is already there on that kind of device; empty for none."""
     before = read_json(run.study).get("device", {}) if run.study.exists() else {}
-    return str(before["precision"]) if before.get("device") == device else ""
+    return str(before.get("precision", "")) if before.get("device") == device else ""
 
 
 #: What must agree for a run's folder to be gone on with.
