@@ -161,6 +161,22 @@ class TestInt8:
         assert inside < 0.01 * level
         assert inside < np.abs(found - wanted).max() < 0.5 * level  # the padding is half a level off
 
+    def test_every_channel_keeps_its_mean(self, plain, small, pixels):
+        """Of what the convolutions give before ReLU, on the images that are calibrated on."""
+        convolutions = [node.name for node in small.graph.node if node.op_type == "Conv" and len(node.input) == 3]
+        assert len(convolutions) == 20
+        means = []
+        for graph in (plain, small):
+            graph = copy.deepcopy(graph)
+            found = {node.name: node.output[0] for node in graph.graph.node if node.name in convolutions}
+            graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(found[name]) for name in convolutions)
+            values = open_session(graph.SerializeToString(), 1).run(
+                [found[n] for n in convolutions], {"pixels": pixels}
+            )
+            means.append([value.mean((0, 2, 3), dtype=np.float64) for value in values])
+        for name, wanted, found in zip(convolutions, *means, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max(), err_msg=name)
+
     def test_a_channel_of_zeros_has_a_scale_too(self):
         weight = np.zeros((2, 3, 3, 3), np.float32)
         weight[1, 0, 0, 0] = 0.5

@@ -1,19 +1,20 @@
 """int8: a graph whose convolutions compute with 8-bit integers, and whether it is as good as before.
 
-Static quantisation in ONNX Runtime's QDQ format: weights as int8 with a scale a channel, activations as uint8
-with one scale a tensor, whose range is the smallest and largest value on calibration images (Jacob et al.,
-CVPR 2018), but for pixels, which are taken as they are stored. Weights do not fill their 8 bits: processors without
-VNNI add pairs of products in 16 bits and saturate silently, so that a file measured on one processor would answer
-differently on another. A channel's scale is therefore such that no two weights beside one another are together above
-128; the usual 7 bits, which are as safe, round in steps 1.2 to 1.5 times as wide. What rounding shifts on average is
-given back in the head's bias (bias correction; Nagel et al., ICCV 2019, section 4.2).
+Static quantisation in ONNX Runtime's QDQ format: weights as int8 with a scale a channel, activations as uint8 with
+one scale a tensor (Jacob et al., CVPR 2018), whose range is the mean of the smallest and of the largest values of
+batches of calibration images, but for pixels, which are taken as they are stored. Weights do not fill their 8 bits:
+processors without VNNI add pairs of products in 16 bits and saturate silently, so that a file measured on one
+processor would answer differently on another. A channel's scale is therefore such that no two weights beside one
+another are together above 128; the usual 7 bits, which are as safe, round in steps 1.2 to 1.5 times as wide. What
+rounding shifts a channel by, on average, is given back in each convolution's bias and at last in the head's (bias
+correction; Nagel et al., ICCV 2019, section 4.2, measured on images).
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from tumorlens.classifier import INPUT, open_session
@@ -32,6 +33,7 @@ from tumorlens.runs import Json
 from tumorlens.statistics import mcnemar
 
 CALIBRATION = 256  # images of Training
+_CORRECTION = 64  # of these, for the means of channels
 MAX_DROP = 0.002  # of validation accuracy
 SIGNIFICANT = 0.05  # McNemar's p under which the two graphs count as different
 _STEP = 16  # images at once
@@ -54,11 +56,13 @@ def quantise(model: onnx.ModelProto, pixels: Pixels) -> onnx.ModelProto:
         quantize_static(
             source, target, _Reader(pixels), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            nodes_to_exclude=unquantised_nodes(model), extra_options={"TensorQuantOverrides": _scales(model)},
+            nodes_to_exclude=unquantised_nodes(model),
+            extra_options={"TensorQuantOverrides": _scales(model), "CalibMovingAverage": True},
         )  # fmt: skip
         quantised: onnx.ModelProto = onnx.load(target)
     _take_pixels(quantised)
-    _correct_bias(quantised, _mean_logits(model, pixels) - _mean_logits(quantised, pixels))
+    _correct_convolutions(quantised, model, pixels[:: max(1, len(pixels) // _CORRECTION)])
+    _correct_head(quantised, _mean_logits(model, pixels) - _mean_logits(quantised, pixels))
     return quantised
 
 
@@ -134,7 +138,41 @@ def _mean_logits(model: onnx.ModelProto, pixels: Pixels) -> npt.NDArray[np.float
     return mean
 
 
-def _correct_bias(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
+def _correct_convolutions(quantised: onnx.ModelProto, model: onnx.ModelProto, pixels: Pixels) -> None:
+    """Give each quantised convolution, the first ones first, the means that its channels have in `model`."""
+    stored = {tensor.name: tensor for tensor in quantised.graph.initializer}
+    made_by = {name: node for node in quantised.graph.node for name in node.output}
+    # The heatmap's convolution is not quantised: no node makes its weights.
+    found = [node for node in quantised.graph.node if node.op_type == "Conv" and node.input[1] in made_by]
+    # By the nodes' names: where ReLU is left to the rounding to uint8, the convolution's output has taken its name.
+    before = {node.name: node.output[0] for node in model.graph.node}
+    wanted = _channel_means(model, [before[node.name] for node in found], pixels)
+    for node in found:
+        (output,) = node.output
+        shift = wanted[before[node.name]] - _channel_means(quantised, [output], pixels)[output]
+        bias, scale = (stored[name] for name in made_by[node.input[2]].input[:2])
+        steps = np.rint(shift / numpy_helper.to_array(scale).astype(np.float64))
+        corrected = (numpy_helper.to_array(bias) + steps).astype(np.int32)
+        bias.CopyFrom(numpy_helper.from_array(corrected, bias.name))
+
+
+def _channel_means(
+    model: onnx.ModelProto, tensors: Sequence[str], pixels: Pixels
+) -> dict[str, npt.NDArray[np.float64]]:
+    """float64 [channels] of each tensor [n, channels, h, w], over images and places."""
+    asked = onnx.ModelProto()
+    asked.CopyFrom(model)
+    del asked.graph.output[:]  # what leads to no output is not computed
+    asked.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors)
+    session = open_session(asked.SerializeToString())
+    sums = [np.zeros(1)] * len(tensors)
+    for i in range(0, len(pixels), _STEP):
+        values = session.run(list(tensors), {INPUT: pixels[i : i + _STEP]})
+        sums = [total + v.mean((2, 3), dtype=np.float64).sum(0) for total, v in zip(sums, values, strict=True)]
+    return {name: total / len(pixels) for name, total in zip(tensors, sums, strict=True)}
+
+
+def _correct_head(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
     (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == HEAD_BIAS)
     corrected = (numpy_helper.to_array(bias) + shift).astype(np.float32)
     bias.CopyFrom(numpy_helper.from_array(corrected, HEAD_BIAS))
