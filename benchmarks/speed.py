@@ -199,12 +199,12 @@ def rounding(material: Material) -> tuple[dict[str, float], dict[str, Any]]:
     }
 
 
-def study(asked: Any, precision: str, detail: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
+def study(asked: Any, detail: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     """A whole study as a process of its own, cold, beside the baseline's epochs of this run times its numbers."""
     with tempfile.TemporaryDirectory() as folder:
         run = asked.run or Path(folder, "run")
         words = [str(Path(sys.executable).with_name("tumorlens")), "study", "--data", asked.data, "--weights",
-                 asked.weights, "--precision", precision, "--out", str(run), "--cache", f"{folder}/cache",
+                 asked.weights, "--precision", asked.precision, "--out", str(run), "--cache", f"{folder}/cache",
                  *(["--max-epochs", "2"] if asked.quick else [])]  # fmt: skip
         began = time.perf_counter()
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "rounding": lambda: rounding(some),
             "folds": lambda: folds(some, asked.weights, 1),
             "epochs": lambda: epochs(material, native, asked.repeats),
-            "study": lambda: study(asked, asked.precision, done["epochs"]),
+            "study": lambda: study(asked, done["epochs"]),
         }
         chosen = [*asked.parts, *(["study"] if asked.study and "epochs" in asked.parts else [])]
         for measure in (work[name] for name in work if name in chosen):

@@ -62,7 +62,7 @@ def quantise(model: onnx.ModelProto, pixels: Pixels) -> onnx.ModelProto:
         quantised: onnx.ModelProto = onnx.load(target)
     _take_pixels(quantised)
     _correct_convolutions(quantised, model, pixels[:: max(1, len(pixels) // _CORRECTION)])
-    _correct_head(quantised, _mean_logits(model, pixels) - _mean_logits(quantised, pixels))
+    _correct_head(quantised, model, pixels)
     return quantised
 
 
@@ -131,13 +131,6 @@ def _take_pixels(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]  # types of before, which are optional
 
 
-def _mean_logits(model: onnx.ModelProto, pixels: Pixels) -> npt.NDArray[np.float64]:
-    session = open_session(model.SerializeToString())
-    parts = [session.run(["logits"], {INPUT: pixels[i : i + _STEP]})[0] for i in range(0, len(pixels), _STEP)]
-    mean: npt.NDArray[np.float64] = np.concatenate(parts).mean(0, dtype=np.float64)
-    return mean
-
-
 def _correct_convolutions(quantised: onnx.ModelProto, model: onnx.ModelProto, pixels: Pixels) -> None:
     """Give each quantised convolution, the first ones first, the means that its channels have in `model`."""
     stored = {tensor.name: tensor for tensor in quantised.graph.initializer}
@@ -146,36 +139,36 @@ def _correct_convolutions(quantised: onnx.ModelProto, model: onnx.ModelProto, pi
     found = [node for node in quantised.graph.node if node.op_type == "Conv" and node.input[1] in made_by]
     # By the nodes' names: where ReLU is left to the rounding to uint8, the convolution's output has taken its name.
     before = {node.name: node.output[0] for node in model.graph.node}
-    wanted = _channel_means(model, [before[node.name] for node in found], pixels)
+    wanted = _means(model, [before[node.name] for node in found], pixels)
     for node in found:
         (output,) = node.output
-        shift = wanted[before[node.name]] - _channel_means(quantised, [output], pixels)[output]
+        shift = wanted[before[node.name]] - _means(quantised, [output], pixels)[output]
         bias, scale = (stored[name] for name in made_by[node.input[2]].input[:2])
         steps = np.rint(shift / numpy_helper.to_array(scale).astype(np.float64))
         corrected = (numpy_helper.to_array(bias) + steps).astype(np.int32)
         bias.CopyFrom(numpy_helper.from_array(corrected, bias.name))
 
 
-def _channel_means(
-    model: onnx.ModelProto, tensors: Sequence[str], pixels: Pixels
-) -> dict[str, npt.NDArray[np.float64]]:
-    """float64 [channels] of each tensor [n, channels, h, w], over images and places."""
+def _correct_head(quantised: onnx.ModelProto, model: onnx.ModelProto, pixels: Pixels) -> None:
+    (bias,) = (tensor for tensor in quantised.graph.initializer if tensor.name == HEAD_BIAS)
+    before, after = (_means(graph, ["logits"], pixels)["logits"] for graph in (model, quantised))
+    corrected = (numpy_helper.to_array(bias) + before - after).astype(np.float32)
+    bias.CopyFrom(numpy_helper.from_array(corrected, HEAD_BIAS))
+
+
+def _means(model: onnx.ModelProto, tensors: Sequence[str], pixels: Pixels) -> dict[str, npt.NDArray[np.float64]]:
+    """float64 [channels] of each tensor [n, channels, ...], over images and places."""
     asked = onnx.ModelProto()
     asked.CopyFrom(model)
-    del asked.graph.output[:]  # what leads to no output is not computed
+    del asked.graph.output[:]  # one of them may be asked for, and none may stand twice
     asked.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors)
     session = open_session(asked.SerializeToString())
     sums = [np.zeros(1)] * len(tensors)
     for i in range(0, len(pixels), _STEP):
         values = session.run(list(tensors), {INPUT: pixels[i : i + _STEP]})
-        sums = [total + v.mean((2, 3), dtype=np.float64).sum(0) for total, v in zip(sums, values, strict=True)]
+        places = [v.reshape(*v.shape[:2], -1).mean(2, dtype=np.float64) for v in values]
+        sums = [total + p.sum(0) for total, p in zip(sums, places, strict=True)]
     return {name: total / len(pixels) for name, total in zip(tensors, sums, strict=True)}
-
-
-def _correct_head(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
-    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == HEAD_BIAS)
-    corrected = (numpy_helper.to_array(bias) + shift).astype(np.float32)
-    bias.CopyFrom(numpy_helper.from_array(corrected, HEAD_BIAS))
 
 
 def accept(labels: npt.NDArray[np.int64], before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Json:
