@@ -1,6 +1,7 @@
-"""Freed blocks are kept where they are taken again at once, and given back where they are not."""
+"""Freed blocks are kept where they are taken again at once, and given back where they are not; garbage waits."""
 
 import ctypes
+import gc
 import resource
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -8,9 +9,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from tumorlens.allocator import blocks_given_back, blocks_kept
+from tumorlens.allocator import blocks_given_back, blocks_kept, garbage_left
 
-pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 
 
 def faults(megabytes: int) -> int:
@@ -45,6 +46,18 @@ def given_back_within_and_kept_after() -> None:
     assert 4 * faults(8) < within
 
 
+@glibc
 @pytest.mark.parametrize("work", [kept_within_and_given_back_after, given_back_within_and_kept_after])
 def test_pages_are(work: Callable[[], None]) -> None:
     in_a_fresh_process(work)
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_garbage_is_searched_for_again_where_it_was(searched: bool) -> None:
+    try:
+        (gc.enable if searched else gc.disable)()
+        with garbage_left():
+            assert not gc.isenabled()
+        assert gc.isenabled() == searched
+    finally:
+        gc.enable()

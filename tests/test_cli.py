@@ -35,6 +35,37 @@ def run(*words: str, before: str = "") -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+LEAVING = """
+import atexit, sys, threading, time
+from tumorlens import __main__ as program
+{before}
+atexit.register(print, "called at exit")
+threading.Thread(target=lambda: (time.sleep(0.2), print("a thread"))).start()
+program.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "collected"),
+    [
+        ("program.main = lambda: print('x' * 200_000) or 3", 3, True),
+        ("sys.modules['torch'] = sys\nprogram.main = lambda: print('x' * 200_000) or 3", 3, False),
+        ("sys.modules['torch'] = sys\ndef main(): print('x' * 200_000); 1 / 0\nprogram.main = main", 1, True),
+    ],
+)
+def test_a_process_ends_with_all_that_it_printed(before: str, code: int, collected: bool) -> None:
+    """Threads and exit functions have their turn even where PyTorch's objects are left to the system."""
+    kept = "class Kept:\n    def __del__(self): print('taken down')\nkept = Kept()\n"
+    found = subprocess.run(
+        [sys.executable, "-c", LEAVING.format(before=kept + before)], capture_output=True, text=True, timeout=60
+    )
+    assert found.returncode == code, found.stderr
+    assert found.stdout.startswith("x" * 200_000)
+    assert "a thread\ncalled at exit\n" in found.stdout
+    assert ("taken down" in found.stdout) == collected
+    assert ("ZeroDivisionError" in found.stderr) == (code == 1)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0

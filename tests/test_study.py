@@ -17,10 +17,11 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from tumorlens import Study, compare_run, devices, evaluate_run, report_run, run_study, train
+from tumorlens import Study, compare_run, devices, evaluate_run, report_run, run_study, train, workbench
 from tumorlens.cli import main
 from tumorlens.datasets.index import read_index
 from tumorlens.errors import ConfigError, FetchError, RunError
+from tumorlens.evaluate import read_predictions
 from tumorlens.prepare import prepare, split_hash
 from tumorlens.progress import Clock
 from tumorlens.runs import read_json
@@ -84,6 +85,26 @@ def test_evaluation_convolves_as_training_did(finished: Path, monkeypatch: pytes
     evaluate_run(finished)
     # initial learns one module, fc, which convolves nothing; finetuned three, layer3, layer4 and fc
     assert chosen == [1, 3]
+
+
+def test_equal_files_are_predicted_once(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_folder, data)
+    one = next((data / "Testing" / "glioma").iterdir())
+    shutil.copy(one, one.with_stem("copy"))
+    asked: list[str] = []
+    predict = workbench.predict_logits
+    monkeypatch.setattr(
+        workbench, "predict_logits", lambda m, s, hashes, **k: asked.extend(hashes) or predict(m, s, hashes, **k)
+    )
+    run_study(options(data, tmp_path / "cache", tmp_path / "run", max_epochs=1, configurations=("initial",)))
+    rows = read_index(tmp_path / "run" / "index.csv")
+    assert len(asked) == len(set(asked)) == len({row.sha256 for row in rows}) < len(rows)
+    found = read_predictions(tmp_path / "run" / "initial" / "predictions.csv")
+    assert found.paths == tuple(row.path for row in rows)
+    answers = dict(zip(found.paths, found.probabilities.tolist(), strict=True))
+    first, second = (path.relative_to(data).as_posix() for path in (one, one.with_stem("copy")))
+    assert answers[first] == answers[second]
 
 
 @pytest.mark.parametrize("name", ["initial", "finetuned"])

@@ -1,8 +1,35 @@
-"""`python -m tumorlens`, and thereby `torchrun -m tumorlens`."""
+"""The command `tumorlens`, also as `python -m tumorlens`, and thereby `torchrun -m tumorlens`."""
 
+import atexit
+import os
 import sys
+from typing import NoReturn
 
-from tumorlens.cli import main
+_code: int | None = None  # of the command that has run
+
+
+@atexit.register  # the first that is registered is called last, after threads have ended
+def _leave() -> None:
+    """Do not take PyTorch's objects down one by one: it takes over a second, and the system takes all back anyhow."""
+    if _code is None or "torch" not in sys.modules:
+        return
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # whoever read it has gone, of which Python has its own way to tell
+        return
+    os._exit(_code)
+
+
+from tumorlens.cli import main  # noqa: E402 - what it registers is to be called before
+
+
+def run() -> NoReturn:
+    """Run one command and end the process."""
+    global _code
+    _code = main()
+    sys.exit(_code)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorlens import __version__
-from tumorlens.allocator import blocks_given_back
+from tumorlens.allocator import blocks_given_back, garbage_left
 from tumorlens.configurations import Configuration, check_order
 from tumorlens.errors import FetchError, MissingExtraError, RunError
 from tumorlens.options import Study
@@ -33,7 +33,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
         The folder holds another study, or cannot be written; nothing in it is changed.
     """
     clock = clock or Clock()
-    with clock.step("imports_s"):
+    with clock.step("imports_s"), garbage_left():
         try:
             from tumorlens import devices, model
             from tumorlens.convolutions import by_winograd

@@ -237,13 +237,15 @@ class Workbench:
         model = self.start(configuration)
         self.load(model, name)
         used = [row for row in self.rows if row.split]
+        contents = list(dict.fromkeys(row.sha256 for row in used))  # equal files have equal answers
         source = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         with convolving(model, configuration, self.study.convolutions, self.device):
-            logits = predict_logits(
-                model, source, [row.sha256 for row in used],
-                device=self.device, precision=self.precision, title=f"{name}, predicting",
-            )  # fmt: skip
+            found = predict_logits(
+                model, source, contents, device=self.device, precision=self.precision, title=f"{name}, predicting"
+            )
+        place = {sha256: i for i, sha256 in enumerate(contents)}
+        logits = found[[place[row.sha256] for row in used]]
         predictions = Predictions(
             paths=tuple(row.path for row in used),
             labels=torch.tensor([self.classes.index(row.label) for row in used]).numpy(),
