@@ -158,17 +158,28 @@ def _correct_head(quantised: onnx.ModelProto, model: onnx.ModelProto, pixels: Pi
 
 def _means(model: onnx.ModelProto, tensors: Sequence[str], pixels: Pixels) -> dict[str, npt.NDArray[np.float64]]:
     """float64 [channels] of each tensor [n, channels, ...], over images and places."""
-    asked = onnx.ModelProto()
-    asked.CopyFrom(model)
-    del asked.graph.output[:]  # one of them may be asked for, and none may stand twice
-    asked.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors)
-    session = open_session(asked.SerializeToString())
+    session = open_session(_up_to(model, tensors).SerializeToString())
     sums = [np.zeros(1)] * len(tensors)
     for i in range(0, len(pixels), _STEP):
         values = session.run(list(tensors), {INPUT: pixels[i : i + _STEP]})
         places = [v.reshape(*v.shape[:2], -1).mean(2, dtype=np.float64) for v in values]
         sums = [total + p.sum(0) for total, p in zip(sums, places, strict=True)]
     return {name: total / len(pixels) for name, total in zip(tensors, sums, strict=True)}
+
+
+def _up_to(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """What leads to these tensors, as outputs: ONNX Runtime computes all that it is given."""
+    needed, nodes = set(tensors), []
+    for node in reversed(model.graph.node):  # sorted, as ONNX demands
+        if not needed.isdisjoint(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    graph = helper.make_graph(
+        nodes[::-1], model.graph.name, model.graph.input,
+        [helper.make_empty_tensor_value_info(name) for name in tensors],
+        [tensor for tensor in model.graph.initializer if tensor.name in needed],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def accept(labels: npt.NDArray[np.int64], before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Json:
