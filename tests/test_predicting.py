@@ -112,6 +112,20 @@ class TestFewerThanCores:
         assert [Path(row.file).name for row in rows] == ["a.png", "b.png", "c.png", "e.png"]
         assert [row.label for row in rows] == ["glioma", "meningioma", "", "notumor"]
 
+    def test_answers_are_judged_together_and_told_in_order(self, monkeypatch, tmp_path):
+        names = ["glioma", "meningioma", "notumor"] * 7
+        for i, name in enumerate(names):
+            grey(name).save(tmp_path / f"{i:02}.png")
+        (tmp_path / "05.png").write_bytes(b"no picture")
+        judged, judge = [], Classifier.judge
+        monkeypatch.setattr(Classifier, "judge", lambda *a, **k: judged.append(len(a[2])) or judge(*a, **k))
+        rows = list(predict([str(tmp_path)], self.classifier(Unwanted(), FakeSession()), Job(batch=1)))
+        assert [Path(row.file).stem for row in rows] == [f"{i:02}" for i in range(21)]
+        assert [row.label for row in rows] == [*names[:5], "", *names[6:]]
+        assert rows[5].failed
+        assert sum(judged) == 20
+        assert len(judged) <= 3
+
     def test_a_lone_image_gets_every_core(self, folder):
         rows = list(predict([str(folder / "a.png")], self.classifier(FakeSession(), Unwanted()), Job(batch=1)))
         assert [row.label for row in rows] == ["glioma"]

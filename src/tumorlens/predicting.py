@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -51,6 +51,9 @@ class Job:
             raise ConfigError(f"--coverage {self.coverage} is out of range.", cure="Say between 0 and 1, such as 0.95.")
 
 
+# Items whose answers are judged at once, at least, where each is a batch: judging reads 2 MB, which the network pushes
+# out of the caches each time.
+_TOGETHER = 8
 _DEFAULT, _NOTHING = Job(), Finished()
 _SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 
@@ -144,18 +147,33 @@ def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iter
 
 
 def _beside(groups: Iterator[list[Item]], classifier: Classifier, at_once: int) -> Iterator[_Computed]:
-    """Each group's answers in order, `at_once` of them computed at the same time."""
+    """The groups' answers in order, `at_once` of them computed at the same time, and several judged together."""
     running: deque[Future[_Computed]] = deque()
+    done: list[_Computed] = []
     with ThreadPoolExecutor(at_once, "tumorlens-batch") as pool:
         try:
             for group in groups:
                 running.append(pool.submit(_run, group, classifier, alone=False))
                 while running and (len(running) > at_once or running[0].done()):
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
+                    done.append(running.popleft().result())
+                if sum(len(computed.group) for computed in done) >= _TOGETHER:
+                    yield _joined(done)
+                    done = []
+            done += [future.result() for future in running]
         finally:
             pool.shutdown(cancel_futures=True)
+    if done:
+        yield _joined(done)
+
+
+def _joined(several: Sequence[_Computed]) -> _Computed:
+    return _Computed(
+        [item for one in several for item in one.group],
+        [item for one in several for item in one.slices],
+        np.concatenate([one.pixels for one in several]),
+        Outputs(*(np.concatenate([getattr(one.outputs, field.name) for one in several]) for field in fields(Outputs))),
+        sum(one.seconds for one in several),
+    )
 
 
 def _run(group: list[Item], classifier: Classifier, *, alone: bool = True) -> _Computed:
