@@ -31,9 +31,9 @@ COMMANDS = (
     "study", "train", "evaluate", "compare", "report", "data fetch", "data check", "data audit",
     "export", "predict", "explain", "serve",
 )  # fmt: skip
-#: Runs that the figures come from, by the names under which they were collected.
-FP32, SEEDS = "v1-fp32-seed0", ("v1-fp32-seed0-compiled", "v1-fp32-seed1-compiled", "v1-fp32-seed2-compiled")
-LEAK, TWIN_FREE_TRAIN = "v1-fp32-seed0-leak", "v1-bf16-seed0-twin-free-train"
+#: Runs that the figures come from, by the names under which they were collected: of the precision that `auto` takes.
+SEEDS = ("v1-bf16-seed0-compiled", "v1-bf16-seed1-compiled", "v1-bf16-seed2-compiled")
+FIRST, TWIN_FREE_TRAIN = SEEDS[0], "v1-bf16-seed0-twin-free-train"
 FOLDS = {"0.99": "v1-folds-0.99", "0.95": "v1-folds-0.95"}
 
 
@@ -155,13 +155,6 @@ def of(run: Any) -> Any:
     return run["configurations"] if run else {}
 
 
-def of_seed(found: dict[str, Any], name: str, configuration: str) -> Any:
-    """The newest run of a seed that has a configuration; None where there is none."""
-    earlier = name.removesuffix("-compiled")
-    runs = (found.get(one) for one in (name, earlier, f"{earlier}-lbfgs"))
-    return next((run for run in runs if configuration in of(run)), None)
-
-
 def over_seeds(found: dict[str, Any]) -> dict[str, Any]:
     """What three seeds say of each configuration, and of the difference of the two main ones."""
     runs = [found.get(name) for name in SEEDS]
@@ -174,7 +167,7 @@ def over_seeds(found: dict[str, Any]) -> dict[str, Any]:
 def leak_figures(found: dict[str, Any]) -> dict[str, float]:
     """What is left of both configurations without the leak."""
     flat: dict[str, float] = {}
-    run = found.get(LEAK, {})
+    run = found.get(FIRST, {})
     if "audit" in run:
         table = run["audit"]["twins"]["all"]
         flat["twins.exact"], flat["twins.same_orientation"] = table["exact"], table["same_orientation"]
@@ -206,12 +199,10 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
     """The flat table of docs/figures.json; a figure whose run was not collected is left out."""
     flat: dict[str, float] = {}
     for configuration in ("initial", "initial_lbfgs", "initial_lbfgs_refit", "finetuned"):
-        for name in (FP32, f"{FP32}-lbfgs", f"{FP32}-refit"):
-            if name in found and configuration in found[name]["configurations"]:
-                flat[f"{configuration}.official.accuracy"] = accuracy(found[name], configuration)
-        runs = [run for s in SEEDS if (run := of_seed(found, s, configuration))]
-        if len(runs) == len(SEEDS):
-            values = [accuracy(run, configuration) for run in runs]
+        values = [accuracy(found[name], configuration) for name in SEEDS if configuration in of(found.get(name))]
+        if configuration in of(found.get(FIRST)):
+            flat[f"{configuration}.official.accuracy"] = accuracy(found[FIRST], configuration)
+        if len(values) == len(SEEDS):
             flat[f"{configuration}.official.accuracy.mean3"] = sum(values) / len(values)
             flat[f"{configuration}.official.accuracy.min3"] = min(values)
             flat[f"{configuration}.official.accuracy.max3"] = max(values)
@@ -256,9 +247,8 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
         page = template.render(
             runs=found,
             figures=flat,
-            fp32=FP32,
+            first=FIRST,
             seeds=SEEDS,
-            leak=LEAK,
             same_mix=same_mix,
             twin_free_train=TWIN_FREE_TRAIN,
             folds=FOLDS,
