@@ -33,7 +33,7 @@ COMMANDS = (
 )  # fmt: skip
 #: Runs that the figures come from, by the names under which they were collected: of the precision that `auto` takes.
 SEEDS = ("v1-bf16-seed0-compiled", "v1-bf16-seed1-compiled", "v1-bf16-seed2-compiled")
-FIRST, TWIN_FREE_TRAIN = SEEDS[0], "v1-bf16-seed0-twin-free-train"
+FIRST, TWIN_FREE_TRAIN = SEEDS[0], "v1-bf16-seed0-twin-free-train-compiled"
 FOLDS = {"0.99": "v1-folds-0.99", "0.95": "v1-folds-0.95"}
 
 
