@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tumorlens.allocator import give_back_memory
+from tumorlens.allocator import garbage_left, give_back_memory
 from tumorlens.distributed import World, joined
 from tumorlens.errors import ConfigError
 from tumorlens.options import Study
@@ -75,6 +75,9 @@ def _run_one(study: Study, command: str, world: World) -> Json:
 
 def _trained(study: Study, command: str, clock: Clock, world: World) -> Workbench:
     """Rank 0 prepares; all train. Each configuration is on disk before the next one begins."""
+    if not world.leads:  # what rank 0 is about to tell of is imported meanwhile
+        with garbage_left():
+            import tumorlens.workbench  # noqa: F401
     bench = world.led(prepare, study, command=command, clock=clock)
     world.led(bench.compute_features, clock)
     give_back_memory()
