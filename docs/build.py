@@ -31,7 +31,8 @@ COMMANDS = (
     "study", "train", "evaluate", "compare", "report", "data fetch", "data check", "data audit",
     "export", "predict", "explain", "serve",
 )  # fmt: skip
-#: Runs that the figures come from, by the names under which they were collected: of the precision that `auto` takes.
+#: Runs that the figures come from, by the names under which they were collected: in the precision that `auto` takes,
+#: but for the folds, which are of earlier code, in fp32.
 SEEDS = ("v1-bf16-seed0-compiled", "v1-bf16-seed1-compiled", "v1-bf16-seed2-compiled")
 FIRST, TWIN_FREE_TRAIN = SEEDS[0], "v1-bf16-seed0-twin-free-train-compiled"
 FOLDS = {"0.99": "v1-folds-0.99", "0.95": "v1-folds-0.95"}

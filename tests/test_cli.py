@@ -66,6 +66,32 @@ def test_a_process_ends_with_all_that_it_printed(before: str, code: int, collect
     assert ("ZeroDivisionError" in found.stderr) == (code == 1)
 
 
+@pytest.mark.parametrize("torch", ["", "sys.modules['torch'] = sys"])
+@pytest.mark.parametrize("n", [5, 200_000])  # less and more than is written at once
+def test_a_closed_pipe_gives_141(torch: str, n: int, tmp_path: Path) -> None:
+    code = f"import sys\nfrom tumorlens import __main__ as program, cli\n{torch}\n" + (
+        f"cli.app = lambda *_, **__: print('x' * {n})\nprogram.run()"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with os.fdopen(write) as pipe, (tmp_path / "err").open("w+") as err:
+        done = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=err, env=environment, timeout=60)
+        err.seek(0)
+        assert (done.returncode, err.read()) == (141, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_borne(closed: str) -> None:
+    code = "import sys\nfrom tumorlens import __main__ as program\nsys.modules['torch'] = sys\n" + (
+        "program.main = lambda: 3\nprogram.run()"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0

@@ -126,6 +126,21 @@ class TestFewerThanCores:
         assert sum(judged) == 20
         assert len(judged) <= 3
 
+    def test_what_was_computed_before_an_error_of_the_network_is_answered(self, tmp_path):
+        for i in range(12):
+            grey("glioma" if i < 10 else "notumor").save(tmp_path / f"{i:02}.png")
+
+        class Failing:
+            def run(self, names, feed):
+                if feed["pixels"][0, 0, 0, 0] == level("notumor"):
+                    raise MemoryError
+                return FakeSession().run(names, feed)
+
+        rows, found = predict([str(tmp_path)], self.classifier(Unwanted(), Failing()), Job(batch=1)), []
+        with pytest.raises(MemoryError):
+            found.extend(row.label for row in rows)
+        assert found == ["glioma"] * 10
+
     def test_a_lone_image_gets_every_core(self, folder):
         rows = list(predict([str(folder / "a.png")], self.classifier(FakeSession(), Unwanted()), Job(batch=1)))
         assert [row.label for row in rows] == ["glioma"]

@@ -14,8 +14,9 @@ def _leave() -> None:
     if _code is None or "torch" not in sys.modules:
         return
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed by whoever began the process
+                stream.flush()
     except (OSError, ValueError):  # whoever read it has gone, of which Python has its own way to tell
         return
     os._exit(_code)
@@ -28,6 +29,8 @@ def run() -> NoReturn:
     """Run one command and end the process."""
     global _code
     _code = main()
+    if _code == 141:  # at its end Python would fail once more on what it still holds for the pipe, and exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(_code)
 
 

@@ -306,6 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_several(_argv)
         with quiet_followers():
             code = app(_argv, exit_on_error=False, result_action="return_value")
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here a closed pipe and a full disk are told of
     except CycloptsError:
         return 2 if leads() else 0  # cyclopts has printed what is wrong
     except TumorlensError as error:
@@ -320,7 +322,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say_error(MissingExtraError(error.name or "?", "study"))
         return 1
     except BrokenPipeError:
-        sys.stderr.close()
         return 141  # as a shell tells of a closed pipe; what was not finished is not done
     except OSError as error:
         if error.filename is None:  # a temporary file, or standard output

@@ -274,6 +274,7 @@ def _card(source: Source) -> Json:
         "split": record["split"],
         "seed": record["config"]["seed"],
         "measured": _measured(source),
+        "measured_precision": record["device"]["precision"],  # bf16 differs from the file in a few answers
         "licence": {"code": "MIT", "data": dataset["licence"] or "as the data set's owner says"},
         "intended_use": INTENDED_USE,
         "environment": environment() | {"onnx": onnx.__version__},

@@ -70,8 +70,8 @@ def predict(
 ) -> Iterator[Row]:
     """Classify everything that the inputs hold, in their order; an unreadable file is a row too.
 
-    Rows of images and slices come at once and are not held, except that each slice of a volume or series is
-    remembered (some 500 bytes) for the row of the whole.
+    Rows of images and slices come batch by batch, of batches smaller than 8 for 8 images together, and are not held,
+    except that each slice of a volume or series is remembered (some 500 bytes) for the row of the whole.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iter
     groups = iter(lambda: list(islice(some, batch)), [])
     first = list(islice(groups, 2)) if batch < classifier.threads else []
     if len(first) == 2:
-        yield from _beside(chain(first, groups), classifier, classifier.at_once(batch))
+        yield from _together(_beside(chain(first, groups), classifier, classifier.at_once(batch)))
     else:
         yield from (_run(group, classifier) for group in chain(first, groups))
     if error:
@@ -147,23 +147,35 @@ def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iter
 
 
 def _beside(groups: Iterator[list[Item]], classifier: Classifier, at_once: int) -> Iterator[_Computed]:
-    """The groups' answers in order, `at_once` of them computed at the same time, and several judged together."""
+    """Each group's answers in order, `at_once` of them computed at the same time."""
     running: deque[Future[_Computed]] = deque()
-    done: list[_Computed] = []
     with ThreadPoolExecutor(at_once, "tumorlens-batch") as pool:
         try:
             for group in groups:
                 running.append(pool.submit(_run, group, classifier, alone=False))
                 while running and (len(running) > at_once or running[0].done()):
-                    done.append(running.popleft().result())
-                if sum(len(computed.group) for computed in done) >= _TOGETHER:
-                    yield _joined(done)
-                    done = []
-            done += [future.result() for future in running]
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-    if done:
-        yield _joined(done)
+
+
+def _together(computed: Iterator[_Computed]) -> Iterator[_Computed]:
+    """The same answers, some joined to be judged together: always the same ones, however long each took."""
+    waiting: list[_Computed] = []
+    try:
+        for one in computed:
+            waiting.append(one)
+            if sum(len(waits.group) for waits in waiting) >= _TOGETHER:
+                yield _joined(waiting)
+                waiting = []
+    except Exception:  # raised when what was computed before is answered
+        if waiting:
+            yield _joined(waiting)
+        raise
+    if waiting:
+        yield _joined(waiting)
 
 
 def _joined(several: Sequence[_Computed]) -> _Computed:

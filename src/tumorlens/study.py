@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def _run_one(study: Study, command: str, world: World) -> Json:
 def _trained(study: Study, command: str, clock: Clock, world: World) -> Workbench:
     """Rank 0 prepares; all train. Each configuration is on disk before the next one begins."""
     if not world.leads:  # what rank 0 is about to tell of is imported meanwhile
-        with garbage_left():
+        with garbage_left(), suppress(ModuleNotFoundError):  # of which rank 0 tells
             import tumorlens.workbench  # noqa: F401
     bench = world.led(prepare, study, command=command, clock=clock)
     world.led(bench.compute_features, clock)

@@ -25,7 +25,7 @@ export function showCard(card) {
     card.dataset?.sheet === "phantom"
       ? caution("Learned from generated slices.", "It shows that the software works; its figures say nothing about patients.")
       : null,
-    figures(measured, card.split?.test_source),
+    figures(measured, card.split?.test_source, card.measured_precision),
     card.int8 ? quantised(card.int8) : null,
     make("div", { class: "columns" }, uses(card), about(card)),
   ].filter(Boolean));
@@ -39,7 +39,7 @@ export function showNoCard(problem, again) {
 
 const caution = (head, text) => make("p", { class: "caution" }, make("strong", {}, `${head} `), text);
 
-function figures(measured, source) {
+function figures(measured, source, precision) {
   const twins = measured.test && measured.twin_free ? measured.test.n - measured.twin_free.n : 0;
   const rows = PARTS.filter(([part]) => measured[part]).map(([part, ...words]) => {
     const [name, told] = (part === "test" && TESTED[source]) || words;
@@ -55,7 +55,8 @@ function figures(measured, source) {
   }
   const heads = ["Measured on", "Accuracy", "95 % interval", "Images"];
   const table = make("table", { class: "measured" },
-    make("caption", {}, "Share of images classified right, with its 95 % interval"),
+    make("caption", {}, `Share of images classified right, with its 95 % interval${
+      precision === "bf16" ? ", computed in bf16: this file may differ in a few answers" : ""}`),
     make("thead", {}, make("tr", {},
       ...heads.map((text, i) => make("th", { scope: "col", class: i ? "n" : null }, text)),
       make("th", { scope: "col", class: "plot" }, make("span", { class: "hidden-text" }, "Drawn")))),
