@@ -17,10 +17,10 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from tumorlens import Study, compare_run, devices, evaluate_run, report_run, run_study, train, workbench
+from tumorlens import Study, compare_run, devices, evaluate_run, model, report_run, run_study, train, workbench
 from tumorlens.cli import main
 from tumorlens.datasets.index import read_index
-from tumorlens.errors import ConfigError, FetchError, RunError
+from tumorlens.errors import ConfigError, DataError, FetchError, RunError
 from tumorlens.evaluate import read_predictions
 from tumorlens.prepare import prepare, split_hash
 from tumorlens.progress import Clock
@@ -85,6 +85,20 @@ def test_evaluation_convolves_as_training_did(finished: Path, monkeypatch: pytes
     evaluate_run(finished)
     # initial learns one module, fc, which convolves nothing; finetuned three, layer3, layer4 and fc
     assert chosen == [1, 3]
+
+
+def test_data_that_are_not_there_are_told_before_weights_are_downloaded(
+    small_folder: Path, small_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(_: str) -> None:
+        raise FetchError("Too early.", cure="")
+
+    monkeypatch.setattr(model, "find_weights", find)
+    out = tmp_path / "run"
+    with pytest.raises(DataError, match="is not there"):
+        run_study(options(tmp_path / "absent", small_cache, out, weights="imagenet"))
+    with pytest.raises(FetchError, match="Too early"):
+        run_study(options(small_folder, small_cache, out, weights="imagenet"))
 
 
 def test_equal_files_are_predicted_once(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +290,6 @@ def test_missing_weights_stop_a_study_unless_told_otherwise(
     small_folder: Path, small_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from tumorlens import model
 
     def offline() -> Path:
         raise FetchError("The ImageNet weights could not be downloaded (offline).", cure="Name a file.")

@@ -41,7 +41,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "torch", "study") from None
         from tumorlens.audit import audit, baselines, twins_line
-        from tumorlens.datasets.fetch import fetch
+        from tumorlens.datasets.fetch import fetch, named_path
         from tumorlens.datasets.index import build_index, write_index
         from tumorlens.datasets.protocols import assign
         from tumorlens.leakage import write_baselines
@@ -51,6 +51,8 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     for configuration in configurations:
         is_trained(run, configuration)
     # Choices that can fail at once come before work that takes minutes.
+    if study.data not in ("kaggle", "phantom"):
+        named_path(study.data)
     device, device_why = devices.choose_device(study.device)
     precision, precision_why = devices.choose_precision(study.precision, device, _begun(run, device.type))
     threads = devices.keep_to_cores()

@@ -69,16 +69,28 @@ def fetch(data: str, *, cache: Path, seed: int = 0, download: Callable[[], Path]
         return find_parts(download(), source="Kaggle, masoudnickparvar/brain-tumor-mri-dataset, version 1")
     if data == "phantom":
         return find_parts(_phantom(cache, seed), source=f"generated, seed {seed}", generated=True)
-    path = Path(data).expanduser()
-    try:
-        is_file, is_folder, there = path.is_file(), path.is_dir(), os.path.lexists(path)
-    except (OSError, ValueError) as error:  # a path that is too long, or holds a NUL
-        raise DataError(f"--data {data!r} is no usable path ({error}).", cure="Check the path.") from None
-    if is_file:
+    path = named_path(data)
+    if path.is_file():
         folder = extract_zip(path, cache)
         return find_parts(folder, source=f"zip {path.name}, sha256 {folder.name}…")
-    if is_folder and data:
-        return find_parts(path, source=f"folder {path}")
+    return find_parts(path, source=f"folder {path}")
+
+
+def named_path(data: str) -> Path:
+    """The file or folder that `--data` names where it is neither `kaggle` nor `phantom`.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    path = Path(data).expanduser()
+    try:
+        usable, there = path.is_file() or path.is_dir(), os.path.lexists(path)
+    except (OSError, ValueError) as error:  # a path that is too long, or holds a NUL
+        raise DataError(f"--data {data!r} is no usable path ({error}).", cure="Check the path.") from None
+    if usable and data:
+        return path
     raise DataError(
         f"--data {data!r} is {'neither a zip nor a folder' if there and data else 'not there'}.",
         cure="Say kaggle, phantom, or the path of a zip or folder.",
