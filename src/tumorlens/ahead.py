@@ -1,4 +1,4 @@
-"""An iterator that works ahead of its reader on a thread of its own."""
+"""Iterators of iterators: ahead of their reader, on a thread of its own, and in groups."""
 
 from __future__ import annotations
 
@@ -51,3 +51,20 @@ def ahead(items: Iterator[T], size: int) -> Iterator[T]:
     finally:
         stopped.set()
         thread.join(_GIVE_UP)
+
+
+def grouped(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    """`size` items each time, what is left the last time; an error comes after what came before it."""
+    group: list[T] = []
+    try:
+        for item in items:
+            group.append(item)
+            if len(group) == size:
+                yield group
+                group = []
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +55,11 @@ class Outputs:
     """float32 [n, K, 7, 7], class activation maps, signed (Zhou et al., CVPR 2016)."""
     statistics: Floats
     """float32 [n, 1024], mean and standard deviation of each channel after stem, layer1, layer2 and layer3."""
+
+    @classmethod
+    def joined(cls, batches: Sequence[Outputs]) -> Outputs:
+        """What the network gives for all images of the batches, in their order."""
+        return cls(*(np.concatenate([getattr(batch, name) for batch in batches]) for name in OUTPUTS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +106,7 @@ class Classifier:
             return Outputs(*session.run(OUTPUTS, {INPUT: pixels}))
         rounds = math.ceil(len(pixels) / (self.threads * _PART))
         parts = np.array_split(pixels, min(len(pixels), rounds * self.threads))
-        found = list(pool.map(lambda part: session.run(OUTPUTS, {INPUT: part}), parts))
-        return Outputs(*(np.concatenate(values) for values in zip(*found, strict=True)))
+        return Outputs.joined(list(pool.map(lambda part: Outputs(*session.run(OUTPUTS, {INPUT: part})), parts)))
 
     def at_once(self, batch: int) -> int:
         """How many batches of that size should run beside one another, not `alone`, so that no core idles."""

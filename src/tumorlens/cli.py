@@ -306,8 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_several(_argv)
         with quiet_followers():
             code = app(_argv, exit_on_error=False, result_action="return_value")
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here a closed pipe and a full disk are told of
+        print(end="", flush=True)  # here a closed pipe and a full disk are told of
     except CycloptsError:
         return 2 if leads() else 0  # cyclopts has printed what is wrong
     except TumorlensError as error:
@@ -345,7 +344,3 @@ def _say_error(error: TumorlensError) -> None:
     say(f"Error: {error.what}")
     if error.cure:
         say(f"  → {error.cure}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

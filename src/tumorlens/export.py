@@ -219,16 +219,13 @@ def _against_torch(source: Source, model: onnx.ModelProto, rows: Sequence[Row]) 
             found.append(batch)
             kept.append(pixels)
     record = {"n": len(rows), "max_probability_difference": difference, "changed_decisions": changed}
-    return record, _joined(found), np.concatenate(kept)
+    return record, Outputs.joined(found), np.concatenate(kept)
 
 
 def _run(source: Source, model: onnx.ModelProto, rows: Sequence[Row], title: str) -> Outputs:
     session = open_session(model.SerializeToString())
-    return _joined([Outputs(*session.run(OUTPUTS, {INPUT: pixels})) for pixels in source.batches(rows, title)])
-
-
-def _joined(batches: Sequence[Outputs]) -> Outputs:
-    return Outputs(*(np.concatenate([getattr(batch, name) for batch in batches]) for name in OUTPUTS))
+    batches = source.batches(rows, title)
+    return Outputs.joined([Outputs(*session.run(OUTPUTS, {INPUT: pixels})) for pixels in batches])
 
 
 def _calibration(source: Source, train: Sequence[Row]) -> Pixels:
@@ -250,7 +247,7 @@ def _fit(
     for batch in source.batches(train, "Training images through the graph"):
         found.append(Outputs(*session.run(OUTPUTS, {INPUT: batch})))
         looks.append(image_facts(batch))
-    learned = _joined(found)
+    learned = Outputs.joined(found)
     say("Fitting temperature, prediction sets and refusal on validation.")
     return fit_trust(
         source.classes, labels, outputs.logits, outputs.features, outputs.statistics, pixels,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.ahead import ahead
+from tumorlens.ahead import ahead, grouped
 from tumorlens.classifier import BATCH, Classifier, Outputs
 from tumorlens.errors import ConfigError, RunError
 from tumorlens.images import SIZE, Pixels
@@ -135,11 +136,11 @@ def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iter
         except Exception as what:  # raised when what was read before is answered
             error = what
 
-    some = readable()
-    groups = iter(lambda: list(islice(some, batch)), [])
+    groups = grouped(readable(), batch)
     first = list(islice(groups, 2)) if batch < classifier.threads else []
     if len(first) == 2:
-        yield from _together(_beside(chain(first, groups), classifier, classifier.at_once(batch)))
+        beside = _beside(chain(first, groups), classifier, classifier.at_once(batch))
+        yield from map(_joined, grouped(beside, math.ceil(_TOGETHER / batch)))
     else:
         yield from (_run(group, classifier) for group in chain(first, groups))
     if error:
@@ -161,29 +162,12 @@ def _beside(groups: Iterator[list[Item]], classifier: Classifier, at_once: int) 
             pool.shutdown(cancel_futures=True)
 
 
-def _together(computed: Iterator[_Computed]) -> Iterator[_Computed]:
-    """The same answers, some joined to be judged together: always the same ones, however long each took."""
-    waiting: list[_Computed] = []
-    try:
-        for one in computed:
-            waiting.append(one)
-            if sum(len(waits.group) for waits in waiting) >= _TOGETHER:
-                yield _joined(waiting)
-                waiting = []
-    except Exception:  # raised when what was computed before is answered
-        if waiting:
-            yield _joined(waiting)
-        raise
-    if waiting:
-        yield _joined(waiting)
-
-
 def _joined(several: Sequence[_Computed]) -> _Computed:
     return _Computed(
         [item for one in several for item in one.group],
         [item for one in several for item in one.slices],
         np.concatenate([one.pixels for one in several]),
-        Outputs(*(np.concatenate([getattr(one.outputs, field.name) for one in several]) for field in fields(Outputs))),
+        Outputs.joined([one.outputs for one in several]),
         sum(one.seconds for one in several),
     )
 
