@@ -344,3 +344,7 @@ def _say_error(error: TumorlensError) -> None:
     say(f"Error: {error.what}")
     if error.cure:
         say(f"  → {error.cure}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
