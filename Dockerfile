@@ -17,5 +17,5 @@ EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["python", "-m", "tumorlens.cli", "serve"]
+ENTRYPOINT ["python", "-m", "tumorlens", "serve"]
 CMD ["--model", "/model/classifier.onnx", "--host", "0.0.0.0", "--token-file", "/run/secrets/tokens"]

@@ -8,7 +8,7 @@ WEIGHTS ?= imagenet
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test bench check lint types docs lock figures clean
+.PHONY: help setup demo study test bench check lint contracts types docs lock figures clean
 
 help:           ## Lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,11 +48,14 @@ else
 	$(BIN)/python docs/build.py
 endif
 
-check: lint types docs ## Lint, types and documents
+check: lint contracts types docs ## Lint, import contracts, types and documents
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+contracts: $(STAMP) ## Which package may import which (import-linter)
+	$(BIN)/lint-imports
 
 types: $(STAMP) ## mypy --strict
 	$(BIN)/mypy

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from tumorlens.datasets.phantom import LABELS, make_slice
-from tumorlens.datasets.twins import find_twins
-from tumorlens.images import SIZE, THUMBNAIL
+from tumorlens.data.near_duplicates import find_twins
+from tumorlens.data.phantom.generator import LABELS, make_slice
+from tumorlens.readers.pixels import SIZE, THUMBNAIL
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "bench-audit.json"
 SLICES = 240

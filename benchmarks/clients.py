@@ -149,7 +149,7 @@ def ours(model: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], Ad
     command = [
         sys.executable,
         "-m",
-        "tumorlens.cli",
+        "tumorlens",
         "serve",
         "--model",
         str(model),

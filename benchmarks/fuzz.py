@@ -113,7 +113,7 @@ def worker(pipe: Connection, stderr: str) -> None:
     """Read files that come through the pipe, and answer (how many slices, reasons, bytes at peak, seconds)."""
     import warnings
 
-    from tumorlens.inputs import Slice, Unreadable, read_bytes
+    from tumorlens.readers import Slice, Unreadable, read_bytes
 
     with Path(stderr).open("ab") as screen:
         os.dup2(screen.fileno(), 2)

@@ -30,13 +30,14 @@ from measuring import alternate, command, keep, spread
 from notebook_baseline import Notebook
 from torch.utils.data import DataLoader, TensorDataset
 
-from tumorlens.configurations import BUILT_IN, Configuration
-from tumorlens.datasets.fetch import fetch
-from tumorlens.datasets.index import TRAINING, build_index
-from tumorlens.features import InMemory
-from tumorlens.images import READERS, hushed, read_image
-from tumorlens.model import build, find_weights, plain_state
-from tumorlens.runs import cache_dir, read_json
+from tumorlens.core.files import cache_dir, read_json
+from tumorlens.data.fetch import fetch
+from tumorlens.data.index import TRAINING, build_index
+from tumorlens.readers.pixels import READERS, hushed, read_image
+from tumorlens.training.configurations import BUILT_IN, Configuration
+from tumorlens.training.features import InMemory
+from tumorlens.training.model import build
+from tumorlens.training.weights import find_weights, plain_state
 
 CUDA = torch.device("cuda")
 EPOCHS = {"initial": 40, "finetuned": 10}  # of ours at once: a training starts up once, not in each

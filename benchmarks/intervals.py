@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.resampling import (
+from tumorlens.evaluation.bootstrap import (
     bootstrap_accuracy,
     bootstrap_difference,
     bootstrap_macro_f1,
     bootstrap_macro_f1_difference,
 )
-from tumorlens.statistics import wilson
+from tumorlens.evaluation.statistics import wilson
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 N_DATASETS = 2000

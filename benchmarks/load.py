@@ -32,10 +32,10 @@ from clients import Address, Check, Result, forget_peak, half_sent, load, memory
 from measuring import keep, kept
 from PIL import Image
 
-from tumorlens.classifier import load_classifier
-from tumorlens.datasets.phantom import LABELS, make_slice
-from tumorlens.predicting import predict
-from tumorlens.rows import Row
+from tumorlens.data.phantom.generator import LABELS, make_slice
+from tumorlens.inference.classifier import load_classifier
+from tumorlens.inference.predict import predict
+from tumorlens.inference.records import Row
 
 FILES, WARM, ROUNDS = 64, 200, 5
 PLAIN_SHARE = 8  # the plain service gets so many times fewer requests, or it would take all the time

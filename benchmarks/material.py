@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from tumorlens.configurations import Configuration
-from tumorlens.features import Activations, activations
-from tumorlens.model import Weights, build
-from tumorlens.runs import Json
-from tumorlens.steps import Part
-from tumorlens.train import fit
+from tumorlens.core.files import Json
+from tumorlens.training.configurations import Configuration
+from tumorlens.training.features import Activations, activations
+from tumorlens.training.fit import fit
+from tumorlens.training.model import build
+from tumorlens.training.steps import Part
+from tumorlens.training.weights import Weights
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PREFIX_BATCH = 64

@@ -26,7 +26,7 @@ import numpy as np
 from measuring import keep
 from PIL import Image
 
-from tumorlens.datasets.phantom import LABELS, make_slice
+from tumorlens.data.phantom.generator import LABELS, make_slice
 
 LARGEST = 64_000
 

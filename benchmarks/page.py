@@ -15,7 +15,7 @@ from pathlib import Path
 
 from measuring import keep
 
-STATES = Path(__file__).resolve().parents[1] / "tests" / "page_states.py"
+STATES = Path(__file__).resolve().parents[1] / "tests" / "support" / "page_states.py"
 
 
 def main() -> None:

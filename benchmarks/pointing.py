@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from measuring import command, keep
+from pointing_game import Case, measure_pointing, phantom_cases
 
-from tumorlens.classifier import Classifier, load_classifier
-from tumorlens.export import export_run
-from tumorlens.inputs import Slice, read_inputs
-from tumorlens.pointing import Case, measure_pointing, phantom_cases
+from tumorlens.export.export import export_run
+from tumorlens.inference.classifier import Classifier, load_classifier
+from tumorlens.readers import Slice, read_inputs
 
 CONFIGURATIONS = ("initial", "finetuned")
 LEAST = 100  # pixels of 224 x 224 that a lesion must cover to count

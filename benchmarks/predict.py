@@ -32,13 +32,19 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.models import resnet18
 
-from tumorlens.classifier import FILE, Classifier, load_classifier
-from tumorlens.cores import usable_cores
-from tumorlens.export import INT8_FILE, open_source, parity
-from tumorlens.images import MEAN, SIZE, STD, read_image
-from tumorlens.model import forward, read_state
-from tumorlens.predicting import Job, predict
-from tumorlens.rows import line
+from tumorlens.core.cpu import usable_cores
+from tumorlens.export.export import INT8_FILE, open_source, parity
+from tumorlens.inference.classifier import FILE, Classifier, load_classifier
+from tumorlens.inference.predict import Job, predict
+from tumorlens.inference.records import line
+from tumorlens.readers.pixels import (
+    MEAN,
+    SIZE,
+    STD,
+    read_image,
+)
+from tumorlens.training.model import forward
+from tumorlens.training.weights import read_state
 
 RESULT = Path(__file__).resolve().parent / "results" / "predict.json"
 BATCH = 32

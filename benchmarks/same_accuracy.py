@@ -26,13 +26,15 @@ import torch
 from measuring import command, keep
 from notebook_baseline import Notebook
 
-from tumorlens.datasets.fetch import fetch
-from tumorlens.datasets.index import TESTING, TRAINING, build_index
-from tumorlens.evaluate import read_predictions
-from tumorlens.model import build, find_weights, plain_state
-from tumorlens.resampling import bootstrap_difference
-from tumorlens.runs import Run, cache_dir, read_json
-from tumorlens.statistics import mcnemar
+from tumorlens.core.files import cache_dir, read_json
+from tumorlens.core.run_folder import Run
+from tumorlens.data.fetch import fetch
+from tumorlens.data.index import TESTING, TRAINING, build_index
+from tumorlens.evaluation.bootstrap import bootstrap_difference
+from tumorlens.evaluation.predictions import read_predictions
+from tumorlens.evaluation.statistics import mcnemar
+from tumorlens.training.model import build
+from tumorlens.training.weights import find_weights, plain_state
 
 CONFIGURATIONS = ("initial", "finetuned")
 

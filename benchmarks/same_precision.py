@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from measuring import command, keep
 
-from tumorlens.crossval import check_alike
-from tumorlens.errors import RunError
-from tumorlens.evaluate import Predictions, read_predictions
-from tumorlens.runs import Run, read_json
-from tumorlens.seeds import paired_seeds
-from tumorlens.statistics import mcnemar
+from tumorlens.core.errors import RunError
+from tumorlens.core.files import read_json
+from tumorlens.core.run_folder import Run
+from tumorlens.evaluation.predictions import Predictions, read_predictions
+from tumorlens.evaluation.seeds import paired_seeds
+from tumorlens.evaluation.statistics import mcnemar
+from tumorlens.study.cross_validation import check_alike
 
 CONFIGURATIONS = ("initial", "finetuned")
 

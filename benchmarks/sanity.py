@@ -19,9 +19,9 @@ from measuring import command, keep
 from scipy.stats import spearmanr
 from torchvision.models import resnet18
 
-from tumorlens.classifier import open_session
-from tumorlens.export import open_source
-from tumorlens.graph import build_graph
+from tumorlens.export.export import open_source
+from tumorlens.export.onnx_graph import build_graph
+from tumorlens.inference.classifier import open_session
 
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tumorlens.datasets.phantom import LABELS, make_slice, write_dataset
+from tumorlens.data.phantom.generator import LABELS, make_slice, write_dataset
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 REPEATS = 9

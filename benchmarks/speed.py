@@ -33,15 +33,16 @@ from notebook_baseline import Notebook
 from PIL import Image
 from torch import nn
 
-from tumorlens.configurations import FINETUNED, INITIAL
-from tumorlens.convolutions import quick
-from tumorlens.datasets.fetch import fetch
-from tumorlens.datasets.index import TRAINING, build_index
-from tumorlens.devices import bf16_is_native
-from tumorlens.features import InMemory
-from tumorlens.images import SIZE, read_image
-from tumorlens.model import build, find_weights, forward, plain_state, set_learning
-from tumorlens.runs import cache_dir
+from tumorlens.core.files import cache_dir
+from tumorlens.data.fetch import fetch
+from tumorlens.data.index import TRAINING, build_index
+from tumorlens.readers.pixels import SIZE, read_image
+from tumorlens.training.configurations import FINETUNED, INITIAL
+from tumorlens.training.devices import bf16_is_native
+from tumorlens.training.features import InMemory
+from tumorlens.training.kernels.dispatch import quick
+from tumorlens.training.model import build, forward, set_learning
+from tumorlens.training.weights import find_weights, plain_state
 
 CORE_BATCH = 8  # of the convolutions measured alone: what the pass gives a core at a time
 

@@ -25,8 +25,8 @@ from clients import memory
 from measuring import keep
 from PIL import Image
 
-from tumorlens.classifier import load_classifier
-from tumorlens.datasets.phantom import LABELS, make_slice
+from tumorlens.data.phantom.generator import LABELS, make_slice
+from tumorlens.inference.classifier import load_classifier
 
 EVERY = 0.5  # seconds between two looks
 
@@ -65,7 +65,7 @@ def rows(path: Path) -> int:
 
 def run(model: Path, folder: Path, out: Path, stop_at: int | None, *more: str) -> tuple[list[tuple[int, float]], int]:
     """(rows, MB) along the way and the exit code; Ctrl-C once `stop_at` rows are there."""
-    command = [sys.executable, "-m", "tumorlens.cli", "predict", str(folder / "files"), "--model", str(model),
+    command = [sys.executable, "-m", "tumorlens", "predict", str(folder / "files"), "--model", str(model),
                "--format", "csv", "--out", str(out), *more]  # fmt: skip
     taken = []
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:

@@ -21,16 +21,21 @@ from typing import Any
 
 import numpy as np
 from measuring import command, keep
+from robustness.evaluation import evaluate_trust, measure_part, near_shift, refusals
+from robustness.families import (
+    changed,
+    families,
+    half_of,
+    phantom_plane,
+)
 
-from tumorlens.classifier import Classifier, load_classifier
-from tumorlens.datasets.phantom import VIEWS
-from tumorlens.datasets.twins import THRESHOLD
-from tumorlens.export import Source, open_source
-from tumorlens.images import read_image
-from tumorlens.progress import say
-from tumorlens.trust import Answers, evaluate_trust
-from tumorlens.trust.evaluation import measure_part, near_shift, refusals
-from tumorlens.trust.families import changed, families, half_of, phantom_plane
+from tumorlens.core.progress import say
+from tumorlens.data.near_duplicates import THRESHOLD
+from tumorlens.data.phantom.generator import VIEWS
+from tumorlens.export.export import Source, open_source
+from tumorlens.inference.classifier import Classifier, load_classifier
+from tumorlens.inference.uncertainty import Answers
+from tumorlens.readers.pixels import read_image
 
 
 def answers(classifier: Classifier, labels: np.ndarray, batches: Iterator[np.ndarray]) -> Answers:

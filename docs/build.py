@@ -19,10 +19,16 @@ import numpy as np
 import performance
 import trust_plots
 
-from tumorlens.crossval import FoldAnswers, fold_answers, fold_baselines, pool_folds, sum_up_folds
-from tumorlens.leakage import same_mix
-from tumorlens.runs import Run
-from tumorlens.seeds import paired_seeds, summarise_seeds
+from tumorlens.core.run_folder import Run
+from tumorlens.evaluation.leakage import same_mix
+from tumorlens.evaluation.seeds import paired_seeds, summarise_seeds
+from tumorlens.study.cross_validation import (
+    FoldAnswers,
+    fold_answers,
+    fold_baselines,
+    pool_folds,
+    sum_up_folds,
+)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -228,7 +234,7 @@ def cli_reference() -> str:
     lines = ["# Command line", "", "Written by `make figures` from `--help`.", ""]
     for command in ("", *COMMANDS):
         words = ["tumorlens", *command.split()]
-        code = "import sys; from tumorlens.cli import main; sys.exit(main(sys.argv[1:]))"
+        code = "import sys; from tumorlens.cli.main import main; sys.exit(main(sys.argv[1:]))"
         shown = subprocess.run(
             [sys.executable, "-c", code, *words[1:], "--help"],
             capture_output=True, text=True, check=True, env={"COLUMNS": "100", "NO_COLOR": "1", "PATH": ""},

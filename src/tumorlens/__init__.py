@@ -10,18 +10,18 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tumorlens.core.version import __version__
 
 # Before anything imports ONNX Runtime, which from 1.29 on reports its use to its maker unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from tumorlens.classifier import Classifier, load_classifier
-    from tumorlens.configurations import Configuration
-    from tumorlens.errors import TumorlensError
-    from tumorlens.options import Study
-    from tumorlens.stages import compare_run, evaluate_run, report_run
-    from tumorlens.study import run_study
+    from tumorlens.core.errors import TumorlensError
+    from tumorlens.inference.classifier import Classifier, load_classifier
+    from tumorlens.study.options import Study
+    from tumorlens.study.run import run_study
+    from tumorlens.study.stages import compare_run, evaluate_run, report_run
+    from tumorlens.training.configurations import Configuration
 
 __all__ = [
     "Classifier",
@@ -37,15 +37,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Classifier": "classifier",
-    "Configuration": "configurations",
-    "TumorlensError": "errors",
-    "Study": "options",
-    "compare_run": "stages",
-    "evaluate_run": "stages",
-    "load_classifier": "classifier",
-    "report_run": "stages",
-    "run_study": "study",
+    "Classifier": "inference.classifier",
+    "Configuration": "training.configurations",
+    "TumorlensError": "core.errors",
+    "Study": "study.options",
+    "compare_run": "study.stages",
+    "evaluate_run": "study.stages",
+    "load_classifier": "inference.classifier",
+    "report_run": "study.stages",
+    "run_study": "study.run",
 }
 
 

@@ -22,7 +22,7 @@ def _leave() -> None:
     os._exit(_code)
 
 
-from tumorlens.cli import main  # noqa: E402 - what it registers is to be called before
+from tumorlens.cli.main import main  # noqa: E402 - what it registers is to be called before
 
 
 def run() -> NoReturn:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tumorlens import __version__
+from tumorlens.core.files import Json, writing
+from tumorlens.core.version import __version__
 from tumorlens.report.galleries import Thumbnail, read_thumbnail
 from tumorlens.report.html import environment
-from tumorlens.runs import Json, writing
 
 _DOUBTS_SHOWN = 48
 _CONFLICTS_SHOWN = 24

@@ -12,11 +12,11 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
+from tumorlens.core.files import Json
+from tumorlens.core.text import bound
+from tumorlens.evaluation.statistics import wilson
 from tumorlens.report import text
 from tumorlens.report.material import Measured
-from tumorlens.runs import Json
-from tumorlens.statistics import wilson
-from tumorlens.wording import bound
 
 WIDTH, HEIGHT = 400, 272
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 42

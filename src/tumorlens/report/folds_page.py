@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tumorlens import __version__
+from tumorlens.core.files import Json, writing
+from tumorlens.core.version import __version__
 from tumorlens.report.html import environment, matrix_rows, weights_warning
-from tumorlens.runs import Json, writing
 
 
 def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:

@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from tumorlens.errors import ImageError
-from tumorlens.images import read_image
-from tumorlens.progress import Bar
+from tumorlens.core.errors import ImageError
+from tumorlens.core.files import Json
+from tumorlens.core.progress import Bar
+from tumorlens.readers.pixels import read_image
 from tumorlens.report.material import Answer, Material
-from tumorlens.runs import Json
 
 SIDE = 112  # pixels a thumbnail
 QUALITY = 75  # of its JPEG: about 3 kB for a grey slice

@@ -10,14 +10,15 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
-from tumorlens.errors import RunError
-from tumorlens.leakage import same_mix
-from tumorlens.progress import say
+from tumorlens.core.errors import RunError
+from tumorlens.core.files import Json, writing
+from tumorlens.core.progress import say
+from tumorlens.core.run_folder import Run
+from tumorlens.core.text import bound
+from tumorlens.evaluation.leakage import same_mix
 from tumorlens.report import figures, text
 from tumorlens.report.galleries import Galleries, Gallery, make_galleries
 from tumorlens.report.material import Material, read_material
-from tumorlens.runs import Json, Run, writing
-from tumorlens.wording import bound
 
 _ERROR_STEPS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # row shares from which an error's cell is darker
 _FILES_LISTED = 200  # of unreadable and of same-content files

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tumorlens.errors import RunError
-from tumorlens.evaluate import read_predictions
-from tumorlens.runs import Json, Run, read_json
+from tumorlens.core.errors import RunError
+from tumorlens.core.files import Json, read_json
+from tumorlens.core.run_folder import Run
+from tumorlens.evaluation.predictions import read_predictions
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from tumorlens import wording
-from tumorlens.wording import NBSP, bound
+from tumorlens.core import text as wording
+from tumorlens.core.text import NBSP, bound
 
 
 def number(value: float | None, digits: int = 4) -> str:

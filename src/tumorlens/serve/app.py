@@ -22,21 +22,33 @@ from PIL import Image
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from tumorlens import __version__
-from tumorlens.classifier import Classifier
-from tumorlens.cores import usable_cores
-from tumorlens.inputs import Plane
-from tumorlens.predicting import model_name
-from tumorlens.serve.admission import STALL, Admission, body_of, unless_gone
-from tumorlens.serve.answers import Service, Wish
+from tumorlens.core.cpu import usable_cores
+from tumorlens.core.version import __version__
+from tumorlens.inference.classifier import Classifier
+from tumorlens.inference.predict import model_name
+from tumorlens.readers import Plane
+from tumorlens.serve.admission import (
+    STALL,
+    Admission,
+    body_of,
+    unless_gone,
+)
 from tumorlens.serve.batching import batching
 from tumorlens.serve.docs_page import page
 from tumorlens.serve.metrics import Metrics
-from tumorlens.serve.parts import files_of, is_zip
+from tumorlens.serve.middleware import Gate
+from tumorlens.serve.multipart import files_of, is_zip
 from tumorlens.serve.pictures import AT_MOST
 from tumorlens.serve.problems import Problem, install
-from tumorlens.serve.schemas import ANSWER, LINE, Answer, ask_for_tokens, problems, raw_body
-from tumorlens.serve.security import Gate
+from tumorlens.serve.schemas import (
+    ANSWER,
+    LINE,
+    Answer,
+    ask_for_tokens,
+    problems,
+    raw_body,
+)
+from tumorlens.serve.service import Service, Wish
 from tumorlens.serve.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
@@ -260,7 +272,7 @@ def _service(request: Request) -> Service:
 
 @lru_cache(maxsize=4)
 def _phantom(label: str) -> bytes:
-    from tumorlens.datasets.phantom import make_slice
+    from tumorlens.data.phantom.generator import make_slice
 
     content = io.BytesIO()
     Image.fromarray(make_slice(0, label, 0, 0).pixels).save(content, "PNG")

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.classifier import BATCH, Classifier, Outputs
-from tumorlens.images import Pixels
+from tumorlens.inference.classifier import BATCH, Classifier, Outputs
+from tumorlens.inference.uncertainty import Judgement
+from tumorlens.readers.pixels import Pixels
 from tumorlens.serve.problems import stopping
-from tumorlens.trust import Judgement
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from tumorlens.images import Pixels
-from tumorlens.overlays import Heat, colours, heat_of
+from tumorlens.inference.heatmap import Heat, colours, heat_of
+from tumorlens.readers.pixels import Pixels
 
 AT_MOST = 16  # slices of one answer that carry pictures, spread evenly; others come with ?slice=N
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from tumorlens.inputs import Unreadable
+from tumorlens.readers import Unreadable
 
 MEDIA_TYPE = "application/problem+json"
 _URN = "urn:tumorlens:problem:"

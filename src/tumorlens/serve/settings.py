@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tumorlens.errors import ConfigError
+from tumorlens.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tumorlens.inputs import Limits
+    from tumorlens.readers import Limits
 
 _TOKEN_LENGTH = 16  # characters at least; `openssl rand -hex 32` gives 64
 
@@ -94,7 +94,7 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """What one file may unfold into: tighter than on the command line, as strangers send it."""
-        from tumorlens.inputs import Limits  # --help must not wait for it
+        from tumorlens.readers import Limits  # --help must not wait for it
 
         return Limits(frames=1_000, entries=10_000, bytes=max(self.max_bytes, 128_000_000), ratio_from=16_000_000)
 

@@ -15,7 +15,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
-from tumorlens.progress import say
+from tumorlens.core.progress import say
 
 
 def cut_off() -> NoReturn:

@@ -1,0 +1,77 @@
+"""Scores that could tell foreign images, side by side: why `judging` uses those that it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tumorlens.core.files import Json
+from tumorlens.inference.uncertainty.arrays import Floats, softmax
+from tumorlens.inference.uncertainty.fitting import FEATURES_RANK, Answers, Learned
+from tumorlens.inference.uncertainty.ood import LOOKS, fit_distance, image_facts
+from tumorlens.inference.uncertainty.verdicts import Trust, directions
+
+_NEIGHBOUR = 10
+Of = Callable[[Answers], Floats]
+
+
+def compare_scores(
+    trust: Trust, train: Learned, validation: Answers, families: Mapping[str, Answers], *, kept: float = 0.99
+) -> Json:
+    """Share of each family's images that each score puts outside the validation images.
+
+    Parameters
+    ----------
+    families
+        By name: changed or foreign images. Those marked for fitting, where anything is chosen by it.
+    kept
+        Share of validation images that the threshold keeps.
+
+    Returns
+    -------
+    dict
+        By score, then by family, 0 to 1. On logits: `energy` (Liu et al., NeurIPS 2020) and `probability`
+        (Hendrycks and Gimpel, ICLR 2017). On features: `neighbours` (10th nearest by cosine; Sun et al., ICML
+        2022), `mahalanobis` (nearest class; Lee et al., NeurIPS 2018), `relative mahalanobis` (Ren et al.,
+        arXiv 2106.09022). Then those in use: `features` (Mahalanobis on their directions), `statistics`, `looks`,
+        and `refusal`, `bounds` and `doubt`, what verdicts are made from.
+    """
+    outside: Json = {}
+    for name, score in scorers(trust, train, validation).items():
+        limit = np.quantile(score(validation), kept)
+        outside[name] = {family: float((score(a) > limit).mean()) for family, a in families.items() if len(a.labels)}
+    return outside
+
+
+def scorers(trust: Trust, train: Learned, validation: Answers) -> dict[str, Of]:
+    """By name, a function from answers to float64 [n], higher for what is more foreign."""
+    classwise = fit_distance(train.features, validation.features, rank=FEATURES_RANK, labels=train.labels)
+    whole = fit_distance(train.features, validation.features, rank=FEATURES_RANK)
+    known = directions(train.features)
+
+    def refusal(a: Answers) -> Floats:
+        return np.asarray(trust.distances(a.features, a.statistics, image_facts(a.pixels)).mean(1))
+
+    def doubt(a: Answers) -> Floats:
+        return trust.doubt(trust.statistics.scores(a.statistics), a.logits)
+
+    return {
+        "energy": lambda a: -np.logaddexp.reduce(np.asarray(a.logits, np.float64), axis=1),
+        "probability": lambda a: -softmax(a.logits).max(1),
+        "neighbours": lambda a: 1 - _kth_largest(directions(a.features) @ known.T, _NEIGHBOUR),
+        "mahalanobis": lambda a: classwise.squared(a.features),
+        "relative mahalanobis": lambda a: classwise.squared(a.features) - whole.squared(a.features),
+        "statistics": lambda a: trust.statistics.scores(a.statistics),
+        "features": lambda a: trust.features.scores(directions(a.features)),
+        "looks": lambda a: trust.looks.scores(image_facts(a.pixels)[:, :LOOKS]),
+        "bounds": lambda a: trust.bounds.beyond(image_facts(a.pixels)).max(1),
+        "refusal": refusal,
+        "doubt": doubt,
+    }
+
+
+def _kth_largest(values: npt.NDArray[np.floating], k: int) -> Floats:
+    k = min(k, values.shape[1])
+    return np.asarray(np.partition(values, -k, 1)[:, -k], np.float64)

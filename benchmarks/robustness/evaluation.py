@@ -1,0 +1,272 @@
+"""What trust is worth, measured where nothing was fitted: test images, and families marked for judging."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from robustness.selective import risk_coverage
+from tumorlens.core.errors import DataError
+from tumorlens.core.files import Json
+from tumorlens.evaluation.statistics import wilson
+from tumorlens.inference.uncertainty.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    softmax,
+)
+from tumorlens.inference.uncertainty.calibration import (
+    brier,
+    calibration_error,
+    log_loss,
+    reliability,
+)
+from tumorlens.inference.uncertainty.conformal import (
+    Score,
+    class_quantiles,
+    prediction_sets,
+    quantile,
+    scores,
+)
+from tumorlens.inference.uncertainty.fitting import Answers
+from tumorlens.inference.uncertainty.verdicts import (
+    HEALTHY,
+    OK,
+    REFUSED,
+    Judgement,
+    Trust,
+)
+
+COVERAGES = (0.9, 0.95, 0.99)
+
+
+def evaluate_trust(
+    trust: Trust,
+    validation: Answers,
+    test: Answers,
+    *,
+    twin_free: Bools,
+    near: Mapping[str, Answers],
+    far: Mapping[str, Answers],
+    groups: npt.ArrayLike | None = None,
+) -> Json:
+    """Every figure on trust.
+
+    Parameters
+    ----------
+    validation
+        What `trust` was fitted on: gives the scores behind APS and class-conditional sets.
+    test
+        Unchanged test images, at least one.
+    twin_free
+        bool [n]: test images without a twin among those learned from.
+    near, far
+        By family, answers on changed test images (labels kept) and on images that are no brain MRI.
+    groups
+        Group of each test image [n], for the bootstrap of the calibration error.
+
+    Returns
+    -------
+    dict
+        `parts`: for `official` and `twin_free`, as `measure_part` tells. `far`: as `refusals` tells. `near`: as
+        `near_shift` tells.
+
+    Raises
+    ------
+    DataError
+        There are no test images, or shapes do not fit.
+    """
+    if twin_free.shape != test.labels.shape or not len(test.labels):
+        raise DataError(
+            f"{len(test.labels)} test images and {twin_free.shape} marks do not fit.", cure="Give one mark an image."
+        )
+    ids = None if groups is None else np.asarray(groups)
+    parts = {}
+    for name, held in (("official", np.ones(len(twin_free), np.bool_)), ("twin_free", twin_free)):
+        if held.any():
+            parts[name] = measure_part(trust, validation, chosen(test, held), None if ids is None else ids[held])
+    return {"parts": parts, "near": near_shift(trust, near), "far": refusals(trust, far)}
+
+
+def chosen(answers: Answers, held: Bools) -> Answers:
+    """Some of the images, in the same order."""
+    return Answers(*(getattr(answers, name)[held] for name in Answers.__dataclass_fields__))
+
+
+def judged(trust: Trust, answers: Answers) -> Judgement:
+    """The judgement at the default coverage."""
+    return trust.judge(answers.logits, answers.features, answers.statistics, answers.pixels)
+
+
+def measure_part(trust: Trust, validation: Answers, part: Answers, groups: npt.ArrayLike | None = None) -> Json:
+    """Calibration, prediction sets, selective prediction and verdicts on unchanged images of one part.
+
+    Returns
+    -------
+    dict
+        `n`, `accuracy`. `before` and `after` temperature scaling: `ece`, `interval`, `brier`, `log_loss`,
+        `reliability`. `conformal`: as `measure_sets` tells. `selective`: as `risk_coverage` tells.
+        `refused`, `deferred` (refused or uncertain): n, rate and Wilson's interval. `silent_error_rate`: wrong and
+        `ok`, of all. `accuracy_ok`: of those judged `ok`.
+    """
+    judgement = judged(trust, part)
+    right = judgement.probabilities.argmax(1) == part.labels
+    ok = np.array([verdict == OK for verdict in judgement.verdicts])
+    found: Json = {"n": len(right), "accuracy": float(right.mean())}
+    for name, temperature in (("before", 1.0), ("after", trust.temperature)):
+        p = softmax(part.logits, temperature)
+        found[name] = {
+            **calibration_error(p, part.labels, groups),
+            "brier": brier(p, part.labels),
+            "log_loss": log_loss(part.logits, part.labels, temperature),
+            "reliability": reliability(p.max(1), right),
+        }
+    return found | {
+        "temperature": trust.temperature,
+        "conformal": measure_sets(
+            softmax(validation.logits, trust.temperature), validation.labels, judgement.probabilities, part.labels
+        ),
+        "selective": risk_coverage(judgement.probabilities.max(1), right),
+        "refused": _rate([verdict == REFUSED for verdict in judgement.verdicts]),
+        "deferred": _rate(~ok),
+        "silent_error_rate": float((~right & ok).mean()),
+        "accuracy_ok": float(right[ok].mean()) if ok.any() else None,
+    }
+
+
+def measure_sets(validation: Floats, validation_labels: Ints, test: Floats, test_labels: Ints) -> Json:
+    """Coverage and size of prediction sets at 90, 95 and 99 %.
+
+    Parameters
+    ----------
+    validation, test
+        float64 [m, k] and [n, k], calibrated probabilities.
+    validation_labels, test_labels
+        int64 [m] and [n].
+
+    Returns
+    -------
+    dict
+        By score (`lac`, `aps`), then `marginal` and `class_conditional`, then coverage: `coverage` found, by class
+        too (None without images), `mean_set_size`, `singletons`; `empty`, the share of sets that had to be filled,
+        and `coverage_unfilled`, before that. For marginal sets `expected` is the 95 % interval in which
+        `coverage_unfilled` should lie if images were exchangeable (see `coverage_interval`); twins, and patients in
+        both parts, break that.
+    """
+    kinds: tuple[Score, ...] = ("lac", "aps")
+    return {
+        kind: {
+            mode: {
+                str(coverage): _sets(
+                    scores(validation, kind), validation_labels, scores(test, kind), test_labels, coverage, mode
+                )
+                for coverage in COVERAGES
+            }
+            for mode in ("marginal", "class_conditional")
+        }
+        for kind in kinds
+    }
+
+
+def _sets(known: Floats, known_labels: Ints, found: Floats, labels: Ints, coverage: float, mode: str) -> Json:
+    own = known[np.arange(len(known)), known_labels]
+    k = found.shape[1]
+    marginal = mode == "marginal"
+    level = quantile(own, coverage) if marginal else class_quantiles(own, known_labels, k, coverage)
+    sets, unfilled = prediction_sets(found, level), prediction_sets(found, level, fill=False)
+    covered = sets[np.arange(len(labels)), labels]
+    return {
+        "coverage": float(covered.mean()),
+        "coverage_unfilled": float((unfilled[np.arange(len(labels)), labels]).mean()),
+        "by_class": [float(covered[labels == c].mean()) if (labels == c).any() else None for c in range(k)],
+        "mean_set_size": float(sets.sum(1).mean()),
+        "singletons": float((sets.sum(1) == 1).mean()),
+        "empty": float((~unfilled.any(1)).mean()),
+        **({"expected": coverage_interval(len(own), len(labels), coverage)} if marginal else {}),
+    }
+
+
+def coverage_interval(validation: int, test: int, coverage: float) -> list[float]:
+    """Where the coverage found on `test` exchangeable images lies in 95 % of draws, given `validation` images.
+
+    The coverage of one threshold is Beta(r, m + 1 − r) over the draw of m validation images, with r = ⌈(m + 1)
+    coverage⌉ (Vovk, ACML 2012), and what n test images show of it is binomial: together beta-binomial (Angelopoulos
+    and Bates, arXiv 2107.07511, section 3.2). It presumes scores without ties.
+    """
+    rank = int(np.ceil((validation + 1) * coverage - 1e-9))
+    if rank > validation:
+        return [1.0, 1.0]
+    low, high = stats.betabinom(test, rank, validation + 1 - rank).ppf([0.025, 0.975])
+    return [float(low / test), float(high / test)]
+
+
+def refusals(trust: Trust, far: Mapping[str, Answers]) -> Json:
+    """How many images that are no brain MRI are refused.
+
+    Returns
+    -------
+    dict
+        `rate`, the share refused over all images, its `interval` (Wilson), the `lowest` of a family, and each family
+        under `families`.
+    """
+    families = {name: _rate([v == REFUSED for v in judged(trust, answers).verdicts]) for name, answers in far.items()}
+    return {**_pooled(families), "families": families}
+
+
+def near_shift(trust: Trust, near: Mapping[str, Answers]) -> Json:
+    """Silent errors on changed brain slices: wrong, yet judged `ok`.
+
+    Returns
+    -------
+    dict
+        Over tumour images of all families, each image alike: `silent_error_rate` with Wilson's `interval` (too
+        narrow: one slice stands in every family), `silent_notumor_rate` (called notumor and `ok`), `deferred` and
+        `accuracy`; `n`; and the same under `families`, with `healthy_deferred` for the others.
+    """
+    healthy = trust.classes.index(HEALTHY) if HEALTHY in trust.classes else -1
+    families: Json = {}
+    for name, answers in near.items():
+        judgement = judged(trust, answers)
+        predicted = judgement.probabilities.argmax(1)
+        ok = np.array([verdict == OK for verdict in judgement.verdicts], np.bool_)
+        tumour = answers.labels != healthy
+        wrong = predicted != answers.labels
+        families[name] = {
+            "n": int(tumour.sum()),
+            "accuracy": _share(~wrong[tumour]),
+            "silent_error_rate": _share((wrong & ok)[tumour]),
+            "silent_notumor_rate": _share((wrong & ok & (predicted == healthy))[tumour]),
+            "deferred": _share(~ok[tumour]),
+            "refused": _share(np.array([v == REFUSED for v in judgement.verdicts], np.bool_)[tumour]),
+            "healthy_deferred": _share(~ok[~tumour]),
+        }
+    filled = [family for family in families.values() if family["n"]]
+    n = sum(family["n"] for family in filled)
+    pooled: Json = {"n": n, "families": families}
+    for key in ("accuracy", "silent_error_rate", "silent_notumor_rate", "deferred"):
+        pooled[key] = sum(family["n"] * family[key] for family in filled) / n if n else None
+    if n:
+        pooled["interval"] = list(wilson(round(pooled["silent_error_rate"] * n), n))
+    return pooled
+
+
+def _share(values: Bools) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _rate(values: npt.ArrayLike) -> Json:
+    held = np.asarray(values, np.bool_)
+    n, count = len(held), int(held.sum())
+    return {"n": n, "count": count, "rate": count / n, "interval": list(wilson(count, n))} if n else {"n": 0}
+
+
+def _pooled(rates: Mapping[str, Json]) -> Json:
+    filled = {name: rate for name, rate in rates.items() if rate["n"]}
+    if not filled:
+        return {"n": 0, "rate": None}
+    n, count = (sum(rate[key] for rate in filled.values()) for key in ("n", "count"))
+    lowest = min(filled, key=lambda name: filled[name]["rate"])
+    return {"n": n, "rate": count / n, "interval": list(wilson(count, n)), "lowest": lowest}

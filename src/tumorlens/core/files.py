@@ -1,0 +1,143 @@
+"""Files: atomic writes, JSON, CSV lines, locks, the cache folder, and messages for disk errors."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tumorlens.core.errors import RunError
+from tumorlens.core.progress import say
+
+Json = dict[str, Any]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name only when complete (write, fsync, rename).
+
+    Raises
+    ------
+    RunError
+        The folder cannot be written or the disk is full. An older file of that name stays whole.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise disk_error(error, path) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Within it no other tumorlens holds the same lock file, which is made where it is absent."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"Waiting for another tumorlens that is writing into {file.parent} …")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def disk_error(
+    error: OSError, path: Path, again: str = "run the same command again; a study goes on from there"
+) -> RunError:
+    """The message for a failed write to `path`; `again` is what to do when there is space."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(
+            f"The disk is full: {path} could not be written.",
+            cure=f"Free some space, then {again}.",
+        )
+    blocking = next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None)
+    why = f"{blocking} is a file" if blocking else error.strerror or error
+    return RunError(
+        f"{path} cannot be written ({why}).",
+        cure="Name a folder that you may write to with --out (or --cache for caches).",
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, with a final newline. NaN is refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with writing(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises
+    ------
+    RunError
+        It is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        cure = "Run `tumorlens study` first, or name the folder of a finished run."
+        if folds := sorted(path.parent.glob(f"fold-*/{path.name}")):
+            cure = f"{path.parent} holds a cross-validation. Name one of its folds, such as {folds[0].parent}."
+        raise RunError(f"{path} is missing.", cure=cure) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{path} is not valid JSON ({error}).", cure="Delete it and run the same command again."
+        ) from None
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read ({error.strerror}).", cure="Check the path and its permissions."
+        ) from None
+
+
+def cache_dir() -> Path:
+    """Where decoded images and activations are kept: $TUMORLENS_CACHE, else the user's cache folder."""
+    if named := os.environ.get("TUMORLENS_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tumorlens"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tumorlens"
+
+
+def csv_line(values: Sequence[str]) -> str:
+    """One line of CSV that csv reads back, whatever the values hold."""
+    # With "\n" as its terminator, csv leaves a lone "\r" in a name unquoted and cannot read it back.
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def probe_writable(root: Path, option: str = "--out") -> None:
+    """Fail now, not after an hour, where a run's folder cannot be written.
+
+    Raises
+    ------
+    RunError
+        It cannot.
+    """
+    if root.exists() and not root.is_dir():
+        raise RunError(f"{option} {root} is a file.", cure="Name a folder.")
+    probe = root / ".probe"
+    try:
+        write_json(probe, {})
+    except RunError as error:  # the user named the folder, not the probe in it
+        raise RunError(error.what.replace(str(probe), str(root)), cure=error.cure) from None
+    probe.unlink()

@@ -1,0 +1,98 @@
+"""Progress on stderr: a live bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_QUIET_SECONDS = 2.0  # steps shorter than this show nothing
+_LOG_EVERY = 15.0  # seconds between lines where stderr is no terminal
+
+
+def say(message: str) -> None:
+    """Print one line of log to stderr, so that stdout stays free for `--json`."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """A progress bar with rate and time left, used as a context manager.
+
+    On a terminal it is live; elsewhere a line is printed every 15 s, and one at the end
+    for a step that took over 2 s.
+
+    Parameters
+    ----------
+    title
+        What is being done, such as ``"Reading images"``.
+    total
+        Number of units to do.
+    unit
+        The plural noun of one unit, shown with the rate.
+    """
+
+    def __init__(self, title: str, total: int, unit: str = "images") -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0
+        self._start = self._last = time.monotonic()
+        self._live: Progress | None = None
+        if sys.stderr.isatty():
+            from tumorlens.core.live import live_bar  # rich takes a tenth of the time to a first answer to import
+
+            self._live = live_bar(unit)
+            self._task = self._live.add_task(title, total=total)
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more units as done."""
+        self.done += n
+        if self._live:
+            self._live.advance(self._task, n)
+            return
+        now = time.monotonic()
+        if now - self._last >= _LOG_EVERY and self.done < self.total:
+            self._last = now
+            rate = self.done / (now - self._start)
+            left = (self.total - self.done) / rate if rate else float("inf")
+            say(f"{self.title}: {self.done:,}/{self.total:,}, {rate:,.0f} {self.unit}/s, {left:,.0f} s left")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+        took = time.monotonic() - self._start
+        if kind is None and took >= _QUIET_SECONDS:
+            rate = self.done / took
+            say(f"{self.title}: {self.done:,} {self.unit} in {took:,.1f} s, {rate:,.0f} {self.unit}/s")
+
+
+class Clock:
+    """Seconds per step of this invocation."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.steps: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time of a block to the step `name`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.steps[name] = round(self.steps.get(name, 0.0) + time.perf_counter() - began, 2)
+
+    @property
+    def total(self) -> float:
+        return round(time.perf_counter() - self._began, 2)

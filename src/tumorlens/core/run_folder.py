@@ -1,0 +1,61 @@
+"""The layout of a run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+INTENDED_USE = "Research and teaching. Not for diagnosis."
+
+
+@dataclass(frozen=True)
+class Run:
+    """The names inside one run's folder."""
+
+    root: Path
+
+    @property
+    def study(self) -> Path:
+        return self.root / "study.json"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index.csv"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit.json"
+
+    @property
+    def baselines(self) -> Path:
+        """What no-learning baselines say about each test image."""
+        return self.root / "baselines.csv"
+
+    @property
+    def comparison(self) -> Path:
+        return self.root / "comparison.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def folder(self, configuration: str) -> Path:
+        """The folder of one configuration."""
+        return self.root / configuration
+
+    def metrics(self, configuration: str) -> Path:
+        return self.folder(configuration) / "metrics.json"
+
+    def predictions(self, configuration: str) -> Path:
+        return self.folder(configuration) / "predictions.csv"
+
+    def history(self, configuration: str) -> Path:
+        return self.folder(configuration) / "history.jsonl"
+
+    def training(self, configuration: str) -> Path:
+        """Summary of a finished training; its presence marks it as finished."""
+        return self.folder(configuration) / "training.json"
+
+    def last(self, configuration: str) -> Path:
+        """State to resume from; removed once the training is finished."""
+        return self.folder(configuration) / "last.pt"

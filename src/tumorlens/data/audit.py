@@ -1,0 +1,191 @@
+"""What a data set gives away: twins across its parts, conflicting labels, shortcuts, no-learning baselines."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tumorlens.core.files import Json
+from tumorlens.data.index import Row
+from tumorlens.data.near_duplicates import THRESHOLD
+from tumorlens.data.protocols import Assignment
+from tumorlens.data.shortcuts import shortcuts
+
+_SHOWN = 12  # worst leaks a class
+_NEIGHBOURS = 10  # for label doubts
+_AGREEING = 9  # of them with one other label
+_BLOCK = 1024
+
+Bools = npt.NDArray[np.bool_]
+
+
+def audit(assignment: Assignment, similarity: float) -> Json:
+    """Everything that audit.json tells about twins, groups and shortcuts of a split data set.
+
+    Parameters
+    ----------
+    assignment
+        From `assign`.
+    similarity
+        Thumbnail cosine from which its images were grouped.
+    """
+    rows = assignment.split.rows
+    return {
+        "twins": leak_table(assignment),
+        "groups": _groups(rows, assignment, similarity),
+        "conflicts": conflicts(rows, assignment),
+        "leaks": worst_leaks(rows),
+        "shortcuts": shortcuts(rows),
+    }
+
+
+def leak_table(assignment: Assignment) -> Json:
+    """How many test images have a copy or a twin among those of training and validation, by class.
+
+    Columns count images, each wider than the one before: `exact` (pixel-identical), `same_orientation`
+    (cosine at least 0.99 as it is), `direct_or_mirrored` (left to right), `any` (all eight orientations).
+    `none` is the rest. `others` counts the same way for the validation images, with a twin among those
+    that the network learns from, and for the latter, with another among themselves.
+    """
+    table = {
+        split: _counts(assignment, split, reference)
+        for split, reference in (
+            ("test", ("train", "validation")), ("validation", ("train",)), ("train", ("train",)),
+        )
+    }  # fmt: skip
+    return {"threshold": THRESHOLD, **table.pop("test"), "others": table}
+
+
+def _counts(assignment: Assignment, split: str, among: tuple[str, ...]) -> Json:
+    """Lines of `leak_table` for the images of `split` with another among those of `among`."""
+    rows, twins = assignment.split.rows, assignment.twins
+    own, reference = _in(rows, (split,)), _in(rows, among)
+    known = Counter(row.pixels for row, used in zip(rows, reference, strict=True) if used)
+    exact = np.array([known[row.pixels] > used for row, used in zip(rows, reference, strict=True)], bool)
+    columns: dict[str, Bools] = {"exact": exact}
+    for name, orientations in (
+        ("same_orientation", slice(0, 1)), ("direct_or_mirrored", slice(0, 2)), ("any", slice(None)),
+    ):  # fmt: skip
+        columns[name] = twins.having(reference, THRESHOLD, orientations) | exact
+    labels = np.array([row.label for row in rows])
+
+    def line(chosen: Bools) -> dict[str, int]:
+        counts = {name: int(np.sum(found & chosen)) for name, found in columns.items()}
+        n = int(chosen.sum())
+        return {"n": n, **counts, "none": n - counts["any"]}
+
+    by_class = {label: line(own & (labels == label)) for label in sorted(set(labels[own].tolist()))}
+    return {"classes": by_class, "all": line(own)}
+
+
+def twins_line(counts: dict[str, int]) -> str:
+    """One line for the terminal about the last row of a leak table."""
+    n, twins = counts["n"], counts["any"]
+    if not twins:
+        return f"Twins: none of the {n:,} test images has one among the images to learn from."
+    return (
+        f"Twins: {twins:,} of {n:,} test images ({twins / n:.1%}) have one among the images to learn from, "
+        f"{counts['exact']:,} of them pixel-identical."
+    )
+
+
+def _groups(rows: Sequence[Row], assignment: Assignment, similarity: float) -> Json:
+    names, counts = np.unique([row.group for row in rows], return_counts=True)
+    found = assignment.groups
+    return {
+        "from": "twins" if found else "file",
+        "similarity": similarity if found else None,
+        "n": len(names),
+        "alone": int(np.sum(counts == 1)),
+        "largest": int(counts.max()),
+        "outgrown": found.outgrown if found else 0,
+        "cut_pairs": found.cut if found else 0,
+    }
+
+
+def conflicts(rows: Sequence[Row], assignment: Assignment) -> list[Json]:
+    """Groups of twins whose labels differ: one entry for every pair of twins with different labels, nearest first.
+
+    Pairs of distinct thumbnails stand for all images that share them; one of each label is named.
+    """
+    twins = assignment.twins
+    by_thumbnail: dict[int, dict[str, int]] = defaultdict(dict)
+    for i, row in enumerate(rows):
+        by_thumbnail[int(twins.distinct[i])].setdefault(row.label, i)
+    found: list[tuple[float, int, int]] = []
+    for held in by_thumbnail.values():
+        indices = sorted(held.values())
+        found += [(1.0, indices[0], other) for other in indices[1:]]
+    similarity = twins.similarities.max(1, initial=-1)
+    for k in np.flatnonzero(similarity >= THRESHOLD):
+        one, two = (by_thumbnail[int(d)] for d in twins.pairs[k])
+        if other := next(((i, j) for a, i in one.items() for b, j in two.items() if a != b), None):
+            found.append((float(similarity[k]), *other))
+    found.sort(key=lambda item: (-item[0], rows[item[1]].path))
+    return [
+        {"paths": [rows[i].path, rows[j].path], "labels": [rows[i].label, rows[j].label], "similarity": round(s, 4)}
+        for s, i, j in found
+    ]
+
+
+def worst_leaks(rows: Sequence[Row]) -> dict[str, list[Json]]:
+    """By class, test images that are most like an image learned from, a picture pair each."""
+    found: dict[str, list[Json]] = {}
+    for label in sorted({row.label for row in rows}):
+        own = [r for r in rows if r.label == label and r.split == "test" and (r.similarity or 0) >= THRESHOLD]
+        # Each group once: ten copies of one picture would tell less.
+        once = {row.group: row for row in sorted(own, key=lambda r: (r.similarity or 0, r.path))}
+        worst = sorted(once.values(), key=lambda r: (-(r.similarity or 0), r.path))[:_SHOWN]
+        found[label] = [
+            {"path": r.path, "twin": r.twin, "similarity": r.similarity, "transformation": r.transformation}
+            for r in worst
+        ]
+    return found
+
+
+def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[Row]) -> list[Json]:
+    """Images whose neighbours nearly all bear one other label: a list to look at, never a change.
+
+    The ten nearest images by cosine of frozen features, none of the image's own group (out of fold,
+    so that a twin cannot confirm its own label), and of each other group the nearest alone, as copies of one picture
+    are one opinion; doubted where at least nine share one other label.
+
+    Parameters
+    ----------
+    features
+        float32 [n, d], one row an image of `rows`.
+    """
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    groups = np.unique([row.group for row in rows], return_inverse=True)[1]
+    names, labels = np.unique([row.label for row in rows], return_inverse=True)
+    by_group = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[by_group], np.arange(groups.max() + 1))
+    members = np.split(by_group, starts[1:])
+    k = min(_NEIGHBOURS, len(starts) - 1)
+    if k < _AGREEING:
+        return []
+    found: list[Json] = []
+    for start in range(0, len(rows), _BLOCK):
+        stop = min(start + _BLOCK, len(rows))
+        cosine = unit[start:stop] @ unit.T
+        nearest = np.maximum.reduceat(cosine[:, by_group], starts, axis=1)  # (block, groups)
+        nearest[np.arange(stop - start), groups[start:stop]] = -2  # the own one
+        near = np.argpartition(-nearest, k - 1, axis=1)[:, :k]
+        for i, neighbours in enumerate(near):
+            images = (members[g] for g in neighbours)
+            votes = np.bincount([labels[m[cosine[i, m].argmax()]] for m in images], minlength=len(names))
+            winner = int(votes.argmax())
+            row = rows[start + i]
+            if winner != labels[start + i] and votes[winner] >= _AGREEING:
+                found.append(
+                    {"path": row.path, "label": row.label, "neighbours_say": str(names[winner]),
+                     "agreeing": int(votes[winner]), "of": k}
+                )  # fmt: skip
+    return sorted(found, key=lambda item: (-item["agreeing"], item["path"]))
+
+
+def _in(rows: Sequence[Row], splits: tuple[str, ...]) -> Bools:
+    return np.array([row.split in splits for row in rows], bool)

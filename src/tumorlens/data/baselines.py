@@ -1,0 +1,58 @@
+"""Baselines that learn nothing from the brain: nearest thumbnail, file facts; baselines.csv."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tumorlens.core.errors import RunError
+from tumorlens.core.files import csv_line, writing
+from tumorlens.data.audit import _in
+from tumorlens.data.index import Row
+from tumorlens.data.near_duplicates import Thumbnails, nearest_reference
+from tumorlens.data.shortcuts import file_facts_tree
+
+#: Columns of baselines.csv after path and label.
+BASELINES = ("nn", "nn_mirror", "file_facts")
+
+
+def write_baselines(path: Path, lines: Sequence[Sequence[str]]) -> None:
+    """Write baselines.csv: path, label and what each baseline says."""
+    with writing(path) as file:
+        file.write("".join(csv_line(line) for line in (("path", "label", *BASELINES), *lines)).encode())
+
+
+def read_baselines(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read baselines.csv back, by path; empty where a run of an older version has none.
+
+    Raises
+    ------
+    RunError
+        It is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {r["path"]: tuple(r[name] for name in BASELINES) for r in csv.DictReader(file, strict=True)}
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} is damaged ({error}).", cure="Delete it and run the same command again.") from None
+
+
+def baselines(rows: Sequence[Row], thumbnails: Thumbnails) -> list[tuple[str, ...]]:
+    """What no learning from the brain gives: lines (path, label, nn, nn_mirror, file_facts), test images only.
+
+    `nn` is the label of the nearest thumbnail of training and validation as it is, `nn_mirror` also
+    mirrored left to right, `file_facts` a small tree on facts of the file alone, learned on the same.
+    """
+    test, reference = _in(rows, ("test",)), _in(rows, ("train", "validation"))
+    labels = np.array([row.label for row in rows])
+    direct, mirrored = nearest_reference(thumbnails, test, reference)
+    facts = file_facts_tree(rows, reference, test)
+    paths = [row.path for row in rows if row.split == "test"]
+    return list(
+        zip(paths, labels[test].tolist(), labels[direct].tolist(), labels[mirrored].tolist(), facts, strict=True)
+    )

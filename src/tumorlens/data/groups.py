@@ -1,0 +1,74 @@
+"""Twins form groups: images that belong together, and that no honest split may part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from tumorlens.data.near_duplicates import THRESHOLD, Ints, Twins
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Images that belong together."""
+
+    of: Ints
+    """int64 [n]: number of each image's group, from 0 in order of first appearance."""
+    outgrown: int
+    """Groups that outgrew the cap and were cut at a higher similarity."""
+    cut: int
+    """Pairs at or above the threshold that lie in different groups because of that."""
+
+
+def group_twins(twins: Twins, threshold: float = THRESHOLD, *, cap: int | None = None) -> Groups:
+    """Connected components of twins, none larger than a cap unless it is all copies.
+
+    Links may chain images that are unlike each other. A component above the cap is therefore cut:
+    only links halfway nearer to a cosine of 1 count inside it, and so on until all pieces fit. On that way
+    0.99 is a stop, so that twins part only where they would also have parted at that threshold.
+
+    Parameters
+    ----------
+    twins
+        With a floor of at most `threshold`.
+    threshold
+        Cosine from which two images are linked.
+    cap
+        Images in one group at most; 2 % of all but at least 50 where None.
+
+    Raises
+    ------
+    DataError
+        `threshold` is below the floor of the search.
+    """
+    twins.check(threshold)
+    n, d = len(twins.distinct), int(twins.distinct.max(initial=-1)) + 1
+    cap = max(50, n // 50) if cap is None else cap
+    similarity = twins.similarities.max(1, initial=-1)
+    pairs = twins.pairs[similarity >= threshold]
+    similarity = similarity[similarity >= threshold]
+    label = _components(pairs, d)
+    outgrown, level = 0, threshold
+    while level < 0.99999:
+        large = np.flatnonzero(np.bincount(label[twins.distinct]) > cap)
+        if not large.size:
+            break
+        outgrown = outgrown or int(large.size)
+        level = min((1 + level) / 2, THRESHOLD if level < THRESHOLD else 1)
+        inside = np.isin(label, large)
+        links = pairs[inside[pairs[:, 0]] & (similarity >= level)]
+        label[inside] = label.max() + 1 + _components(links, d)[inside]
+        label = np.unique(label, return_inverse=True)[1].astype(np.int64)
+    cut = int(np.sum(label[pairs[:, 0]] != label[pairs[:, 1]]))
+    _, first, of = np.unique(label[twins.distinct], return_index=True, return_inverse=True)
+    in_order = np.empty(len(first), np.int64)
+    in_order[np.argsort(first)] = np.arange(len(first))
+    return Groups(in_order[of], outgrown, cut)
+
+
+def _components(pairs: Ints, n: int) -> Ints:
+    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)

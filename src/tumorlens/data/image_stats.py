@@ -1,0 +1,87 @@
+"""One look at an image file: everything about it that the audit and the index need, from a single decoding."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tumorlens.core.errors import ImageError
+from tumorlens.readers.pixels import (
+    SIZE,
+    SUFFIXES,
+    THUMBNAIL,
+    Pixels,
+    decode,
+    grey_band,
+)
+
+_COLOUR_STEP = 20  # grey levels between channels; JPEG's chroma noise stays below
+_BLACK = 10  # grey levels; JPEG's noise around a black border stays below
+_BORDER = 14  # pixels of 224 on each side
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What one file holds."""
+
+    bytes: int
+    width: int
+    height: int
+    mode: str
+    tables: str
+    """Hash of the JPEG quantisation tables; empty for other formats."""
+    colour: float
+    """Share of pixels, 0 to 1, that are visibly not grey (channels differ by over 20 levels)."""
+    brightness: float
+    """Mean grey level, 0 to 255."""
+    border: float
+    """Share of black pixels (at most 10), 0 to 1, in the frame of 1/16 of each side."""
+    pixels: str
+    """SHA-256 of the pixels and their size, hex: equal for pixel-identical images. Of a grey one, as `decode` takes it
+    with `keep_grey`, of its one channel, however the file holds it."""
+    thumbnail: Pixels
+    """uint8 [32, 32], grey."""
+
+    def facts(self) -> dict[str, Any]:
+        """All but the thumbnail, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
+
+
+def look_at(path: Path) -> Look:
+    """Decode a file once and measure it.
+
+    Raises
+    ------
+    ImageError
+        It cannot be used; the message reads well after the file's name.
+    """
+    image, facts = decode(path, keep_grey=True)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ImageError(f"its suffix {path.suffix!r} is no image's", cure="Rename or remove it.")
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+    band = grey_band(image)
+    digest.update((band or image).tobytes())  # of one channel where it is grey, however the file holds it
+    small = (band or image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    grey = small.convert("L")
+    levels = np.asarray(grey)
+    black = levels <= _BLACK
+    of_frame = np.count_nonzero(black) - np.count_nonzero(black[_BORDER:-_BORDER, _BORDER:-_BORDER])
+    thumbnail = np.array(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
+    return Look(
+        path.stat().st_size, facts.width, facts.height, facts.mode, facts.tables,
+        0.0 if band else colour_share(np.asarray(small)),
+        round(float(levels.mean()), 3), round(of_frame / (SIZE**2 - (SIZE - 2 * _BORDER) ** 2), 4),
+        digest.hexdigest(), thumbnail,
+    )  # fmt: skip
+
+
+def colour_share(pixels: Pixels) -> float:
+    """Share of pixels (0 to 1) of a uint8 [h, w, 3] image that are visibly not grey."""
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    return float(np.mean(high - low > _COLOUR_STEP))

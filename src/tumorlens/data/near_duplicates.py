@@ -1,0 +1,341 @@
+"""Near-duplicates of one another: direct, mirrored, flipped or rotated.
+
+Two images are twins where their mean-centred, unit-length 32 x 32 grey thumbnails have a cosine of
+at least a threshold in one of the eight orientations of a square. Centring and scaling make that
+blind to brightness and contrast.
+
+All eight orientations cost two products, not eight. In the orthonormal cosine transform a mirror
+only changes the sign of coefficients of odd order (Rao and Yip, Discrete Cosine Transform, 1990,
+section 2.2), so four partial products over even and odd orders, added with four patterns of signs,
+give four orientations; the other four come from the transposed image in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.fft import dctn
+from threadpoolctl import threadpool_limits
+
+from tumorlens.core.cpu import usable_cores
+from tumorlens.core.errors import DataError
+from tumorlens.core.progress import Bar
+from tumorlens.readers.pixels import THUMBNAIL
+
+#: How the second of a pair must be turned to look like the first; the first four keep rows as rows.
+TRANSFORMATIONS = (
+    "direct", "mirrored", "flipped", "rotated 180", "transposed", "rotated 90", "rotated 270", "anti-transposed",
+)  # fmt: skip
+THRESHOLD = 0.99  # why: docs/audit.md, from recall per transformation and a look at pairs
+COARSE = 0.95  # pairs from here on are kept: the coarser grouping, in place of missing patient identifiers
+_BLOCK = 768  # thumbnails; a block of products, 2.4 MB, stays in the second-level cache
+_CHUNK = 4096  # pairs measured at a time
+_MOST_PAIRS = 60_000_000  # 2.4 GB; beyond, the data set is nearly one image
+#: Signs of the partial products (even-even, even-odd, odd-even, odd-odd; rows first) by orientation.
+_SIGNS = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=np.float32)
+
+Thumbnails = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Twins:
+    """What a search found among n images, d of them with distinct thumbnails."""
+
+    nearest: Ints
+    """int64 [n]: the most similar reference image other than itself; -1 where there is none."""
+    similarity: Floats
+    """float32 [n], -1 to 1: cosine with it, in the orientation that fits best; NaN where there is none."""
+    transformation: Ints
+    """int64 [n]: that orientation, an index into TRANSFORMATIONS; -1 where there is none."""
+    distinct: Ints
+    """int64 [n]: number of each image's thumbnail, 0 to d - 1; images with the same one are twins."""
+    pairs: Ints
+    """int64 [m, 2], first < second: all pairs of distinct thumbnails with at least the search's floor."""
+    similarities: Floats
+    """float32 [m, 8]: their cosine in each orientation."""
+    floor: float
+    """Cosine from which pairs were kept."""
+
+    def having(self, reference: Bools, threshold: float = THRESHOLD, orientations: slice = slice(None)) -> Bools:
+        """bool [n]: which images have a twin other than themselves in `reference`, bool [n], in some orientation.
+
+        Raises
+        ------
+        DataError
+            `threshold` is below the floor of the search.
+        """
+        self.check(threshold)
+        count = np.bincount(self.distinct[reference], minlength=self.distinct.max(initial=-1) + 1)
+        close = (self.similarities[:, orientations] >= threshold).any(1)
+        first, second = self.pairs[close].T
+        linked = np.zeros(len(count), bool)
+        linked[first[count[second] > 0]] = True
+        linked[second[count[first] > 0]] = True
+        return np.asarray(linked[self.distinct] | (count[self.distinct] > reference))
+
+    def check(self, threshold: float) -> None:
+        """DataError where `threshold` is below the floor."""
+        if threshold < self.floor:
+            raise DataError(
+                f"Twins were searched from a similarity of {self.floor} on, not {threshold}.",
+                cure="Search again with a lower floor.",
+            )
+
+
+def find_twins(thumbnails: Thumbnails, reference: Bools, *, floor: float = COARSE, workers: int | None = None) -> Twins:
+    """Compare every image with every other in all eight orientations, exactly.
+
+    Blocks of products are computed and reduced while they are in the processor's cache, so memory
+    grows with the number of images and of pairs found, not with the square of it.
+
+    Parameters
+    ----------
+    thumbnails
+        uint8 [n, 32, 32], grey.
+    reference
+        bool [n]: images that count for `nearest`, usually those of Training.
+    floor
+        Pairs from this cosine on are kept, above 0 to 1.
+    workers
+        Threads; the number of cores where None.
+
+    Raises
+    ------
+    DataError
+        Shapes or `floor` are wrong, or pairs are too many to keep.
+    """
+    n = len(thumbnails)
+    if thumbnails.shape != (n, THUMBNAIL, THUMBNAIL) or reference.shape != (n,) or not 0 < floor <= 1:
+        raise DataError(
+            f"Thumbnails {thumbnails.shape}, reference {reference.shape} and floor {floor} do not fit.",
+            cure=f"Pass uint8 [n, {THUMBNAIL}, {THUMBNAIL}], bool [n], and a floor above 0 to 1.",
+        )
+    # Identical thumbnails are compared once: copies would fill the list of pairs with their square.
+    distinct, place = _distinct(thumbnails)
+    of_distinct = np.zeros(len(distinct), bool)
+    np.logical_or.at(of_distinct, place, reference)
+    with _Spectra(distinct.reshape(-1, THUMBNAIL, THUMBNAIL)) as transformed:
+        best, where, found = _search(transformed, of_distinct, floor, workers or usable_cores())
+        nearest, similarity = _to_images(reference, place, best, where)
+        transformation = np.full(n, -1, np.int64)
+        has = np.flatnonzero(nearest >= 0)
+        measured = _measured(transformed, place[has], place[nearest[has]])
+        same = place[has] == place[nearest[has]]
+        transformation[has] = np.where(same, 0, measured.argmax(1))
+        similarity[has] = np.where(same, 1, np.minimum(measured.max(1), 1))
+        similarities = np.minimum(_measured(transformed, found[:, 0], found[:, 1]), 1)
+    return Twins(nearest, similarity, transformation, place, found, similarities, floor)
+
+
+class _Spectra:
+    """Cosine transforms of centred unit-length thumbnails, float32 [n, 4, 256], by parity of both orders.
+
+    They lie in a temporary file: 4 kB an image would make memory grow with the data set. A thumbnail
+    of one grey level has no direction: it stays zero, and is like no other.
+    """
+
+    def __init__(self, thumbnails: Thumbnails) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object
+        self.n = len(thumbnails)
+        for part in _chunks(self.n):
+            x = thumbnails[part].astype(np.float32)
+            x -= x.mean(axis=(1, 2), keepdims=True)
+            x /= np.maximum(np.linalg.norm(x, axis=(1, 2), keepdims=True), 1e-6)
+            c = dctn(x, axes=(1, 2), norm="ortho")
+            parity = [c[:, row::2, column::2].reshape(len(x), -1) for row in (0, 1) for column in (0, 1)]
+            self._file.write(np.stack(parity, 1).tobytes())
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def block(self, start: int, stop: int) -> Floats:
+        """float32 [4, stop - start, 256]; safe in several threads."""
+        rows = np.empty((stop - start, 4, THUMBNAIL * THUMBNAIL // 4), np.float32)
+        os.preadv(self._file.fileno(), [rows.data], start * rows[:1].nbytes)
+        return np.ascontiguousarray(rows.swapaxes(0, 1))
+
+    def pick(self, indices: Ints) -> Floats:
+        """float32 [4, len(indices), 256]."""
+        rows = np.empty((len(indices), 4, THUMBNAIL * THUMBNAIL // 4), np.float32)
+        for i, index in enumerate(indices.tolist()):
+            os.preadv(self._file.fileno(), [rows[i].data], index * rows[i].nbytes)
+        return np.ascontiguousarray(rows.swapaxes(0, 1))
+
+
+def _turned(transformed: Floats) -> Floats:
+    """The same of the transposed images."""
+    side = THUMBNAIL // 2
+    swapped = transformed[[0, 2, 1, 3]].reshape(4, -1, side, side).swapaxes(2, 3)
+    return np.ascontiguousarray(swapped).reshape(transformed.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reduced:
+    """What is left of one block row: the best of its own rows and of all later columns, and close pairs."""
+
+    start: int
+    row_best: Floats
+    row_where: Ints
+    column_best: Floats
+    column_where: Ints
+    pairs: Ints
+
+
+def _search(transformed: _Spectra, reference: Bools, floor: float, workers: int) -> tuple[Floats, Ints, Ints]:
+    """Best cosine with a reference image, float32 [n], its index, int64 [n], and close pairs, int64 [m, 2]."""
+    n = len(reference)
+    best, where = np.full(n, -2, np.float32), np.full(n, -1, np.int64)
+    found: list[Ints] = []
+    total = 0
+
+    def improve(at: slice, values: Floats, indices: Ints) -> None:
+        better = values > best[at]
+        best[at][better] = values[better]
+        where[at][better] = indices[better]
+
+    starts = range(0, n, _BLOCK)
+    with (
+        Bar("Comparing images", n * (n + 1) // 2, "pairs") as bar,
+        threadpool_limits(1, "blas"),  # type: ignore[no-untyped-call]
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        try:
+            for r in pool.map(lambda start: _block_row(transformed, reference, start, floor), starts):
+                stop = r.start + len(r.row_best)
+                improve(slice(r.start, stop), r.row_best, r.row_where)
+                improve(slice(r.start, n), r.column_best, r.column_where)
+                found.append(r.pairs)
+                total += len(r.pairs)
+                if total > _MOST_PAIRS:
+                    raise DataError(
+                        f"Over {_MOST_PAIRS:,} pairs of images are alike (cosine {floor} or more).",
+                        cure="Look at the images: most of them show the same. Or raise the similarity.",
+                    )
+                bar.advance((stop - r.start) * (n - r.start) - (stop - r.start) * (stop - r.start - 1) // 2)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return best, where, np.concatenate(found) if found else np.empty((0, 2), np.int64)
+
+
+def _block_row(transformed: _Spectra, reference: Bools, start: int, floor: float) -> _Reduced:
+    n = len(reference)
+    stop = min(start + _BLOCK, n)
+    row_best, row_where = np.full(stop - start, -2, np.float32), np.full(stop - start, -1, np.int64)
+    column_best, column_where = np.full(n - start, -2, np.float32), np.full(n - start, -1, np.int64)
+    pairs = []
+    own_rows = transformed.block(start, stop)
+    for at in range(start, n, _BLOCK):
+        end = min(at + _BLOCK, n)
+        products = _best_orientation(own_rows, transformed.block(at, end))
+        if at == start:
+            np.fill_diagonal(products, -2)
+        if (usable := reference[at:end]).any():
+            own = products if usable.all() else np.where(usable, products, np.float32(-2))
+            indices = own.argmax(1)
+            values = own[np.arange(len(own)), indices]
+            better = values > row_best
+            row_best[better], row_where[better] = values[better], indices[better] + at
+        if at > start and (usable := reference[start:stop]).any():
+            theirs = products if usable.all() else np.where(usable[:, None], products, np.float32(-2))
+            indices = theirs.argmax(0)
+            values = theirs[indices, np.arange(theirs.shape[1])]
+            part = slice(at - start, end - start)
+            column_best[part], column_where[part] = values, indices + start
+        i, j = np.nonzero(products >= floor)
+        keep = i + start < j + at
+        pairs.append(np.stack([i[keep] + start, j[keep] + at], 1))
+    return _Reduced(start, row_best, row_where, column_best, column_where, np.concatenate(pairs))
+
+
+def _best_orientation(one: Floats, two: Floats) -> Floats:
+    """float32 [a, b]: the largest cosine over all eight orientations of each pair of two blocks."""
+    best: Floats | None = None
+    for other in (two, _turned(two)):
+        ee, eo, oe, oo = (one[k] @ other[k].T for k in range(4))
+        # max(p + q, p - q) = p + |q|, once for each sign of the even-odd part
+        for p, q in ((ee + eo, oe + oo), (np.subtract(ee, eo, out=ee), np.subtract(oe, oo, out=oe))):
+            np.add(p, np.abs(q, out=q), out=p)
+            best = p if best is None else np.maximum(best, p, out=best)
+    assert best is not None
+    return best
+
+
+def _distinct(thumbnails: Thumbnails) -> tuple[Thumbnails, Ints]:
+    """Each thumbnail once, uint8 [d, 32, 32], and the place of every image's among them, int64 [n]."""
+    rows = np.ascontiguousarray(thumbnails).reshape(len(thumbnails), -1)
+    as_bytes = rows.view(f"V{rows.shape[1]}").ravel()  # compared whole: far faster than column by column
+    _, first, place = np.unique(as_bytes, return_index=True, return_inverse=True)
+    return thumbnails[first], place.astype(np.int64)
+
+
+def _to_images(reference: Bools, place: Ints, best: Floats, where: Ints) -> tuple[Ints, Floats]:
+    """Nearest reference image and its cosine for every image, from those of distinct thumbnails."""
+    n = len(place)
+    lowest, highest = np.full(len(best), n, np.int64), np.full(len(best), -1, np.int64)
+    of_reference = np.flatnonzero(reference)
+    np.minimum.at(lowest, place[of_reference], of_reference)
+    np.maximum.at(highest, place[of_reference], of_reference)
+    nearest = np.where(where >= 0, lowest[where], -1)[place]
+    similarity = np.where(where >= 0, best, np.nan).astype(np.float32)[place]
+    images = np.arange(n)
+    for other in (highest[place], lowest[place]):  # a copy is nearer than anything else
+        copy = (other >= 0) & (other < n) & (other != images)
+        nearest[copy], similarity[copy] = other[copy], 1
+    return nearest, similarity
+
+
+def _measured(transformed: _Spectra, first: Ints, second: Ints) -> Floats:
+    """float32 [m, 8]: cosine of each pair in each orientation."""
+    side = THUMBNAIL // 2
+    out = np.empty((len(first), 8), np.float32)
+    for part in _chunks(len(first)):
+        a, b = transformed.pick(first[part]), transformed.pick(second[part])
+        straight = np.einsum("kmd,kmd->mk", a, b)
+        b = b[[0, 2, 1, 3]].reshape(4, -1, side, side).swapaxes(2, 3).reshape(a.shape)
+        out[part, :4] = straight @ _SIGNS.T
+        out[part, 4:] = np.einsum("kmd,kmd->mk", a, b) @ _SIGNS.T
+    return out
+
+
+def _chunks(n: int, size: int = _CHUNK) -> Iterator[slice]:
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
+def nearest_reference(thumbnails: Thumbnails, chosen: Bools, reference: Bools) -> tuple[Ints, Ints]:
+    """For each chosen image the reference image with the most similar thumbnail, int64 [chosen] twice.
+
+    First as it is, then in the better of both left-right orientations. The first of equals.
+    """
+    of, among = np.flatnonzero(chosen), np.flatnonzero(reference)
+    found = np.zeros((2, len(of)), np.int64)
+    with _Spectra(thumbnails[of]) as here, _Spectra(thumbnails[among]) as there:
+        for part in _chunks(len(of), _BLOCK):
+            one = here.block(part.start, part.stop)
+            best = np.full((2, part.stop - part.start), -np.inf, np.float32)
+            for columns in _chunks(len(among), _BLOCK):
+                two = there.block(columns.start, columns.stop)
+                ee, eo, oe, oo = (one[k] @ two[k].T for k in range(4))
+                even, odd = ee + oe, eo + oo  # by the order across columns, which a left-right mirror negates
+                for k, products in enumerate((even + odd, even + np.abs(odd))):
+                    indices = products.argmax(1)
+                    values = products[np.arange(len(products)), indices]
+                    better = values > best[k]
+                    best[k][better] = values[better]
+                    found[k, part][better] = among[columns][indices[better]]
+    return found[0], found[1]

@@ -1,0 +1,199 @@
+"""Which images train, validate and test under each protocol, and which belong together.
+
+- `official`: 85/15 of Training by class and seed, all of Testing, as published.
+- `twin-free-train`: the same, after every Training image that has a twin in Testing was left out.
+- `grouped-cv`: all images pooled, pixel-identical copies dropped, and stratified folds that never
+  part a group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tumorlens.core.errors import DataError
+from tumorlens.data.groups import Groups, group_twins
+from tumorlens.data.index import TESTING, Index, Row
+from tumorlens.data.near_duplicates import (
+    COARSE,
+    TRANSFORMATIONS,
+    Twins,
+    find_twins,
+)
+from tumorlens.data.splits import Split, read_column, split_index
+
+OFFICIAL, TWIN_FREE_TRAIN, GROUPED_CV = "official", "twin-free-train", "grouped-cv"
+_VALIDATION_FOLDS = 7  # one of seven, 14 %, is as near to 15 % as whole groups come in equal folds
+
+Strings = npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """A data set under a protocol."""
+
+    split: Split
+    """Rows carry their group, and the most similar image of training or validation."""
+    twins: Twins
+    """The search behind it; its reference images are those of training and validation."""
+    groups: Groups | None
+    """From twins; None where the user named groups."""
+    left_out: int
+    """Images that the protocol leaves out."""
+
+
+def assign(
+    index: Index,
+    *,
+    protocol: str,
+    seed: int,
+    similarity: float,
+    split_file: Path | None = None,
+    groups_file: Path | None = None,
+    folds: int = 5,
+    fold: int = 1,
+) -> Assignment:
+    """Group the images of an index and split them.
+
+    Parameters
+    ----------
+    index
+        All usable images.
+    protocol
+        `official`, `twin-free-train` or `grouped-cv`.
+    seed
+        Of every random choice.
+    similarity
+        Thumbnail cosine, above 0 to 1, from which images belong together.
+    split_file
+        CSV with path and split, for `official` only.
+    groups_file
+        CSV with path and group (patients), used as it is.
+    folds, fold
+        Of `grouped-cv`: how many, and which one tests, from 1 on. Beyond `folds` come further
+        repeats with other random folds.
+
+    Raises
+    ------
+    DataError
+        The data do not bear the protocol: a class without images, a file that does not fit, one group.
+    """
+    training = np.array([row.part != TESTING for row in index.rows])
+    twins = find_twins(index.thumbnails, training, floor=min(COARSE, similarity))
+    found = None if groups_file else group_twins(twins, similarity)
+    names = _from_file(index, groups_file) if groups_file else found.of.astype(str)  # type: ignore[union-attr]
+    if protocol == GROUPED_CV:
+        split, left_out = _fold(index, names, folds, fold, seed, named=groups_file is not None)
+    elif protocol == TWIN_FREE_TRAIN:
+        if training.all():
+            raise DataError(
+                f"{index.root} has no Testing folder, so Training has no twins in it.",
+                cure="Use --protocol grouped-cv, which keeps twins together.",
+            )
+        shared = np.isin(names, names[~training]) if groups_file else twins.having(~training, similarity)
+        split, left_out = _without(index, training & shared, seed, "a group" if groups_file else "a twin")
+    else:
+        split = split_index(index, seed=seed, file=split_file)
+        left_out = sum(not row.split for row in split.rows)
+    reference = np.array([row.split in ("train", "validation") for row in split.rows])
+    if (reference != training).any():
+        twins = find_twins(index.thumbnails, reference, floor=min(COARSE, similarity))
+    return Assignment(replace(split, rows=annotated(split.rows, names, twins)), twins, found, left_out)
+
+
+def annotated(rows: Sequence[Row], groups: Strings, twins: Twins) -> tuple[Row, ...]:
+    """The rows with their group, and with the most similar reference image."""
+    return tuple(
+        replace(
+            row,
+            group=str(group),
+            twin=rows[near].path if near >= 0 else "",
+            # rounded down, or one just under a threshold would count as on it
+            similarity=math.floor(float(value) * 1e6) / 1e6 if near >= 0 else None,
+            transformation=TRANSFORMATIONS[turn] if near >= 0 else "",
+        )
+        for row, group, near, value, turn in zip(
+            rows, groups, twins.nearest, twins.similarity, twins.transformation, strict=True
+        )
+    )
+
+
+def _without(index: Index, dropped: npt.NDArray[np.bool_], seed: int, what: str) -> tuple[Split, int]:
+    kept = tuple(row for row, drop in zip(index.rows, dropped, strict=True) if not drop)
+    left = {row.label for row in kept if row.part != TESTING}
+    if lacking := sorted(set(index.classes) - left):
+        raise DataError(
+            f"Every Training image of {lacking[0]!r} shares {what} with Testing, so nothing is left to learn from.",
+            cure="Use --protocol grouped-cv" + (", or raise --group-similarity." if what == "a twin" else "."),
+        )
+    split = split_index(replace(index, rows=kept), seed=seed)
+    place = {row.path: row.split for row in split.rows}
+    rows = tuple(replace(row, split=place.get(row.path, "")) for row in index.rows)
+    source = f"{split.source}, without the {int(dropped.sum()):,} Training images that share {what} with Testing"
+    return replace(split, rows=rows, source=source), int(dropped.sum())
+
+
+def _fold(index: Index, groups: Strings, folds: int, fold: int, seed: int, *, named: bool) -> tuple[Split, int]:
+    finer = " or name smaller groups" if named else " or raise --group-similarity"
+    first = {row.pixels: i for i, row in reversed(list(enumerate(index.rows)))}
+    chosen = np.array(sorted(first.values()))
+    labels = np.array([index.rows[i].label for i in chosen])
+    own = groups[chosen]
+    for label in index.classes:
+        if (n := len(np.unique(own[labels == label]))) < folds:
+            raise DataError(
+                f"Class {label!r} forms only {n} group(s) of images: too few for {folds} folds.",
+                cure=f"Say fewer --folds{finer}.",
+            )
+    repeat, number = divmod(fold - 1, folds)
+    if repeat:  # a stream of its own: seed + repeat would be the folds of another seed
+        seed = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
+    outer = _folds(folds, seed)
+    learning, testing = list(outer.split(chosen, labels, own))[number]
+    fewest = min(len(np.unique(own[learning][labels[learning] == label])) for label in index.classes)
+    if fewest < 2:
+        raise DataError(
+            f"Fold {fold} leaves a class with {fewest} group(s) to learn from and validate on.",
+            cure=f"Say fewer --folds{finer}.",
+        )
+    inner = _folds(min(_VALIDATION_FOLDS, fewest), seed)
+    training, validating = next(iter(inner.split(learning, labels[learning], own[learning])))
+    place = np.full(len(index.rows), "", dtype="<U10")
+    place[chosen[testing]] = "test"
+    place[chosen[learning[training]]] = "train"
+    place[chosen[learning[validating]]] = "validation"
+    for name in ("train", "validation", "test"):
+        held = {row.label for row, split in zip(index.rows, place, strict=True) if split == name}
+        if lacking := sorted(set(index.classes) - held):
+            raise DataError(
+                f"Fold {fold} has no {lacking[0]!r} in its {name} part: one group holds most of that class.",
+                cure=f"Say fewer --folds{finer}.",
+            )
+    rows = tuple(replace(row, split=str(split)) for row, split in zip(index.rows, place, strict=True))
+    copies = len(index.rows) - len(chosen)
+    source = f"fold {fold} of {folds} over whole groups, all images pooled, {copies:,} pixel-identical copies dropped"
+    return Split(rows, source, "fold"), copies
+
+
+def _folds(n: int, seed: int) -> Any:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    return StratifiedGroupKFold(n, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
+
+
+def _from_file(index: Index, file: Path) -> Strings:
+    """Group of each row."""
+    group_of = read_column(file, "group")
+    missing = [row.path for row in index.rows if not group_of.get(row.path)]
+    if missing:
+        raise DataError(
+            f"--groups {file} gives {len(missing)} image(s) no group, first {missing[0]!r}.",
+            cure="Give every image one: its patient.",
+        )
+    return np.array([group_of[row.path] for row in index.rows])

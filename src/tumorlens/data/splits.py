@@ -1,0 +1,140 @@
+"""Which image trains, validates or tests. `Testing/` is never split and never chosen from."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tumorlens.core.errors import DataError
+from tumorlens.data.index import (
+    TESTING,
+    TRAINING,
+    Index,
+    Row,
+)
+
+SPLITS = ("train", "validation", "test")
+VALIDATION_SHARE = 0.15  # of Training, as published
+TEST_SHARE = 0.15  # of everything, only where there is no Testing folder
+
+
+@dataclass(frozen=True)
+class Split:
+    """An index whose rows all have a split, and how it came to be."""
+
+    rows: tuple[Row, ...]
+    source: str
+    """One phrase for the report."""
+    test_source: str
+    """`folder`, `split off` or `file`."""
+
+    def count(self, split: str) -> int:
+        """Number of images in one split."""
+        return sum(row.split == split for row in self.rows)
+
+
+def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
+    """Give every row a split: 85 % / 15 % of Training, stratified by class, and all of Testing.
+
+    Without a Testing folder 15 % of each class are set apart first. Images of a class are put in
+    an order that depends on `seed` and their paths alone.
+
+    Raises
+    ------
+    DataError
+        A class has too few images, or `file` does not fit the index.
+    """
+    if file is not None:
+        return _from_file(index, file)
+    random = np.random.default_rng(seed)
+    has_testing = any(row.part == TESTING for row in index.rows)
+    training = [row for row in index.rows if row.part == TRAINING]
+    place: dict[str, str] = {row.path: "test" for row in index.rows if row.part == TESTING}
+    if not has_testing:
+        chosen = _draw(training, TEST_SHARE, random)
+        place |= dict.fromkeys(chosen, "test")
+        training = [row for row in training if row.path not in place]
+    place |= dict.fromkeys(_draw(training, VALIDATION_SHARE, random), "validation")
+    rows = tuple(replace(row, split=place.get(row.path, "train")) for row in index.rows)
+    return Split(rows, "85/15 stratified by seed", "folder" if has_testing else "split off")
+
+
+def _draw(rows: Sequence[Row], share: float, random: np.random.Generator) -> list[str]:
+    """Paths of about `share` of the rows: the total is rounded, classes get their largest remainders."""
+    by_class: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: row.path):
+        by_class.setdefault(row.label, []).append(row.path)
+    labels = sorted(by_class)
+    exact = np.array([len(by_class[label]) * share for label in labels])
+    take = np.floor(exact).astype(int)
+    by_remainder = np.argsort(take - exact, kind="stable")
+    take[by_remainder[: round(exact.sum()) - int(take.sum())]] += 1
+    take = np.maximum(take, 1)  # a class that a part lacks could not be measured there
+    chosen: list[str] = []
+    for label, n in zip(labels, take, strict=True):
+        if len(by_class[label]) <= n:
+            raise DataError(
+                f"Class {label!r} has only {len(by_class[label])} image(s): too few to split.",
+                cure="Give every class at least 3 images, or leave it out.",
+            )
+        chosen += [by_class[label][i] for i in random.permutation(len(by_class[label]))[:n]]
+    return chosen
+
+
+def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]:
+    """Path → split or group from a CSV with these two columns, such as an earlier run's index.csv.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or lacks a column, or a line has no path, contradicts another, or names an
+        unknown split. A group may be empty.
+    """
+    named = f"--{'groups' if column == 'group' else column} {file}"
+    found: dict[str, str] = {}
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:  # spreadsheets begin UTF-8 with a mark
+            reader = csv.DictReader(opened)
+            if not {"path", column} <= set(reader.fieldnames or ()):
+                raise DataError(
+                    f"{named} lacks the columns 'path' and {column!r} (it has {reader.fieldnames}).",
+                    cure="Name a CSV with both, such as a run's index.csv; paths are relative to the data set's root.",
+                )
+            for record in reader:
+                path, value = record["path"], record[column] or ""
+                if column == "split" and value and value not in SPLITS:  # empty: left out
+                    raise DataError(
+                        f"{named}, line {reader.line_num}: split is {value!r}.",
+                        cure=f"Write one of {', '.join(SPLITS)}.",
+                    )
+                if not path or found.setdefault(path, value) != value:
+                    what = f"{path!r} was {found[path]!r} before, not {value!r}" if path else "there is no path"
+                    raise DataError(f"{named}, line {reader.line_num}: {what}.", cure=f"Give each path one {column}.")
+    except UnicodeDecodeError:
+        raise DataError(f"{named} is not UTF-8 text.", cure="Save it as CSV in UTF-8.") from None
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{named} cannot be read ({error}).", cure="Check the path and the file.") from None
+    return found
+
+
+def _from_file(index: Index, file: Path) -> Split:
+    place = read_column(file, "split")
+    missing = [row.path for row in index.rows if row.path not in place]
+    extra = sorted(set(place) - {row.path for row in index.rows} - {u.path for u in index.unreadable})
+    if missing or extra:
+        what = f"{len(missing)} image(s) have no line" if missing else f"{len(extra)} line(s) name no image"
+        raise DataError(
+            f"--split {file} does not fit {index.root}: {what}, first {(missing or extra)[0]!r}.",
+            cure="Use the split of the same data set; paths are relative to its root.",
+        )
+    rows = tuple(replace(row, split=place[row.path]) for row in index.rows)
+    for split in SPLITS:
+        held = {row.label for row in rows if row.split == split}
+        if lacking := sorted(set(index.classes) - held):
+            raise DataError(f"--split {file} puts no {lacking[0]!r} into {split!r}.", cure="Give it some.")
+    return Split(rows, f"file {file.name}", "file")

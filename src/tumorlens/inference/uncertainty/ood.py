@@ -1,0 +1,280 @@
+"""How far an image lies from those that a model learned from: numpy alone, as classifying needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tumorlens.core.errors import WeightsError
+from tumorlens.core.files import Json
+from tumorlens.inference.uncertainty.arrays import (
+    CURE,
+    Floats,
+    number,
+    packed,
+    unpacked,
+)
+from tumorlens.readers.pixels import Pixels
+
+Singles = npt.NDArray[np.float32]
+
+#: What the image check looks at, in the order of `image_facts`. Lengths are fractions of half the image's side.
+FACTS = (
+    "colour",  # mean over pixels of the largest difference between channels
+    "mean",
+    "sd",
+    "border mean",  # over the outer 12 pixels
+    "border sd",
+    "corner mean",  # over squares of 32 pixels
+    "centre mean",  # over the middle half of each side
+    "centre sd",
+    "dark share",  # of pixels under 0.08
+    "bright share",  # of pixels over 0.75
+    "fine texture",  # mean difference of neighbouring pixels, by the sd
+    "coarse texture",  # the same 4 pixels apart
+    "entropy",  # of a histogram of 16 bins, nats
+    "centre x",  # of brightness
+    "centre y",
+    "spread x",  # sd of brightness along x
+    "spread y",
+    "height",  # ln(0.05 + h), h from the first row to the last that is not air, as a fraction of the side
+    "width",  # the same of columns
+    "aspect",  # height less width
+)
+LOOKS = 17  # the first of them, whose distance counts
+#: Those of which a single one far outside the images learned from makes an answer uncertain.
+PLAIN = ("centre mean", "sd", "height", "width", "aspect")
+_STEP = 4  # pixels between samples
+_GRID = 56
+_DARK = 0.08  # grey level; a row or column of which no more than 5 % is brighter is air
+
+
+def image_facts(pixels: Pixels) -> Singles:
+    """A cheap look at the image itself: is it grey, dark at its border, with one large bright thing in it?
+
+    Parameters
+    ----------
+    pixels
+        uint8 [n, 224, 224, 3].
+
+    Returns
+    -------
+    float32 [n, 20]
+        As named by FACTS; grey levels from 0 to 1. Every fourth pixel is looked at.
+    """
+    n = len(pixels)
+    sampled = pixels[:, 2::_STEP, 2::_STEP].astype(np.float32) / 255  # (n, 56, 56, 3)
+    red, green, blue = (sampled[..., i] for i in range(3))
+    grey = (red + green + blue) / 3
+    beside = pixels[:, 2::_STEP, 3::_STEP].sum(3, dtype=np.int32).astype(np.float32) / 765
+    colour = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    flat = grey.reshape(n, _GRID**2)
+    sd = flat.std(1) + 0.02  # the constant keeps textures of nearly blank images finite
+    bins = (flat * 15.999).astype(np.int64) + 16 * np.arange(n)[:, None]
+    shares = np.bincount(bins.ravel(), minlength=16 * n).reshape(n, 16) / _GRID**2
+    border, corner = flat[:, _BORDER], flat[:, _CORNER]
+    centre = grey[:, _MIDDLE, _MIDDLE].reshape(n, (_GRID // 2) ** 2)
+    total = flat.sum(1) + 1e-6
+    place = np.linspace(-1, 1, _GRID, dtype=np.float32)
+    along, down = grey.sum(1) / total[:, None], grey.sum(2) / total[:, None]
+    x, y = along @ place, down @ place
+    head = grey > _DARK
+    height, width = (np.log(0.05 + _extent(head.mean(axis) > 0.05)) for axis in (2, 1))
+    coarse = np.abs(np.diff(grey, axis=1)).mean((1, 2)) + np.abs(np.diff(grey, axis=2)).mean((1, 2))
+    facts = (
+        colour.mean((1, 2)), flat.mean(1), sd, border.mean(1), border.std(1), corner.mean(1), centre.mean(1),
+        centre.std(1), (flat < _DARK).mean(1), (flat > 0.75).mean(1), np.abs(beside - grey).mean((1, 2)) / sd,
+        coarse / sd, -(shares * np.log(shares + 1e-9)).sum(1), x, y,
+        np.sqrt(np.maximum(along @ place**2 - x**2, 0)), np.sqrt(np.maximum(down @ place**2 - y**2, 0)),
+        height, width, height - width,
+    )  # fmt: skip
+    return np.stack(facts, 1).astype(np.float32)
+
+
+def _extent(held: npt.NDArray[np.bool_]) -> Floats:
+    """float64 [n], from the first to the last True of each row [n, 56], as a fraction; 0 where there is none."""
+    span = _GRID - held.argmax(1) - held[:, ::-1].argmax(1)
+    return np.where(held.any(1), span, 0) / _GRID
+
+
+def _frame() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    border = np.ones((_GRID, _GRID), np.bool_)
+    border[3:-3, 3:-3] = False
+    edge = np.r_[0:8, _GRID - 8 : _GRID]
+    corner = np.zeros_like(border)
+    corner[np.ix_(edge, edge)] = True
+    return border.ravel(), corner.ravel()
+
+
+_BORDER, _CORNER = _frame()
+_MIDDLE = slice(_GRID // 4, 3 * _GRID // 4)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Puts a score on the scale of validation images."""
+
+    mean: float
+    sd: float
+
+    def of(self, score: Floats) -> Floats:
+        """float64 [n]: standard deviations above the mean of validation images."""
+        return (score - self.mean) / self.sd
+
+    def to_json(self) -> Json:
+        return {"mean": self.mean, "sd": self.sd}
+
+    @classmethod
+    def from_json(cls, record: Any, name: str) -> Scale:
+        """WeightsError where it is missing or damaged."""
+        return cls(number(record, "mean", -1e6, 1e6, name), number(record, "sd", 1e-12, 1e6, name))
+
+
+def fit_scale(score: Floats) -> Scale:
+    """From the score of validation images, [m], m ≥ 1."""
+    return Scale(float(score.mean()), max(float(score.std()), 1e-6))
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """Where each of the PLAIN facts lies for the images learned from: [5] each, in their order."""
+
+    low: Singles
+    """1st percentile."""
+    middle: Singles
+    """Median."""
+    high: Singles
+    """99th percentile."""
+
+    def beyond(self, facts: npt.NDArray[np.floating]) -> Floats:
+        """float64 [n, 5] of `image_facts` [n, 20]: distance from the median, 1 at the percentile on that side."""
+        away = np.asarray(facts[:, _PLAIN], np.float64) - self.middle
+        return np.asarray(np.where(away < 0, away / (self.low - self.middle), away / (self.high - self.middle)))
+
+    def to_json(self) -> Json:
+        return {"low": packed(self.low), "middle": packed(self.middle), "high": packed(self.high)}
+
+    @classmethod
+    def from_json(cls, record: Any, name: str) -> Bounds:
+        """WeightsError where it is missing or damaged."""
+        if not isinstance(record, dict):
+            raise WeightsError(f"The trust record lacks {name!r}.", cure=CURE)
+        low, middle, high = (unpacked(record.get(k), (len(PLAIN),), f"{name}.{k}") for k in ("low", "middle", "high"))
+        if (low >= middle).any() or (middle >= high).any():
+            raise WeightsError(f"The trust record's {name!r} are not in order.", cure=CURE)
+        return cls(low, middle, high)
+
+
+_PLAIN = [FACTS.index(name) for name in PLAIN]
+
+
+def fit_bounds(facts: npt.NDArray[np.floating]) -> Bounds:
+    """From `image_facts` [n, 20] of the images learned from, n ≥ 1."""
+    low, middle, high = np.quantile(np.asarray(facts[:, _PLAIN], np.float64), [0.01, 0.5, 0.99], axis=0)
+    room = 0.01  # images that are all alike leave no less, so that nothing divides by 0
+    found = (np.minimum(low, middle - room), middle, np.maximum(high, middle + room))
+    return Bounds(*(np.asarray(values, np.float32) for values in found))
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """Logarithm of a Mahalanobis distance, on the scale of validation images.
+
+    The covariance is that of probabilistic principal component analysis (Tipping and Bishop, J. R. Statist.
+    Soc. B 61, 1999): the largest directions as measured, the mean of the others for each of those. It shrinks
+    what too few images could not tell and needs d × r numbers, not d × d. With several centres, those of the
+    classes, it is the class-conditional distance of Lee et al. (NeurIPS 2018): the nearest counts.
+    """
+
+    widths: Singles
+    """[d], what each number is divided by first."""
+    centres: Singles
+    """[c, d], after that division."""
+    directions: Singles
+    """[d, r], orthogonal, each of the length 1 / sd along it."""
+    rest: float
+    """Variance along every other direction."""
+    scale: Scale
+
+    def scores(self, values: npt.NDArray[np.floating]) -> Floats:
+        """float64 [n] of values [n, d]: 0 for the mean validation image, 1 a standard deviation above."""
+        return self.scale.of(np.log(self.squared(values)))
+
+    def squared(self, values: npt.NDArray[np.floating]) -> Floats:
+        """float64 [n], squared distance to the nearest centre, at least 1e-12."""
+        scaled = np.asarray(values, np.float32) / self.widths
+        found = [self._from(scaled - centre) for centre in self.centres]
+        return np.asarray(np.maximum(np.min(found, 0), 1e-12), np.float64)
+
+    def _from(self, away: Singles) -> Singles:
+        along = away @ self.directions  # (n, r), in standard deviations
+        inside = (along**2 / self._squared_lengths).sum(1)  # squared length within the directions
+        return np.asarray((along**2).sum(1) + np.maximum((away**2).sum(1) - inside, 0) / self.rest)
+
+    @cached_property
+    def _squared_lengths(self) -> Singles:
+        return np.asarray((self.directions**2).sum(0), np.float32)
+
+    def to_json(self) -> Json:
+        """Directions in float16, everything else in float32."""
+        return {
+            "widths": packed(self.widths),
+            "centres": packed(self.centres),
+            "directions": packed(self.directions, "float16"),
+            "rest": self.rest,
+            "scale": self.scale.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: Any, d: int, name: str) -> Distance:
+        """What `to_json` wrote, for values of length `d`; WeightsError where it is damaged."""
+        if not isinstance(record, dict):
+            raise WeightsError(f"The trust record lacks {name!r}.", cure=CURE)
+        widths, centres, directions = (
+            unpacked(record.get(key), shape, f"{name}.{key}")
+            for key, shape in (("widths", (d,)), ("centres", (None, d)), ("directions", (d, None)))
+        )
+        if not len(centres) or (widths <= 0).any() or not (directions**2).sum(0).all():
+            raise WeightsError(f"The trust record's {name!r} measures nothing.", cure=CURE)
+        rest = number(record, "rest", 1e-12, 1e12, name)
+        return cls(widths, centres, directions, rest, Scale.from_json(record.get("scale"), f"{name}.scale"))
+
+
+def fit_distance(
+    values: npt.NDArray[np.floating],
+    validation: npt.NDArray[np.floating],
+    *,
+    rank: int,
+    labels: npt.NDArray[np.integer] | None = None,
+) -> Distance:
+    """Fit a distance on images learned from, and its scale on validation images.
+
+    Parameters
+    ----------
+    values
+        float [n, d], n ≥ 2.
+    validation
+        float [m, d], m ≥ 1.
+    rank
+        Directions to keep, at most d − 1, as there must be a rest, and a sixth of n.
+    labels
+        int [n]: a centre a class. One for all without.
+    """
+    x = np.asarray(values, np.float64)
+    sd = x.std(0)
+    widths = sd + 1e-3 * max(float(sd.mean()), 1e-6)  # a channel that is always 0 must not divide by 0
+    x = x / widths
+    of = np.zeros(len(x), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+    centres = np.stack([x[of == c].mean(0) for c in range(of.max() + 1)])
+    spread, axes = np.linalg.eigh(np.cov((x - centres[of]).T, bias=True))  # ascending
+    r = max(1, min(rank, x.shape[1] - 1, len(x) // 6))
+    rest = max(float(spread[:-r].mean()), 1e-6)
+    directions = axes[:, -r:] / np.sqrt(np.maximum(spread[-r:], rest))
+    # As stored, so that a record read back judges as the one just fitted.
+    stored = directions.astype(np.float16).astype(np.float32)
+    raw = Distance(widths.astype(np.float32), centres.astype(np.float32), stored, rest, Scale(0.0, 1.0))
+    return replace(raw, scale=fit_scale(raw.scores(validation)))

@@ -1,0 +1,228 @@
+"""NIfTI-1 and NIfTI-2 in one file (.nii, .nii.gz) → a slice per plane, upright and the same way round.
+
+Orientation comes from the affine (sform before qform, Brett et al., NIfTI-1 standard 2003), to the nearest
+axes; an oblique volume is not resampled. Slices are shown as radiologists see them and as most of the training
+pictures lie: axial with the front up and the patient's right on the left, coronal with the top up and the
+patient's right on the left, sagittal with the top up and the face to the left.
+
+One window holds for the whole volume, so that slices keep their brightness towards each other. Of a 4-D file
+the first volume is read, and an Unreadable tells of the others. A volume is held once, in its stored type.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from tumorlens.core.errors import ImageError
+from tumorlens.readers.types import (
+    Facts,
+    Limits,
+    Plane,
+    SeriesNames,
+    Slice,
+    Unreadable,
+    Values,
+    contrast,
+    grey,
+    squared,
+)
+
+HEADER = 544  # bytes that tell a NIfTI of either version
+_CHUNK = 1 << 20
+_MAX_OFFSET = 64_000_000  # bytes; header extensions lie before the voxels
+_CONVERT = "Save the volume again as .nii.gz from a program that reads it."
+_AGAIN = "Download or copy it again."
+
+# For each plane the axes of an RAS volume: through the plane, down the picture (reversed), across it (reversed).
+_AXES: dict[Plane, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether a file that starts with these bytes is a NIfTI, or the header of a pair."""
+    return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def read_nifti(
+    stream: BinaryIO, source: str, plane: Plane, limits: Limits, names: SeriesNames, *, packed: bool
+) -> Iterator[Slice | Unreadable]:
+    """The slices of a volume in the order in which they are stored; after those of a 4-D file, what was not read.
+
+    Parameters
+    ----------
+    packed
+        Whether the stream is gzip.
+
+    Raises
+    ------
+    ImageError
+        No volume, damaged, over a limit, or of a kind that is not read.
+    """
+    volume = _volume(stream, limits, packed=packed)
+    slices, spacing = _facing(volume, plane)
+    count, height, width = slices.shape
+    if count > limits.frames or height * width > limits.pixels:
+        raise ImageError(
+            f"has {count:,} {plane} slices of {width}x{height} voxels, over the limits of {limits.frames:,} slices "
+            f"and {limits.pixels:,} voxels a slice",
+            cure="Resample it.",
+        )
+    low, high = sorted(volume.sign * edge for edge in contrast(volume.values))
+    series = names.new()
+    facts = volume.facts | {"width": width, "height": height, "plane": plane}
+    for index in range(count):
+        with np.errstate(invalid="ignore"):  # signalling NaN, which grey() makes black
+            values = slices[index] * volume.sign
+        picture = grey(values, low, high)
+        yield Slice(source, index, count, series, squared(picture, spacing), dict(facts))
+    if volume.others:  # of no series: what the first volume is called does not depend on them
+        reason = f"holds {1 + volume.others:,} volumes, of which the first alone was read"
+        yield Unreadable(source, None, reason, "Save each volume as a file of its own.")
+
+
+@dataclass(frozen=True)
+class _Volume:
+    values: Values
+    """[i, j, k] in the stored type."""
+    affine: npt.NDArray[np.float64]
+    """[4, 4], voxel indices → mm in RAS."""
+    sign: float
+    """-1 where the header's slope is negative: all that scaling to percentiles leaves of it."""
+    others: int
+    """Volumes of the file that are not read."""
+    facts: Facts
+
+
+def _volume(stream: BinaryIO, limits: Limits, *, packed: bool) -> _Volume:
+    """The first volume; nothing is read or inflated before the header's sizes are within the limits."""
+    stored = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    plain: Any = gzip.GzipFile(fileobj=stream) if packed else stream
+    with _damage_explained():
+        head = plain.read(HEADER)
+    if packed and not is_nifti(head):
+        raise ImageError("a gzip file without a NIfTI volume in it", cure="Unpack it and name what was inside.")
+    header = _header(head)
+    shape, dtype = _layout(header)
+    wanted = math.prod(shape[:3]) * dtype.itemsize
+    if wanted > limits.bytes:
+        raise ImageError(
+            f"a volume of {'x'.join(map(str, shape[:3]))} voxels takes {wanted:,} bytes, over the limit of "
+            f"{limits.bytes:,}",
+            cure="Resample it, or save it with 8 or 16 bits a voxel.",
+        )
+    if packed and wanted > limits.ratio_from and wanted > limits.ratio * stored:
+        raise _inflates(limits)
+    offset = float(header["vox_offset"])
+    if not int(header["sizeof_hdr"]) <= offset <= _MAX_OFFSET:
+        raise ImageError("its header places the voxels where they cannot be", cure=_AGAIN)
+    content = np.empty(wanted, np.uint8)
+    view = content.data
+    done = 0
+    with _damage_explained():
+        plain.seek(int(offset))
+        while done < wanted and (n := plain.readinto(view[done : done + _CHUNK])):
+            done += n
+            if packed and done > limits.ratio_from and done > limits.ratio * stream.tell():
+                raise _inflates(limits)  # though the file is longer: something else follows
+        if packed and done == wanted:
+            plain.read(1)  # at the end of a 3-D file this compares its checksum
+    if done < wanted:
+        raise ImageError(f"cut off: {done:,} of {wanted:,} bytes of voxels are there", cure=_AGAIN)
+    values = content.view(dtype).reshape(shape[:3], order="F")
+    affine, oriented = _affine(header)
+    slope = float(header["scl_slope"])
+    facts: Facts = {"format": "NIfTI"}
+    if not oriented:
+        facts["orientation"] = "not recorded, taken as nibabel does"
+    return _Volume(values, affine, -1.0 if slope < 0 else 1.0, math.prod(shape[3:]) - 1, facts)
+
+
+def _inflates(limits: Limits) -> ImageError:
+    return ImageError(f"inflates to over {limits.ratio:g} times its size", cure="Unpack it yourself.")
+
+
+def _header(head: bytes) -> Any:
+    """nibabel's header, unchecked: its own checks repair in silence and quote what they find."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    kind = head[344:348] if head[344:348] in (b"n+1\0", b"ni1\0") else head[4:8]
+    if kind.startswith(b"ni"):
+        raise ImageError(
+            "the header of a NIfTI pair, whose voxels lie in another file", cure="Save the pair as one .nii file."
+        )
+    header, size = (Nifti1Header, 348) if kind == b"n+1\0" else (Nifti2Header, 540)
+    if len(head) < size:
+        raise ImageError("cut off within its header", cure=_AGAIN)
+    return header(head[:size], check=False)  # type: ignore[no-untyped-call]
+
+
+def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape of 3 or more dimensions, and the type of a voxel."""
+    dim = [int(n) for n in header["dim"]]
+    if not 2 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
+        raise ImageError("its header tells no sizes that a volume could have", cure=_AGAIN)
+    shape = (*dim[1 : dim[0] + 1], 1)[: max(3, dim[0])]
+    if min(shape[:2]) < 8:
+        raise ImageError(f"only {'x'.join(map(str, shape[:3]))} voxels", cure="Leave it out.")
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        dtype = header.get_data_dtype()
+    except (HeaderDataError, KeyError):  # a code that there is no type for
+        dtype = np.dtype("V1")
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise ImageError("holds colours, complex or unknown numbers, not grey values", cure=_CONVERT)
+    return shape, dtype
+
+
+def _affine(header: Any) -> tuple[npt.NDArray[np.float64], bool]:
+    """Voxel indices → mm in RAS, and whether the file tells that or it is nibabel's guess."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        with np.errstate(all="ignore"):
+            affine = np.asarray(header.get_best_affine(), np.float64)
+    except (HeaderDataError, ValueError):  # a quaternion that is none
+        affine = np.full((4, 4), np.nan)
+    # Comparing before squaring: what lies in a damaged header may overflow.
+    sound = bool(np.abs(affine).max() < 1e6)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0) if sound else np.zeros(3)
+    # Cosines between axes; a determinant of nothing means that two axes are one.
+    if lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        raise ImageError("its affine does not tell how the volume lies", cure=_CONVERT)
+    return affine, bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+
+
+def _facing(volume: _Volume, plane: Plane) -> tuple[Values, tuple[float, float]]:
+    """Slices as a view [slice, row, column] in stored order, and the distance of rows and columns in mm."""
+    from nibabel.affines import voxel_sizes
+    from nibabel.orientations import io_orientation
+
+    # For each stored axis the RAS axis that it runs along, and whether with (1) or against it (-1).
+    runs = np.asarray(io_orientation(volume.affine))  # type: ignore[no-untyped-call]
+    stored = {int(axis): (i, direction > 0) for i, (axis, direction) in enumerate(runs)}
+    (through, _), (down, down_with), (across, across_with) = (stored[axis] for axis in _AXES[plane])
+    slices = volume.values.transpose(through, down, across)
+    # Rows end at the back or the feet, columns at the patient's left or back: all against RAS.
+    slices = slices[:, :: -1 if down_with else 1, :: -1 if across_with else 1]
+    sizes = voxel_sizes(volume.affine)  # type: ignore[no-untyped-call]
+    return slices, (float(sizes[down]), float(sizes[across]))
+
+
+@contextmanager
+def _damage_explained() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise ImageError("damaged within its compressed data", cure=_AGAIN) from None

@@ -1,0 +1,360 @@
+"""A prepared study at work: everything resolved, each configuration trained and evaluated in turn."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torchvision.models import ResNet
+
+from tumorlens.core.errors import MissingExtraError, RunError
+from tumorlens.core.files import (
+    Json,
+    read_json,
+    write_json,
+    writing,
+)
+from tumorlens.core.progress import Clock, say
+from tumorlens.core.run_folder import INTENDED_USE, Run
+from tumorlens.core.version import __version__
+from tumorlens.data.audit import label_doubts
+from tumorlens.data.fetch import ImageFolder
+from tumorlens.data.index import Row
+from tumorlens.evaluation.metrics import evaluate_predictions
+from tumorlens.evaluation.predictions import Predictions, write_predictions
+from tumorlens.study.options import Study
+from tumorlens.training.architecture import BOUNDARIES
+from tumorlens.training.configurations import Configuration
+from tumorlens.training.distributed import ALONE, World
+from tumorlens.training.features import Activations, InMemory, activations
+from tumorlens.training.fit import convolving, fit, predict_logits
+from tumorlens.training.linear_probe import fit_head_lbfgs
+from tumorlens.training.model import build, learned_parameters
+from tumorlens.training.steps import Part, Source
+from tumorlens.training.weights import (
+    Weights,
+    checkpoint_card,
+    read_state,
+    save_checkpoint,
+)
+
+_IN_MEMORY = 16_384  # images; 32 MB of features
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A study with its data, weights and device found."""
+
+    run: Run
+    study: Study
+    configurations: tuple[Configuration, ...]
+    folder: ImageFolder
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    weights: Weights
+    device: torch.device
+    precision: torch.dtype
+    cache: Path
+
+    def seed(self, configuration: Configuration) -> int:
+        """The configuration's own seed, else the study's."""
+        return self.study.seed if configuration.seed is None else configuration.seed
+
+    def part(self, split: str) -> Part:
+        """Hashes and labels of one split."""
+        rows = [row for row in self.rows if row.split == split]
+        labels = torch.tensor([self.classes.index(row.label) for row in rows], dtype=torch.int64)
+        return Part(tuple(row.sha256 for row in rows), labels)
+
+    def compute_features(self, clock: Clock) -> None:
+        """Run the frozen layers once for all configurations that start from the study's weights."""
+        fresh = [c for c in self.configurations if not is_trained(self.run, c) and self._begins_with_the_weights(c)]
+        wanted = {c.frozen_prefix for c in fresh}
+        wanted -= {"image"} if wanted != {"image"} else set()
+        if not wanted:
+            return
+        model = build(self.weights, len(self.classes), self.study.seed)
+        with clock.step("prefix_s"):
+            _, computed = self._activations(model, sorted(wanted))
+        if not computed:
+            say("Activations of the frozen layers come from the cache.")
+
+    def _begins_with_the_weights(self, configuration: Configuration) -> bool:
+        """Whether no configuration that it starts from has changed a stage below its frozen ones' end."""
+        named = {c.name: c for c in self.configurations}
+        last = BOUNDARIES[configuration.frozen_prefix]
+        earlier = named.get(configuration.start)
+        while earlier is not None:
+            if BOUNDARIES[earlier.frozen_prefix] < last:
+                return False
+            earlier = named.get(earlier.start)
+        return True
+
+    def doubt_labels(self) -> None:
+        """Add to audit.json the images whose label their neighbours doubt, where the features are there."""
+        if not any(c.frozen_prefix == "avgpool" for c in self.configurations):
+            return
+        model = build(self.weights, len(self.classes), self.study.seed)
+        cached = self._activations(model, ["avgpool"])[0]["avgpool"]
+        features = cached.rows([row.sha256 for row in self.rows]).float().numpy()  # (n, 512)
+        doubts = label_doubts(features, self.rows)
+        write_json(self.run.audit, read_json(self.run.audit) | {"label_doubts": doubts})
+        say(f"{len(doubts):,} labels are doubted by their neighbours; {self.run.audit} lists them.")
+
+    def _activations(self, model: ResNet, boundaries: Sequence[str]) -> tuple[dict[str, Activations], int]:
+        return activations(
+            model, boundaries, self.rows, self.folder.root,
+            cache=self.cache, device=self.device, precision=self.precision,
+        )  # fmt: skip
+
+    def start(self, configuration: Configuration) -> ResNet:
+        """The network as the configuration's training begins.
+
+        Raises
+        ------
+        RunError
+            The configuration that it starts from has no best weights yet.
+        """
+        model = build(self.weights, len(self.classes), self.seed(configuration))
+        if configuration.start != "imagenet":
+            self.load(model, configuration.start)
+        return model
+
+    def load(self, model: ResNet, name: str) -> None:
+        """Load the best weights of a trained configuration of this run into `model`."""
+        if not self.run.training(name).exists():
+            raise RunError(
+                f"{self.run.root} has no finished training of {name!r}.",
+                cure=f"Train it first: tumorlens train --configurations {name} with the same --out.",
+            )
+        path = self.run.folder(name) / read_json(self.run.training(name))["checkpoint"]
+        if not path.exists():
+            raise RunError(
+                f"{path} is missing, though the training is finished.",
+                cure=f"Restore it, or delete {self.run.folder(name)} and run the same command again.",
+            )
+        model.load_state_dict(read_state(path, len(self.classes)))
+
+    def train(self, configuration: Configuration, world: World = ALONE) -> None:
+        """Train one configuration, or go on with it; nothing happens where it is finished.
+
+        Several processes learn together; rank 0 alone looks into the run's folder and writes there.
+        """
+        if world.led(is_trained, self.run, configuration):
+            say(f"{configuration.name}: already trained.")
+            return
+        name = configuration.name
+        model, cached = world.led(self._begun, configuration)
+        train, validation = self.part("train"), self.part("validation")
+        source = _quick(cached, (train, validation), self.device)
+        learned, total = learned_parameters(model, configuration)
+        say(f"{name}: {', '.join(configuration.learns)} learn ({learned:,} of {total:,} parameters).")
+        if configuration.head_solver == "lbfgs":
+            history, stopped = world.led(fit_head_lbfgs, model, configuration, source, train, validation)
+            for record in history:
+                say(f"  C {record['c']:<6g} validation loss {record['validation_loss']:.4f}")
+        else:
+            # A head's steps are so small that a second thread costs more than it gives, and waiting for
+            # it under other load can make an epoch a hundred times slower.
+            alone = configuration.frozen_prefix == "avgpool" and self.device.type == "cpu"
+            events = _events(self.run.folder(name), self.study.tensorboard and world.leads)
+            with events as event, _threads(1 if alone else torch.get_num_threads()):
+
+                def on_epoch(record: Json) -> None:
+                    _say_epoch(name, record)
+                    event(record)
+
+                history, stopped = fit(
+                    model, configuration, source, train, validation,
+                    seed=self.seed(configuration), device=self.device, precision=self.precision,
+                    convolutions=self.study.convolutions,
+                    last=self.run.last(name), on_epoch=on_epoch, world=world,
+                )  # fmt: skip
+        del source  # else the writing of weights, which takes them twice over, comes on top of it
+        world.led(self._keep, configuration, model, cached, history, stopped, world.size)
+        world.reached[:] = [f"it goes on after {name}"]
+
+    def _begun(self, configuration: Configuration) -> tuple[ResNet, Activations]:
+        """The network at its start, and the activations that it learns from."""
+        model = self.start(configuration)
+        boundary = configuration.frozen_prefix
+        return model, self._activations(model, [boundary])[0][boundary]
+
+    def _keep(
+        self, configuration: Configuration, model: ResNet, cached: Activations, history: list[Json], stopped: str,
+        processes: int,
+    ) -> None:  # fmt: skip
+        """Write what a finished training leaves."""
+        name, folder, n = configuration.name, self.run.folder(configuration.name), len(self.part("train"))
+        learned, total = learned_parameters(model, configuration)
+        best = max((r for r in history if r["best"]), key=lambda r: r["epoch"])
+        sha256 = save_checkpoint(model.to("cpu"), folder / configuration.checkpoint)
+        card = checkpoint_card(configuration, self.classes, sha256, self._provenance())
+        write_json((folder / configuration.checkpoint).with_suffix(".json"), card)
+        with writing(self.run.history(name)) as file:
+            file.write("".join(json.dumps(record) + "\n" for record in history).encode())
+        seconds = sum(record["seconds"] for record in history)
+        rates = [max(r["images_per_s"], 0.05) for r in history]  # it rounds to 0 where the machine slept
+        summary: Json = {
+            "name": name,
+            "configuration": asdict(configuration),
+            "learns": list(configuration.learns),
+            "learned_parameters": learned,
+            "total_parameters": total,
+            "solver": "lbfgs" if configuration.head_solver == "lbfgs" else configuration.optimizer,
+            "learning_rate": configuration.learning_rate,
+            "batch_size": configuration.batch_size,
+            "epochs_run": len(history),
+            "max_epochs": configuration.max_epochs,
+            "best_epoch": best["epoch"],
+            "stopped": stopped,
+            "best_validation_loss": best["validation_loss"],
+            "best_validation_accuracy": best["validation_accuracy"],
+            "train_seconds": round(seconds, 2),
+            "prefix_seconds": cached.seconds,
+            "images_per_s": round(n * len(history) / sum(n / rate for rate in rates), 1),
+            "processes": processes,
+            "frozen_prefix": configuration.frozen_prefix,
+            "start": configuration.start,
+            "checkpoint": configuration.checkpoint,
+            "checkpoint_sha256": sha256,
+        }
+        write_json(self.run.training(name), summary)
+        self.run.last(name).unlink(missing_ok=True)
+        say(f"{name}: {stopped}; best epoch {best['epoch']} of {len(history)}, {seconds:.0f} s.")
+
+    def evaluate(self, configuration: Configuration, *, again: bool = False) -> Json:
+        """Predict every image with the best weights; writes predictions.csv and metrics.json.
+
+        Metrics of the same checkpoint that are already there are returned as they are, unless `again`.
+        """
+        name = configuration.name
+        sha256 = read_json(self.run.training(name))["checkpoint_sha256"]
+        if not again and self.run.metrics(name).exists() and self.run.predictions(name).exists():
+            before: Json = read_json(self.run.metrics(name))
+            if before.get("checkpoint_sha256") == sha256:
+                return before
+        model = self.start(configuration)
+        self.load(model, name)
+        used = [row for row in self.rows if row.split]
+        contents = list(dict.fromkeys(row.sha256 for row in used))  # equal files have equal answers
+        source = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with convolving(model, configuration, self.study.convolutions, self.device):
+            found = predict_logits(
+                model, source, contents, device=self.device, precision=self.precision, title=f"{name}, predicting"
+            )
+        place = {sha256: i for i, sha256 in enumerate(contents)}
+        logits = found[[place[row.sha256] for row in used]]
+        predictions = Predictions(
+            paths=tuple(row.path for row in used),
+            labels=torch.tensor([self.classes.index(row.label) for row in used]).numpy(),
+            probabilities=torch.softmax(logits.double(), 1).numpy(),
+            splits=tuple(row.split for row in used),
+            classes=self.classes,
+        )
+        write_predictions(self.run.predictions(name), predictions)
+        metrics = {**evaluate_predictions(predictions, name), "checkpoint_sha256": sha256}
+        write_json(self.run.metrics(name), metrics)
+        test = metrics["parts"]["test"]
+        say(f"{name}: test accuracy {test['accuracy']:.2%} ({test['correct']:,} of {test['n']:,}).")
+        return metrics
+
+    def _provenance(self) -> Json:
+        record = read_json(self.run.study)
+        return {
+            "tumorlens": __version__,
+            "weights": self.weights.record(),
+            "dataset": {k: record["dataset"][k] for k in ("name", "sheet", "fingerprint", "licence", "n_images")},
+            "split": record["split"],
+            "device": record["device"],
+            "environment": record["environment"],
+            "git": record["git"],
+            "intended_use": INTENDED_USE,
+        }
+
+
+def _quick(source: Activations, parts: Sequence[Part], device: torch.device) -> Source:
+    """512 numbers an image fit into memory where images are not very many, and all that a GPU has room for lies
+    there; the rest is read batch by batch."""
+    if not source.path.exists():  # rank 0 has just opened it
+        raise RunError(
+            f"{platform.node()} does not see the cache {source.path}.",
+            cure="Put --cache and --out on a file system that all hosts share.",
+        )
+    hashes = [sha256 for part in parts for sha256 in part.hashes]
+    if device.type == "cuda":  # half is left to the network and its gradients
+        fits = len(hashes) * source.row_bytes <= torch.cuda.mem_get_info(device)[0] / 2
+    else:
+        fits = source.boundary == "avgpool" and len(hashes) <= _IN_MEMORY
+    return InMemory.load(source, hashes, device) if fits else source
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _say_epoch(name: str, record: Json) -> None:
+    say(
+        f"  {name} epoch {record['epoch']:>2}: loss {record['train_loss']:.4f}, "
+        f"validation loss {record['validation_loss']:.4f}, validation accuracy {record['validation_accuracy']:.2%}, "
+        f"{record['images_per_s']:,.0f} images/s{'  *' if record['best'] else ''}"
+    )
+
+
+class _events:  # noqa: N801 - used as a function
+    """TensorBoard events of a training, where wanted."""
+
+    def __init__(self, folder: Path, wanted: bool) -> None:
+        self._writer = None
+        if wanted:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ModuleNotFoundError:
+                raise MissingExtraError("tensorboard", "tensorboard") from None
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def __enter__(self) -> Callable[[Json], None]:
+        return self._add
+
+    def _add(self, record: Json) -> None:
+        if self._writer is not None:
+            for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+                self._writer.add_scalar(key.replace("_", "/", 1), record[key], record["epoch"])
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def is_trained(run: Run, configuration: Configuration) -> bool:
+    """Whether this very configuration was trained in this run.
+
+    Raises
+    ------
+    RunError
+        One of that name but with other values was.
+    """
+    path = run.training(configuration.name)
+    if not path.exists():
+        return False
+    trained = Configuration.from_record(read_json(path)["configuration"])
+    before, now = (json.loads(json.dumps(asdict(c))) for c in (trained, configuration))
+    if before != now:
+        key = next(k for k in now if before.get(k) != now[k])
+        raise RunError(
+            f"{path.parent} holds {configuration.name} with {key} = {before.get(key)}, not {now[key]}.",
+            cure="Name another folder with --out, or give the configuration another name.",
+        )
+    return True

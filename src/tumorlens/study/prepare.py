@@ -1,0 +1,185 @@
+"""From options to a workbench: data fetched, checked, indexed and split, weights and device found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tumorlens.core.environment import environment, git_state
+from tumorlens.core.errors import FetchError, MissingExtraError, RunError
+from tumorlens.core.files import (
+    Json,
+    cache_dir,
+    probe_writable,
+    read_json,
+    write_json,
+)
+from tumorlens.core.memory import blocks_given_back, garbage_left
+from tumorlens.core.progress import Clock, say
+from tumorlens.core.run_folder import Run
+from tumorlens.core.version import __version__
+from tumorlens.data.records import audit_record, dataset_record, identity_of, split_hash
+from tumorlens.study.experiment import is_trained
+from tumorlens.study.options import Study
+from tumorlens.training.configurations import check_order
+
+if TYPE_CHECKING:
+    from tumorlens.study.experiment import Workbench
+
+
+@blocks_given_back()  # else what the search for twins needed adds to what the frozen layers do
+def prepare(study: Study, *, command: str = "", clock: Clock | None = None, write: bool = True) -> Workbench:
+    """Fetch, check, index and split the data, find the weights, and write study.json, index.csv, audit.json.
+
+    Without `write` a run's folder is checked against all that, and stays as it is.
+
+    Raises
+    ------
+    RunError
+        The folder holds another study, or cannot be written; nothing in it is changed.
+    """
+    clock = clock or Clock()
+    with clock.step("imports_s"), garbage_left():
+        try:
+            from tumorlens.study.experiment import Workbench
+            from tumorlens.training import devices
+            from tumorlens.training import weights as weight_files
+            from tumorlens.training.kernels.dispatch import by_winograd
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "torch", "study") from None
+        from tumorlens.data.audit import audit, twins_line
+        from tumorlens.data.baselines import baselines, write_baselines
+        from tumorlens.data.fetch import fetch, named_path
+        from tumorlens.data.index import build_index, write_index
+        from tumorlens.data.protocols import assign
+
+    run, configurations = study.run, study.chosen()
+    check_order(configurations)
+    for configuration in configurations:
+        is_trained(run, configuration)
+    # Choices that can fail at once come before work that takes minutes.
+    if study.data not in ("kaggle", "phantom"):
+        named_path(study.data)
+    device, device_why = devices.choose_device(study.device)
+    precision, precision_why = devices.choose_precision(study.precision, device, _begun(run, device.type))
+    threads = devices.keep_to_cores()
+    precision_name = {"float32": "fp32", "bfloat16": "bf16"}[str(precision).removeprefix("torch.")]
+    fast = by_winograd(study.convolutions, device)
+    if write:
+        probe_writable(run.root)
+    weights = _weights(study, weight_files)
+    say(
+        f"Device: {device.type} ({device_why}). Precision: {precision_name} ({precision_why}). Weights: {weights.name}."
+    )
+    if weights.kind == "none":
+        say("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
+    cache = study.cache or cache_dir()
+    with clock.step("fetch_s"):
+        folder = fetch(study.data, cache=cache, seed=study.seed)
+    with clock.step("index_s"):
+        index = build_index(folder, cache)
+        identity = identity_of(folder, index)
+    with clock.step("twins_s"):
+        assignment = assign(
+            index, protocol=study.protocol, seed=study.seed, similarity=study.group_similarity,
+            split_file=study.split, groups_file=study.groups, folds=study.folds, fold=study.fold or 1,
+        )  # fmt: skip
+        split = assignment.split
+    for line in identity.notes:
+        say(line)
+    sizes = {part: split.count(part) for part in ("train", "validation", "test")}
+    used = sum(sizes.values())
+    say(f"{used:,} images: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()) + ".")
+    if study.split and assignment.left_out:
+        say(f"{assignment.left_out:,} image(s) left out, as {study.split} gives them no part.")
+    if index.unreadable:
+        say(f"{len(index.unreadable)} file(s) left out; each with its reason in {run.audit}.")
+    record: Json = {
+        "tumorlens": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command or f"run_study({study!r})",
+        "config": study.record(),
+        "configurations": [asdict(c) for c in configurations],
+        "classes": list(index.classes),
+        "dataset": dataset_record(folder, index, identity),
+        "split": {**sizes, "seed": study.seed, "source": split.source, "test_source": split.test_source,
+                  "protocol": study.protocol, "left_out": assignment.left_out, "sha256": split_hash(split.rows)},
+        "weights": weights.record(),
+        "device": {"device": device.type, "why": device_why, "precision": precision_name,
+                   "precision_why": precision_why, "name": devices.device_name(device),
+                   "convolutions": "winograd" if fast else "direct",
+                   "threads": threads},
+        "environment": environment(),
+        "git": git_state(),
+        "timing": {},
+        "peak_memory_gb": None,
+    }  # fmt: skip
+    record = _merge(run, record)
+    if write:
+        write_json(run.study, record)
+        write_index(run.index, split.rows)
+        with clock.step("audit_s"):
+            audited = audit(assignment, study.group_similarity)
+            found = audit_record(index, identity) | audited
+            write_json(run.audit, _doubts_of(run, found) | found)
+            write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
+        say(twins_line(audited["twins"]["all"]))
+    return Workbench(run, study, configurations, folder, index.classes, split.rows, weights, device, precision, cache)
+
+
+def _doubts_of(run: Run, found: Json) -> Json:
+    """The doubts about labels that audit.json holds already, where all else in it is the same."""
+    if not run.audit.exists():
+        return {}
+    before = read_json(run.audit)
+    doubts = before.pop("label_doubts", None)
+    return {"label_doubts": doubts} if doubts is not None and before == json.loads(json.dumps(found)) else {}
+
+
+def _weights(study: Study, weight_files: Any) -> Any:
+    try:
+        return weight_files.find_weights(study.weights)
+    except FetchError as error:
+        if not study.random_weights_if_unavailable:
+            raise
+        say(f"WARNING: {error.what}")
+        return weight_files.find_weights("none")
+
+
+def _begun(run: Run, device: str) -> str:
+    """The precision in which a run is already there on that kind of device; empty for none."""
+    before = read_json(run.study).get("device", {}) if run.study.exists() else {}
+    return str(before.get("precision", "")) if before.get("device") == device else ""
+
+
+#: What must agree for a run's folder to be gone on with.
+_SAME = (
+    ("config", "seed"), ("dataset", "fingerprint"), ("weights", "sha256"), ("device", "device"),
+    ("device", "precision"), ("device", "convolutions"), ("split", "source"), ("split", "sha256"), ("classes", None),
+)  # fmt: skip
+
+
+def _merge(run: Run, record: Json) -> Json:
+    """Join with a study.json that is already there; refuse a different study's folder."""
+    if not run.study.exists():
+        return record
+    before = read_json(run.study)
+    for section, key in _SAME:
+        was, now = before.get(section), record[section]
+        if key is not None:
+            was, now = (was or {}).get(key), now[key]
+        if was is None and key == "sha256" and section == "split":
+            continue  # a run of an older version
+        if was != now:
+            name = f"{section} {key}" if key else section
+            raise RunError(
+                f"{run.root} holds another study: its {name} is {was}, this one's is {now}.",
+                cure="Name another folder with --out, or delete that one.",
+            )
+    known = {c["name"]: c for c in before["configurations"]}
+    record["configurations"] = list((known | {c["name"]: c for c in record["configurations"]}).values())
+    record["created"] = before["created"]
+    record["timing"], record["peak_memory_gb"] = before["timing"], before["peak_memory_gb"]
+    return record

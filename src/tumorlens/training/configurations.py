@@ -1,0 +1,230 @@
+"""Configurations as data: which layers learn, from which start, with which optimiser.
+
+Two are the published pair, `initial` and `finetuned`. A third is a few lines of TOML:
+
+    [[configuration]]
+    name = "layer4"
+    learns = ["layer4", "fc"]
+    learning_rate = 0.0001
+    start = "initial"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from tumorlens.core.errors import ConfigError
+from tumorlens.training.architecture import STAGES
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SOLVERS = ("gradient", "lbfgs")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to train the network."""
+
+    name: str
+    """Folder in the run and name in every table: letters, digits, `.`, `_`, `-`."""
+    learns: tuple[str, ...]
+    """Stages whose weights change, of STAGES; the others stay frozen, BatchNorm statistics included."""
+    learning_rate: float
+    """Step size of the optimiser; no schedule."""
+    start: str = "imagenet"
+    """`imagenet`: the study's weights and a fresh head; else an earlier configuration's best weights."""
+    optimizer: str = "adam"
+    """`adam`, `adamw` or `sgd` (momentum 0.9)."""
+    weight_decay: float = 0.0
+    """L2 penalty of the optimiser."""
+    batch_size: int = 32
+    """Images a step."""
+    max_epochs: int = 60
+    """Epochs at most."""
+    patience: int = 5
+    """Stop after this many epochs without a lower validation loss."""
+    head_solver: str = "gradient"
+    """`gradient`: the optimiser above; `lbfgs`: the head alone solved to convergence."""
+    refit: bool = False
+    """lbfgs: with the strength that validation chose, solve once more on training and validation images together.
+
+    Validation figures of such a head are training figures."""
+    seed: int | None = None
+    """Seed of head and batch order; the study's where absent."""
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Configuration:
+        """From a run's JSON; a field that is newer than the run had its default value then."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k in known}
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        where = f"Configuration {self.name!r}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name) or self.name == "imagenet":
+            raise ConfigError(
+                f"{where}: the name must be 1 to 64 letters, digits, '.', '_' or '-', and not 'imagenet'.",
+                cure="Rename it.",
+            )
+        if self.learns == ("all",):
+            object.__setattr__(self, "learns", STAGES)
+        unknown = [stage for stage in self.learns if stage not in STAGES]
+        if unknown or not self.learns:
+            raise ConfigError(
+                f"{where}: learns = {list(self.learns)}, which names no stage or an unknown one.",
+                cure=f'Choose from {", ".join(STAGES)}, or say learns = ["all"].',
+            )
+        object.__setattr__(self, "learns", tuple(stage for stage in STAGES if stage in self.learns))
+        _choose(where, "optimizer", self.optimizer, OPTIMIZERS)
+        _choose(where, "head_solver", self.head_solver, SOLVERS)
+        if self.head_solver == "lbfgs" and self.learns != ("fc",):
+            raise ConfigError(
+                f"{where}: head_solver = 'lbfgs' solves the head alone, but learns = {list(self.learns)}.",
+                cure='Say learns = ["fc"], or head_solver = "gradient".',
+            )
+        if self.refit and self.head_solver != "lbfgs":
+            raise ConfigError(
+                f"{where}: refit needs head_solver = 'lbfgs': epochs cannot be chosen without validation images.",
+                cure="Leave refit out.",
+            )
+        _positive(where, "learning_rate", self.learning_rate)
+        for field in ("batch_size", "max_epochs", "patience"):
+            _positive(where, field, getattr(self, field))
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError(f"{where}: weight_decay = {self.weight_decay} is negative.", cure="Say 0 or more.")
+        if self.seed is not None:
+            check_seed(self.seed, f"{where}: seed =")
+        if self.batch_size == 1 and any(stage != "fc" for stage in self.learns):
+            raise ConfigError(f"{where}: BatchNorm cannot learn from batches of 1.", cure="Say batch_size = 2 or more.")
+
+    @property
+    def checkpoint(self) -> str:
+        """File name of the best weights; the published two have the published names."""
+        suffix = "" if self.name == "initial" else f"_{self.name}"
+        return f"best_brain_tumor_resnet18{suffix}.pth"
+
+    @property
+    def frozen_prefix(self) -> str:
+        """What a cache can hold for it: the last stage before any that learns.
+
+        `image` where the stem learns, `avgpool` where only `fc` does.
+        """
+        first = STAGES.index(self.learns[0])
+        if self.learns[0] == "fc":
+            return "avgpool"
+        return STAGES[first - 1] if first else "image"
+
+
+def check_seed(seed: int, name: str = "--seed") -> None:
+    """ConfigError where it is no seed of numpy and torch."""
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"{name} {seed} is out of range.", cure="Say 0 to 2147483647.")
+
+
+def _choose(where: str, field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{where}: {field} = {value!r} is unknown.", cure=f"Choose from {', '.join(choices)}.")
+
+
+def _positive(where: str, field: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{where}: {field} = {value} is not a positive number.", cure="Say a number above 0.")
+
+
+INITIAL = Configuration("initial", ("fc",), learning_rate=1e-3)
+FINETUNED = Configuration("finetuned", ("layer3", "layer4", "fc"), learning_rate=1e-4, start="initial")
+INITIAL_LBFGS = Configuration("initial_lbfgs", ("fc",), learning_rate=1e-3, head_solver="lbfgs")
+INITIAL_LBFGS_REFIT = dataclasses.replace(INITIAL_LBFGS, name="initial_lbfgs_refit", refit=True)
+BUILT_IN = {c.name: c for c in (INITIAL, FINETUNED, INITIAL_LBFGS, INITIAL_LBFGS_REFIT)}
+
+
+def read_configurations(path: Path) -> tuple[Configuration, ...]:
+    """Read `[[configuration]]` tables from a TOML file. A built-in name sets that one's defaults.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or no TOML, a key is unknown, or a value has the wrong type or range.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read ({error.strerror}).", cure="Check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not valid TOML: {error}.", cure="Mend that line.") from None
+    tables = content.pop("configuration", None)
+    if content or not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
+        extra = f" (found {', '.join(content)})" if content else ""
+        raise ConfigError(
+            f"--config {path} must hold [[configuration]] tables and nothing else{extra}.",
+            cure="Begin each with a line [[configuration]]; see `tumorlens study --help`.",
+        )
+    found = tuple(_from_table(table, path) for table in tables)
+    names = [c.name for c in found]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"--config {path} names {repeated[0]!r} twice.", cure="Give each its own name.")
+    return found
+
+
+def _from_table(table: dict[str, Any], path: Path) -> Configuration:
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"--config {path}: a [[configuration]] has no name.", cure='Add name = "...".')
+    types = get_type_hints(Configuration)
+    for key, value in table.items():
+        if key not in types:
+            raise ConfigError(
+                f"--config {path}: configuration {name!r} has an unknown key {key!r}.",
+                cure=f"Known keys: {', '.join(types)}.",
+            )
+        if key == "learns":
+            right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        elif types[key] is float:
+            right = isinstance(value, int | float) and not isinstance(value, bool)
+        elif types[key] in (str, bool):
+            right = isinstance(value, types[key])
+        else:
+            right = isinstance(value, int) and not isinstance(value, bool)
+        if not right:
+            raise ConfigError(
+                f"--config {path}: configuration {name!r} has {key} = {value!r} of the wrong type.",
+                cure="Strings stand in quotes, layers in a list of strings, numbers bare.",
+            )
+    values = {**table, **({"learns": tuple(table["learns"])} if "learns" in table else {})}
+    if name in BUILT_IN:
+        return dataclasses.replace(BUILT_IN[name], **values)
+    for key in ("learns", "learning_rate"):
+        if key not in values:
+            raise ConfigError(f"--config {path}: configuration {name!r} lacks {key!r}.", cure=f"Add {key} = ...")
+    return Configuration(**values)
+
+
+def check_order(configurations: tuple[Configuration, ...]) -> None:
+    """Each `start` must be `imagenet` or stand earlier in the list.
+
+    Raises
+    ------
+    ConfigError
+        It is unknown, stands later, or learned from the validation images.
+    """
+    seen = {"imagenet"}
+    refits = {configuration.name for configuration in configurations if configuration.refit}
+    for configuration in configurations:
+        if configuration.start in refits:
+            raise ConfigError(
+                f"Configuration {configuration.name!r} starts from {configuration.start!r}, which learned from the "
+                "validation images: they could not choose its epoch.",
+                cure="Start from another one.",
+            )
+        if configuration.start not in seen:
+            raise ConfigError(
+                f"Configuration {configuration.name!r} starts from {configuration.start!r}, "
+                f"which is not trained before it ({', '.join(sorted(seen))}).",
+                cure='List that one first, or say start = "imagenet".',
+            )
+        seen.add(configuration.name)

@@ -1,0 +1,154 @@
+"""One cache of activations on disk: its key, its header, and how far an interrupted pass has come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision.models import ResNet
+
+from tumorlens.core.errors import RunError
+from tumorlens.core.files import disk_error, locked, write_json
+from tumorlens.readers.pixels import PREPROCESSING
+from tumorlens.training.architecture import SHAPES
+from tumorlens.training.model import state_hash
+
+_VERSION = 2  # 2: BatchNorm folded into the convolutions
+_KERNELS = {"cuda": "cuda, repeatable"}  # before, float32 was rounded to TensorFloat-32 there
+
+
+@dataclass
+class CacheFile:
+    """A `.npy` file of one boundary's rows and the JSON note beside it; `done` rows of `n` are computed."""
+
+    boundary: str
+    path: Path
+    key: dict[str, Any]
+    n: int
+    dtype: np.dtype[Any]
+    done: int
+    offset: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        model: ResNet,
+        boundary: str,
+        unique: dict[str, str],
+        cache: Path,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> CacheFile:
+        """The file for these images, weights and precision; rows that an interrupted pass left count as done."""
+        key = {
+            "version": _VERSION,
+            "boundary": boundary,
+            "images": hashlib.sha256("\n".join(unique).encode()).hexdigest(),
+            "n": len(unique),
+            "weights": state_hash(model, boundary),
+            "preprocessing": PREPROCESSING,
+            "precision": "uint8" if boundary == "image" else str(precision).removeprefix("torch."),
+            "device": "any" if boundary == "image" else _KERNELS.get(device.type, device.type),
+        }
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+        dtype = np.dtype(np.uint8 if boundary == "image" else np.int16 if precision == torch.bfloat16 else np.float32)
+        found = cls(boundary, cache / "features" / f"{boundary}-{name}.npy", key, len(unique), dtype, 0)
+        found.done = found._already()
+        return found
+
+    @property
+    def complete(self) -> bool:
+        return self.done == self.n
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it no other study writes this file."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.path.with_suffix(".lock")))
+            except OSError as error:
+                raise disk_error(error, self.path) from None
+            yield
+
+    def refreshed(self) -> bool:
+        """Look once more at how far the file is; whether it is complete."""
+        self.done = self._already()
+        return self.complete
+
+    @property
+    def note(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    def _already(self) -> int:
+        """Rows that a finished or interrupted pass left; 0 for anything in doubt."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            with self.path.open("rb") as file:
+                version = np.lib.format.read_magic(file)
+                if version != (1, 0):
+                    return 0
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                self.offset = file.tell()
+                size = os.fstat(file.fileno()).st_size
+        except (OSError, ValueError):
+            return 0
+        if note.get("key") != self.key or shape != (self.n, *SHAPES[self.boundary]) or dtype != self.dtype:
+            return 0
+        done, self.seconds = int(note.get("done", 0)), float(note.get("seconds", 0.0))
+        return done if size >= self.offset + done * self._row_bytes() else 0
+
+    def _row_bytes(self) -> int:
+        return int(np.prod(SHAPES[self.boundary])) * self.dtype.itemsize
+
+    def start(self) -> None:
+        """Begin the file anew unless an interrupted pass can go on."""
+        if self.done:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.note.unlink(missing_ok=True)
+            free = shutil.disk_usage(self.path.parent).free
+            if free < self.n * self._row_bytes():
+                raise RunError(
+                    f"The cache needs {self.n * self._row_bytes() / 1e9:.1f} GB, but {self.path.parent} has "
+                    f"{free / 1e9:.1f} GB free.",
+                    cure="Free some space, or name another place with --cache DIR.",
+                )
+            with self.path.open("wb") as file:
+                header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False,
+                          "shape": (self.n, *SHAPES[self.boundary])}  # fmt: skip
+                np.lib.format.write_array_header_1_0(file, header)
+                self.offset = file.tell()
+        except OSError as error:
+            raise disk_error(error, self.path) from None
+
+    def append(self, first: int, values: npt.NDArray[Any]) -> None:
+        """Write rows from `first` on."""
+        try:
+            with self.path.open("r+b") as file:  # buffered: a raw write may write a part
+                file.seek(self.offset + first * self._row_bytes())
+                file.write(np.ascontiguousarray(values).data)
+        except OSError as error:
+            raise disk_error(error, self.path) from None
+
+    def note_done(self, done: int, seconds: float) -> None:
+        """Say that rows before `done` are on the disk, and that `seconds` more were spent."""
+        try:
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise disk_error(error, self.path) from None
+        self.seconds += seconds
+        write_json(self.note, {"key": self.key, "done": done, "seconds": self.seconds})
+        self.done = done

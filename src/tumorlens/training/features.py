@@ -1,0 +1,345 @@
+"""Activations of the frozen layers, computed once per image and kept on disk.
+
+The published pipeline has no augmentation, so what frozen layers give for an image never
+changes. A cache is a `.npy` file and a JSON file beside it with its key: the hash of every
+image, of the layers' weights, of the preprocessing, the boundary and the precision. Rows are
+read with positioned reads, not through a memory map: mapped pages count as the process's
+memory, and this keeps it constant however many images there are.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import ResNet
+
+from tumorlens.core.errors import DataError, ImageError, RunError
+from tumorlens.core.progress import Bar, say
+from tumorlens.data.index import Row
+from tumorlens.readers.pixels import (
+    READERS,
+    Pixels,
+    hushed,
+    read_image,
+)
+from tumorlens.training.architecture import BOUNDARIES, SHAPES, STAGES
+from tumorlens.training.cuda import repeatable
+from tumorlens.training.feature_cache import CacheFile
+from tumorlens.training.model import forward
+
+_SAVE_EVERY = 16  # batches between notes of how far the pass has come
+_CPU_BATCH = 8  # images whose activations stay in a core's cache; of 8, 16 and 32 the fastest
+_READ = 1024  # rows that are read at once
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Rows of a finished cache.
+
+    `boundary` names where in the network they stand; `row_of` maps an image's SHA-256 to its row;
+    `seconds` is what the pass took that computed them, decoding included.
+    """
+
+    boundary: str
+    path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    row_of: dict[str, int]
+    seconds: float
+
+    @property
+    def kind(self) -> torch.dtype:
+        """Of `rows`."""
+        return torch.bfloat16 if self.dtype == np.int16 else torch.from_numpy(np.empty(0, self.dtype)).dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one image."""
+        return int(np.prod(SHAPES[self.boundary])) * self.dtype.itemsize
+
+    def rows(self, hashes: Sequence[str]) -> Tensor:
+        """Read the rows of some images.
+
+        Returns
+        -------
+        Tensor
+            [n, 512] at `avgpool`, else [n, c, h, w] with channels-last strides; uint8 at
+            `image`, else float32 or bfloat16 as stored.
+        """
+        shape = SHAPES[self.boundary]
+        out = np.empty((len(hashes), *shape), self.dtype)
+        size = out[0].nbytes if len(hashes) else 0
+        with self.path.open("rb", buffering=0) as file:
+            for i, sha256 in enumerate(hashes):
+                got = os.preadv(file.fileno(), [out[i]], self.offset + self.row_of[sha256] * size)
+                if got != size:
+                    raise RunError(
+                        f"The cache {self.path} is truncated.", cure="Delete it and run the same command again."
+                    )
+        tensor = torch.from_numpy(out)
+        if self.dtype == np.int16:
+            tensor = tensor.view(torch.bfloat16)
+        return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Activations held in memory: for small ones, whose reading would cost more than the step, and on a GPU, which
+    would wait for any reading."""
+
+    boundary: str
+    values: Tensor
+    """[n, 512], or [n, h, w, c] as stored."""
+    row_of: dict[str, int]
+
+    @classmethod
+    def load(cls, source: Activations, hashes: Sequence[str], device: torch.device) -> InMemory:
+        """Read the rows of some images once; `avgpool` as float32, others as they are stored."""
+        row_of = {sha256: i for i, sha256 in enumerate(dict.fromkeys(hashes))}
+        kind = torch.float32 if source.boundary == "avgpool" else source.kind
+        values = torch.empty((len(row_of), *SHAPES[source.boundary]), dtype=kind, device=device)
+        names = list(row_of)
+        for start in range(0, len(names), _READ):
+            rows = source.rows(names[start : start + _READ])
+            values[start : start + _READ] = rows.permute(0, 2, 3, 1) if rows.ndim == 4 else rows
+        return cls(source.boundary, values, row_of)
+
+    def rows(self, hashes: Sequence[str]) -> Tensor:
+        """As `Activations.rows`, on the device."""
+        return self.at(torch.tensor([self.row_of[sha256] for sha256 in hashes], device=self.values.device))
+
+    def at(self, places: Tensor) -> Tensor:
+        """The same for places in `values`, int64 [n] on its device."""
+        found = self.values.index_select(0, places)
+        return found.permute(0, 3, 1, 2) if found.ndim == 4 else found
+
+
+@repeatable()
+def activations(
+    model: ResNet,
+    boundaries: Sequence[str],
+    rows: Sequence[Row],
+    root: Path,
+    *,
+    cache: Path,
+    device: torch.device,
+    precision: torch.dtype,
+    batch_size: int = 64,
+) -> tuple[dict[str, Activations], int]:
+    """Activations of `model`'s frozen stages for every image, from the cache or from one pass.
+
+    Parameters
+    ----------
+    model
+        In eval mode; stages before the furthest boundary must be the frozen ones.
+    boundaries
+        Where to keep activations, of SHAPES. All that are missing come from a single pass.
+    rows
+        Images; each content (SHA-256) is computed once.
+    root
+        Folder of the rows' paths.
+    cache
+        Folder for caches.
+    device, precision
+        Where and how to compute: float32, or bfloat16 by autocast. Stored in the same precision.
+    batch_size
+        Images a step; halved while memory does not suffice.
+
+    Returns
+    -------
+    caches
+        One per boundary.
+    computed
+        Number of images that went through the network; 0 where the cache had all.
+
+    Raises
+    ------
+    RunError
+        The cache cannot be written.
+    DataError
+        An image changed or vanished since it was indexed.
+    """
+    unique = {row.sha256: row.path for row in sorted(rows, key=lambda row: (row.sha256, row.path))}
+    row_of = {sha256: i for i, sha256 in enumerate(unique)}
+    files = {b: CacheFile.of(model, b, unique, cache, device, precision) for b in boundaries}
+    missing = {b: file for b, file in files.items() if not file.complete}
+    computed = 0
+    with ExitStack() as held:  # what two studies wrote at once would be neither's: the second waits
+        for file in sorted(missing.values(), key=lambda file: file.path):
+            held.enter_context(file.locked())
+        missing = {b: file for b, file in missing.items() if not file.refreshed()}
+        if missing:
+            computed = _compute(model, missing, list(unique.items()), root, device, precision, batch_size)
+    return {
+        b: Activations(b, f.path, f.offset, f.dtype, row_of, round(f.seconds, 2)) for b, f in files.items()
+    }, computed
+
+
+def _compute(
+    model: ResNet,
+    files: dict[str, CacheFile],
+    images: Sequence[tuple[str, str]],
+    root: Path,
+    device: torch.device,
+    precision: torch.dtype,
+    batch_size: int,
+) -> int:
+    """One pass over the images that any of the files lacks; returns how many."""
+    for file in files.values():
+        file.start()
+    first = min(file.done for file in files.values())
+    boundaries = sorted(files, key=list(SHAPES).index)
+    network = _Network(_folded(model, boundaries[-1], device), boundaries, device, precision, batch_size)
+    title = "Decoding images" if boundaries == ["image"] else "Frozen layers, once per image"
+    with Bar(title, len(images) - first) as bar:
+        since, began = 0, time.perf_counter()
+        for at, found in _found_batches(network, [path for _, path in images], first, root):
+            for boundary, values in found.items():
+                files[boundary].append(at, values)
+            done = at + len(found[boundaries[0]])
+            bar.advance(len(found[boundaries[0]]))
+            since += 1
+            if since == _SAVE_EVERY:
+                for file in files.values():
+                    file.note_done(done, time.perf_counter() - began)
+                since, began = 0, time.perf_counter()
+    for file in files.values():
+        file.note_done(len(images), time.perf_counter() - began)
+    return len(images) - first
+
+
+def _folded(model: ResNet, stop: str, device: torch.device) -> ResNet:
+    """A copy whose BatchNorm up to a boundary is part of the convolutions: a pass over memory less each.
+
+    The same function up to rounding (Jacob et al. 2018, section 3.2).
+    """
+    copied: Any = copy.deepcopy(model).eval()
+    pairs = [(copied, "conv1", "bn1")] if BOUNDARIES[stop] > 0 else []
+    for stage in STAGES[1 : min(BOUNDARIES[stop], len(STAGES) - 1)]:
+        for block in getattr(copied, stage):
+            pairs += [(block, "conv1", "bn1"), (block, "conv2", "bn2")]
+            if block.downsample is not None:
+                pairs.append((block.downsample, "0", "1"))
+    for module, convolution, norm in pairs:
+        setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+        setattr(module, norm, nn.Identity())
+    return copied.to(device, memory_format=torch.channels_last)  # type: ignore[no-any-return]
+
+
+@dataclass
+class _Network:
+    """The frozen layers, and how many images at once fit into memory."""
+
+    model: ResNet
+    boundaries: Sequence[str]
+    device: torch.device
+    precision: torch.dtype
+    batch_size: int
+
+    def run(self, pixels: Pixels) -> dict[str, npt.NDArray[Any]]:
+        """Activations of uint8 [n, 224, 224, 3] at each boundary as arrays [n, *SHAPES[boundary]]."""
+        found: list[dict[str, npt.NDArray[Any]]] = []
+        done = 0
+        while done < len(pixels):
+            part = pixels[done : done + self.batch_size]
+            try:
+                with torch.inference_mode():
+                    found.append(_forward_all(self.model, part, self.boundaries, self.device, self.precision))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                self.batch_size = _smaller(len(part), error)
+                continue
+            done += len(part)
+        return {b: np.concatenate([f[b] for f in found]) if len(found) > 1 else found[0][b] for b in self.boundaries}
+
+
+def _smaller(batch_size: int, error: BaseException) -> int:
+    """Half the batch after an out-of-memory error; any other error goes on up."""
+    text = str(error).lower()
+    is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in text
+    if not is_memory:
+        raise error
+    if batch_size == 1:
+        raise RunError("Memory does not suffice for a single image.", cure="Close other programs, or use --device cpu.")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    say(f"Out of memory with {batch_size} images at once: going on with {batch_size // 2}.")
+    return batch_size // 2
+
+
+def _forward_all(
+    model: ResNet, pixels: Pixels, boundaries: Sequence[str], device: torch.device, precision: torch.dtype
+) -> dict[str, npt.NDArray[Any]]:
+    """Activations of one batch at each boundary as arrays [n, *SHAPES[boundary]]."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)  # (B, 3, 224, 224) uint8, channels last
+    at = "image"
+    for boundary in boundaries:
+        if boundary == "image":
+            found["image"] = pixels
+            continue
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+            x = forward(model, x, at, boundary)
+        at = boundary
+        kept = x.to(precision).cpu()
+        kept = kept.permute(0, 2, 3, 1).contiguous() if kept.ndim == 4 else kept.contiguous()
+        found[boundary] = kept.view(torch.int16).numpy() if precision == torch.bfloat16 else kept.numpy()
+    return found
+
+
+def _found_batches(
+    network: _Network, paths: Sequence[str], first: int, root: Path
+) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
+    """(index of the first image, activations) in order.
+
+    On the CPU each core decodes and computes small batches of its own, which stay in its cache; several
+    cores at one batch would wait for each other. A GPU is fed by threads that decode ahead.
+    """
+    on_cpu = network.device.type == "cpu"
+    threads = torch.get_num_threads()
+    workers = threads if on_cpu else READERS
+    size = min(network.batch_size, _CPU_BATCH) if on_cpu else network.batch_size
+
+    def work(start: int) -> Any:
+        pixels = np.stack([_pixels(root / path) for path in paths[start : start + size]])
+        return network.run(pixels) if on_cpu else pixels
+
+    with (
+        hushed(),
+        ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1 if on_cpu else threads)) as pool,
+    ):
+        ahead: deque[tuple[int, Future[Any]]] = deque()
+        try:
+            for start in range(first, len(paths), size):
+                ahead.append((start, pool.submit(work, start)))
+                if len(ahead) > 2 * workers:
+                    at, future = ahead.popleft()
+                    yield at, future.result() if on_cpu else network.run(future.result())
+            for at, future in ahead:
+                yield at, future.result() if on_cpu else network.run(future.result())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(threads)
+
+
+def _pixels(path: Path) -> Pixels:
+    try:
+        return read_image(path)[0]
+    except ImageError as error:
+        raise DataError(
+            f"{path} was readable when it was indexed and is no more: {error.what}.",
+            cure="Restore it and run the same command again.",
+        ) from None

@@ -1,0 +1,136 @@
+"""Which convolutions of layers that learn are computed otherwise than by oneDNN, on a CPU.
+
+Wide 3×3 ones of stride 1 by Winograd's algorithm (`winograd`): in float32, and in bfloat16 while they learn. There
+rounding shows, which a gradient bears better than a prediction. Of strided ones oneDNN takes up to twice as long for
+the weight's gradient as one matrix product does, so that alone is computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
+
+from tumorlens.core.memory import blocks_kept
+from tumorlens.training.kernels.minimal_filtering import BLOCK
+from tumorlens.training.kernels.winograd import convolve
+
+_CHANNELS = 128  # with 64 the transforms outweigh what the products gain: half as long again
+
+
+def convolve_strided(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """`conv2d(x, weight, stride=stride, padding=padding)`, differentiable in both, once.
+
+    Parameters
+    ----------
+    x
+        float32 or bfloat16 [n, c, h, w] on the CPU; fastest in channels_last.
+    weight
+        [k, c, s, s] of the same type.
+
+    Returns
+    -------
+    Tensor
+        [n, k, (h + 2 padding - s) // stride + 1, (w + 2 padding - s) // stride + 1] of that type.
+    """
+    found: Tensor = _Strided.apply(x, weight, stride, padding)
+    return found
+
+
+class _Strided(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return nn.functional.conv2d(x, weight, stride=stride, padding=padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = conv2d_input(  # type: ignore[no-untyped-call]
+                x.shape, weight, gradient, stride=ctx.stride, padding=ctx.padding
+            )
+        if ctx.needs_input_grad[1]:
+            of_weight = _of_weight(x, gradient, weight.shape[-1], ctx.stride, ctx.padding)
+        return of_x, of_weight, None, None
+
+
+def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int) -> Tensor:
+    """Gradient of a weight [k, c, side, side], from outputs' gradients [n, k, down, across]."""
+    from tumorlens.training.kernels.jit import array, run
+    from tumorlens.training.kernels.winograd_loops import windows
+
+    (n, c, h, w), (k, down, across) = x.shape, gradient.shape[1:]
+    flat = gradient.permute(0, 2, 3, 1).reshape(-1, k)  # (n · down · across, k)
+    seen = x.new_empty(len(flat), side * side * c)
+    read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(seen)
+    run(windows(read.dtype), n * down, read, written, n, h, w, c, padding, stride, down, across, side)
+    if x.dtype == torch.bfloat16:  # the result lies as the weight does
+        return (flat.T @ seen).view(k, side, side, c).permute(0, 3, 1, 2)
+    return (seen.T @ flat).view(side, side, c, k).permute(3, 2, 0, 1)
+
+
+class _Winograd(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        kind = _computed_in(x)
+        if kind == torch.float32:
+            return convolve(x, self.weight)
+        if kind == torch.bfloat16 and self.training:
+            return convolve(x.to(kind), self.weight)
+        return super().forward(x)
+
+
+class _StridedConv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        kind = _computed_in(x)
+        if kind == torch.float32 or (kind == torch.bfloat16 and self.training):
+            return convolve_strided(x.to(kind), self.weight.to(kind), self.stride[0], int(self.padding[0]))
+        return super().forward(x)
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    """What a convolution of x computes in, autocast or not."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def by_winograd(wanted: str, device: torch.device) -> bool:
+    """Whether layers that learn convolve as `quick` does, from `auto` or `direct`: on a CPU alone."""
+    return wanted == "auto" and device.type == "cpu"
+
+
+@contextmanager
+def quick(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within it the convolutions of `modules` that gain from it are computed here: wide 3×3 ones, and strided ones.
+
+    Parameters, buffers and names stay as they are.
+    """
+    chosen = {m: kind for module in modules for m in module.modules() if (kind := _kind(m))}
+    for m, kind in chosen.items():
+        m.__class__ = kind
+    try:
+        with blocks_kept() if chosen else nullcontext():
+            yield
+    finally:
+        for m in chosen:
+            m.__class__ = nn.Conv2d
+
+
+def _kind(m: nn.Module) -> type[nn.Conv2d] | None:
+    if (
+        type(m) is not nn.Conv2d or m.dilation != (1, 1) or m.groups != 1 or m.bias is not None
+        or m.padding_mode != "zeros" or m.in_channels < _CHANNELS
+    ):  # fmt: skip
+        return None
+    if (m.kernel_size, m.stride, m.padding) == ((3, 3), (1, 1), (1, 1)):
+        return None if m.in_channels % BLOCK or m.out_channels % BLOCK else _Winograd
+    square = all(len({*pair}) == 1 for pair in (m.kernel_size, m.stride, m.padding))
+    return _StridedConv2d if square and m.stride != (1, 1) else None

@@ -1,0 +1,117 @@
+"""ResNet18: its weights, which stages learn, and the checkpoints that plain torchvision loads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet, resnet18
+
+from tumorlens.training.architecture import BOUNDARIES, STAGES
+from tumorlens.training.configurations import Configuration
+from tumorlens.training.weights import Weights, read_state
+
+
+def build(weights: Weights, n_classes: int, seed: int) -> ResNet:
+    """The network at its start: `weights` up to the pooling, a fresh head of `n_classes`.
+
+    The head (and everything, without weights) is torchvision's own initialisation, drawn from `seed`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: ResNet = resnet18(num_classes=n_classes)
+    if weights.path is not None:
+        model.load_state_dict(_without_head(weights.path, weights.sha256), strict=False)
+    return model.eval()
+
+
+@lru_cache(maxsize=1)
+def _without_head(path: Path, _sha256: str) -> dict[str, Tensor]:
+    """Kept, as a study builds its network many times; loading copies the tensors."""
+    return {k: v for k, v in read_state(path).items() if not k.startswith("fc.")}
+
+
+def stage_modules(model: ResNet, stage: str) -> list[nn.Module]:
+    """Modules with parameters of one of STAGES."""
+    return [model.conv1, model.bn1] if stage == "stem" else [getattr(model, stage)]
+
+
+def set_learning(model: ResNet, learns: Iterable[str], *, training: bool) -> None:
+    """Freeze what does not learn: no gradient, and BatchNorm in eval so that its statistics stay.
+
+    Parameters
+    ----------
+    learns
+        Stages of STAGES.
+    training
+        Whether learning stages are in train mode (batch statistics) or eval mode.
+    """
+    learns = set(learns)
+    model.eval()
+    for stage in STAGES:
+        for module in stage_modules(model, stage):
+            module.requires_grad_(stage in learns)
+            module.train(training and stage in learns)
+
+
+def forward(model: ResNet, x: Tensor, start: str = "image", stop: str = "logits") -> Tensor:
+    """Run the network from one boundary to another.
+
+    Parameters
+    ----------
+    x
+        At `image` uint8 [n, 3, 224, 224], 0 to 255, or float already normalised; at `avgpool` float [n, 512];
+        else the activations of the stage named, float [n, c, h, w].
+    start, stop
+        Of BOUNDARIES; `stop` may also be `logits`.
+
+    Returns
+    -------
+    Tensor
+        Activations at `stop`; logits float [n, classes].
+    """
+    last = BOUNDARIES.get(stop, 6)
+    for i in range(BOUNDARIES[start], last):
+        if i == 0:
+            x = model.relu(model.maxpool(model.bn1(model.conv1(normalise(x)))))  # a quarter left for ReLU, same values
+        elif i < 4:
+            x = getattr(model, STAGES[i])(x)
+        elif i == 4:
+            x = model.layer4(x)
+            if x.requires_grad and x.device.type == "cpu":
+                # The pooling's gradient repeats one number in place, which the kernels after it would read one by one.
+                x.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))  # type: ignore[no-untyped-call]
+            x = torch.flatten(model.avgpool(x), 1)  # (B, 512)
+        else:
+            x = model.fc(x)
+    return x
+
+
+def normalise(x: Tensor) -> Tensor:
+    """uint8 [n, 3, h, w] of 0 to 255 → float32 of -1 to 1: Normalize(mean 0.5, std 0.5) after scaling by 1/255."""
+    return x if x.is_floating_point() else (x.float() / 255 - 0.5) / 0.5
+
+
+def state_hash(model: ResNet, stop: str) -> str:
+    """Hash of all parameters and buffers up to a boundary, hex: the key of what they compute."""
+    digest = hashlib.sha256()
+    for stage in STAGES[: BOUNDARIES[stop]]:
+        for module in stage_modules(model, stage):
+            for key, value in module.state_dict().items():
+                if key.endswith("num_batches_tracked"):
+                    continue
+                digest.update(f"{stage}.{key}".encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def learned_parameters(model: ResNet, configuration: Configuration) -> tuple[int, int]:
+    """(parameters that learn, all parameters)."""
+    learned = sum(
+        p.numel() for s in configuration.learns for m in stage_modules(model, s) for p in m.parameters()
+    )  # fmt: skip
+    return learned, sum(p.numel() for p in model.parameters())

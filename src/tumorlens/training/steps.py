@@ -1,0 +1,205 @@
+"""Steps of an optimiser: one by one, or on CUDA recorded once and replayed.
+
+The kernels of a step on 32 images take an H100 less time than launching them from Python, one after the other. A CUDA
+graph launches all of them at once (Nguyen et al., "Accelerating PyTorch with CUDA Graphs", PyTorch blog 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet
+
+from tumorlens.core.prefetch import ahead
+from tumorlens.training.configurations import Configuration
+from tumorlens.training.distributed import World
+from tumorlens.training.features import InMemory
+from tumorlens.training.model import forward
+from tumorlens.training.sync_batchnorm import sum_gradients
+
+_EAGER = 3  # steps before a graph is recorded: libraries and the optimiser make their working memory in them
+
+
+class Source(Protocol):
+    """Where rows of activations come from."""
+
+    @property
+    def boundary(self) -> str: ...
+
+    def rows(self, hashes: Sequence[str]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one split.
+
+    `hashes` are SHA-256 of the files; `labels` int64 [n], indices into the classes.
+    """
+
+    hashes: tuple[str, ...]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+@dataclass(eq=False)
+class Steps:
+    """Takes steps on batches of training images, and adds up loss and right answers on the way.
+
+    `model` lies on the device, and what learns has gradients switched on. `loss` and `correct` are float32 scalars
+    there, sums over images since `begin`.
+    """
+
+    model: ResNet
+    configuration: Configuration
+    source: Source
+    train: Part
+    device: torch.device
+    precision: torch.dtype
+    world: World
+
+    def __post_init__(self) -> None:
+        self.learning = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = _optimizer(self.learning, self.configuration, self.device)
+        self.loss, self.correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+
+    def begin(self, order: Tensor) -> Tensor:
+        """Set the sums to zero, and give an epoch's order of images, int64 [n], as `each` wants parts of it."""
+        self.loss.zero_()
+        self.correct.zero_()
+        return order
+
+    def each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Take a step on each batch, indices int64 [B] into the training images, then give it back.
+
+        Every process computes its share. What lies in a file is read while the batch before is learned from.
+        """
+        shares = ((batch, self._share(batch)) for batch in batches)
+        for batch, (x, y) in shares if isinstance(self.source, InMemory) else ahead(shares, 1):
+            self._step(x.to(self.device), y.to(self.device), len(batch))
+            yield batch
+
+    def _share(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations and labels of what this process computes of a batch."""
+        mine = batch[self.world.rank :: self.world.size]
+        return self.source.rows([self.train.hashes[i] for i in mine.tolist()]), self.train.labels[mine]
+
+    def _step(self, x: Tensor, y: Tensor, n: int) -> None:
+        """A step on this process's activations and labels [b] of a batch of `n`."""
+        # Every weight is cast once a step anyhow, and a recorded one must not find what was cast before.
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16, cache_enabled=False
+        ):
+            logits = forward(self.model, x, self.source.boundary).float()  # (b, classes)
+        loss = nn.functional.cross_entropy(logits, y)
+        self.optimizer.zero_grad()
+        if self.world.size == 1:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            (loss * (len(y) / n)).backward()  # type: ignore[no-untyped-call]  # summed: the batch's mean
+            sum_gradients(self.learning, self.world)
+        self.optimizer.step()
+        self.loss += loss.detach() * len(y)
+        self.correct += (logits.detach().argmax(1) == y).sum()
+
+
+class RecordedSteps(Steps):
+    """The same of one process on CUDA, with activations in the device's memory: full batches replay one CUDA graph."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert isinstance(self.source, InMemory)
+        self.held, row_of = self.source, self.source.row_of
+        self.places = torch.tensor([row_of[sha256] for sha256 in self.train.hashes], device=self.device)
+        self.labels = self.train.labels.to(self.device)
+        self.batch = torch.zeros(self.configuration.batch_size, dtype=torch.int64, device=self.device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self.taken = 0
+
+    def begin(self, order: Tensor) -> Tensor:
+        return super().begin(order.to(self.device))
+
+    def each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            self._take(batch)
+            yield batch
+
+    def _take(self, batch: Tensor) -> None:
+        if len(batch) != len(self.batch):  # what is left at an epoch's end
+            self._on(batch)
+            return
+        self.batch.copy_(batch)
+        self.taken += 1
+        if self.taken <= _EAGER:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self._on(self.batch)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self._on(self.batch)
+        self.graph.replay()
+
+    def _on(self, batch: Tensor) -> None:
+        self._step(self.held.at(self.places.index_select(0, batch)), self.labels.index_select(0, batch), len(batch))
+
+
+def steps_of(
+    model: ResNet, configuration: Configuration, source: Source, train: Part, device: torch.device,
+    precision: torch.dtype, world: World,
+) -> Steps:  # fmt: skip
+    """The quicker kind that can be had."""
+    held = isinstance(source, InMemory) and source.values.device.type == "cuda"
+    kind = RecordedSteps if held and world.size == 1 else Steps
+    return kind(model, configuration, source, train, device, precision, world)
+
+
+def _optimizer(
+    learning: list[nn.Parameter], configuration: Configuration, device: torch.device
+) -> torch.optim.Optimizer:
+    decay = configuration.weight_decay
+    if configuration.optimizer == "sgd":
+        return torch.optim.SGD(learning, configuration.learning_rate, momentum=0.9, weight_decay=decay)
+    # Fused: one pass over a weight and its moments on a CPU, one kernel for all weights on CUDA, where the count of
+    # steps must lie on the device to be recorded.
+    cuda = device.type == "cuda"
+    kinds: dict[str, tuple[type[torch.optim.Adam], ...]] = {
+        "adam": (_Adam, torch.optim.Adam), "adamw": (_AdamW, torch.optim.AdamW)
+    }  # fmt: skip
+    return kinds[configuration.optimizer][cuda](
+        learning, configuration.learning_rate, weight_decay=decay, fused=True, capturable=cuda
+    )
+
+
+class _AsTheyLie:
+    """Lets an Adam on a CPU see weights, gradients and moments in the order in which they lie in memory.
+
+    PyTorch's fused kernel reads memory in order, so that a gradient that lies otherwise than its weight is paired with
+    the wrong weights; and it copies one that lies in channels_last, for nothing, which takes as long as the step.
+    """
+
+    def _init_group(self, group: dict[str, Any], *lists: Any, **more: Any) -> Any:
+        found = super()._init_group(group, *lists, **more)  # type: ignore[misc]
+        params, grads, means, squares, *_ = lists
+        for i, weight in enumerate(params):
+            if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+                for values in (params, grads, means, squares):
+                    values[i] = values[i].permute(0, 2, 3, 1)
+            grads[i] = grads[i].contiguous()  # no copy where it lies as its weight does
+        return found
+
+
+class _Adam(_AsTheyLie, torch.optim.Adam):
+    pass
+
+
+class _AdamW(_AsTheyLie, torch.optim.AdamW):
+    pass

@@ -1,0 +1,187 @@
+"""Weight files: find, download, read, check and save them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import socket
+import urllib.error
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.models import ResNet, ResNet18_Weights, resnet18
+
+from tumorlens.core.errors import FetchError, WeightsError
+from tumorlens.core.files import writing
+from tumorlens.readers.pixels import PREPROCESSING
+from tumorlens.training.configurations import Configuration
+
+OFFICIAL_SHA256 = "f37072fd"  # first 8 hex digits, as in the official file's name
+_PATIENCE_SECONDS = 30.0  # for a server that accepts a connection and stays silent
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a network starts from."""
+
+    name: str
+    sha256: str
+    """Of the file; of nothing (empty) for random weights."""
+    official: bool
+    """True for torchvision's IMAGENET1K_V1."""
+    kind: Literal["imagenet", "file", "none"]
+    note: str
+    """One sentence for the reader; empty for the official weights."""
+    path: Path | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As written to study.json."""
+        return {k: v for k, v in asdict(self).items() if k != "path"}
+
+
+def find_weights(spec: str) -> Weights:
+    """Resolve `--weights`: `imagenet` (downloaded by torchvision, hash-checked), `none` or a file.
+
+    Raises
+    ------
+    FetchError
+        The official weights cannot be downloaded.
+    WeightsError
+        The file is missing or its content is not ResNet18's.
+    """
+    if spec == "none":
+        return Weights("random weights", "", False, "none", "The network started from RANDOM weights, not ImageNet's.")
+    path = _download() if spec == "imagenet" else Path(spec).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"--weights {spec} is no file.",
+            cure="Name a ResNet18 state dict (.pth, .pt), or say imagenet or none.",
+        )
+    sha256 = _sha256(path)
+    if sha256.startswith(OFFICIAL_SHA256):
+        return Weights("torchvision ResNet18_Weights.IMAGENET1K_V1", sha256, True, "imagenet", "", path)
+    if spec == "imagenet":  # torch.hub checks what it downloads, not what lies there
+        raise WeightsError(
+            f"{path} is not torchvision's file: its SHA-256 begins with {sha256[:8]}, not {OFFICIAL_SHA256}.",
+            cure="Delete it, then it is downloaded anew; or name your own file with --weights FILE.",
+        )
+    read_state(path)
+    note = f"The network started from the file {path.name}, not from torchvision's official ImageNet weights."
+    return Weights(path.name, sha256, False, "file", note, path)
+
+
+def _download() -> Path:
+    official = ResNet18_Weights.IMAGENET1K_V1
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(official.url).name
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE_SECONDS)
+    try:
+        official.get_state_dict(progress=False, check_hash=True)
+    except (urllib.error.URLError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = getattr(error, "reason", None) or error
+        path.unlink(missing_ok=True) if isinstance(error, RuntimeError | EOFError | pickle.UnpicklingError) else None
+        raise FetchError(
+            f"The ImageNet weights could not be downloaded from {official.url} ({reason}).",
+            cure="Download that file elsewhere and name it with --weights FILE. "
+            "--weights none starts from random weights, which gives far lower accuracy.",
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state(path: Path, classes: int = 1000) -> dict[str, Tensor]:
+    """Read a ResNet18 state dict without running any code from it.
+
+    Parameters
+    ----------
+    path
+        A `.pth`/`.pt` state dict with torchvision's names; floating-point tensors of any precision.
+    classes
+        Rows that `fc.weight` must have.
+
+    Returns
+    -------
+    dict
+        float32 tensors (int64 for BatchNorm's counters), on the CPU.
+
+    Raises
+    ------
+    WeightsError
+        The file holds something else: code, other keys, other shapes, NaN.
+    """
+    cure = "Name a state dict of torchvision's resnet18: torch.save(model.state_dict(), path)."
+    try:
+        with warnings.catch_warnings():
+            # Of other pickle protocols: what cannot be read is an error below anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            f"{path} is not a plain state dict: it holds Python objects, which could run code. It was not loaded.",
+            cure=cure,
+        ) from None
+    except Exception as error:  # torch.load raises many kinds on damaged files
+        raise WeightsError(f"{path} cannot be read as weights ({type(error).__name__}: {error}).", cure=cure) from None
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict.", cure=cure)
+    with torch.device("meta"):
+        wanted = resnet18(num_classes=classes).state_dict()
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # absent from old files
+    if missing := [key for key in wanted if key not in state and key not in counters]:
+        raise WeightsError(f"{path} lacks {len(missing)} of ResNet18's tensors, first {missing[0]!r}.", cure=cure)
+    if extra := [str(key) for key in state if key not in wanted]:
+        raise WeightsError(f"{path} has {len(extra)} tensors that ResNet18 lacks, first {extra[0]!r}.", cure=cure)
+    found: dict[str, Tensor] = {}
+    for key, like in wanted.items():
+        value = state.get(key, torch.zeros((), dtype=torch.int64))
+        if not isinstance(value, Tensor) or value.shape != like.shape:
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise WeightsError(f"{path}: {key} has shape {shape}, not {list(like.shape)}.", cure=cure)
+        found[key] = value.to(like.dtype)
+        if not bool(torch.isfinite(found[key]).all()):
+            raise WeightsError(f"{path}: {key} holds NaN or infinity.", cure="Use an undamaged file.")
+    return found
+
+
+def plain_state(model: ResNet) -> dict[str, Tensor]:
+    """State dict on the CPU in float32 and default memory layout, as torchvision saves it."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
+
+
+def save_checkpoint(model: ResNet, path: Path) -> str:
+    """Write a plain state dict atomically; returns its SHA-256.
+
+    `torchvision.models.resnet18(num_classes=n).load_state_dict(torch.load(path, weights_only=True))` reads it.
+    """
+    buffer = io.BytesIO()  # torch's own writer turns a full disk into an error of its own
+    torch.save(plain_state(model), buffer)
+    with writing(path) as file:
+        file.write(buffer.getbuffer())
+    return _sha256(path)
+
+
+def checkpoint_card(
+    configuration: Configuration, classes: tuple[str, ...], sha256: str, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """What stands as JSON beside a checkpoint: classes, preprocessing, provenance."""
+    return {
+        "architecture": "torchvision resnet18",
+        "file": configuration.checkpoint,
+        "sha256": sha256,
+        "classes": list(classes),
+        "preprocessing": PREPROCESSING,
+        "configuration": asdict(configuration),
+        **provenance,
+    }

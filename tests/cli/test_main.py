@@ -1,0 +1,299 @@
+"""The command line: help, exit codes, what goes to stdout, and what a base installation says."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from folders import write_folder
+
+from tumorlens.cli import inference as cli_use
+from tumorlens.cli.main import main
+from tumorlens.core.files import cache_dir
+from tumorlens.inference.records import header
+from tumorlens.readers import Limits
+from tumorlens.readers.pixels import MAX_PIXELS
+from tumorlens.study import audit as auditing
+from tumorlens.study.options import Study
+from tumorlens.training.configurations import BUILT_IN, read_configurations
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ["study", "train", "evaluate", "compare", "report", "data fetch", "data check", "data audit"]
+COMMANDS = [*STAGES, "export", "predict", "explain", "serve"]
+
+
+def run(*words: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    code = f"import sys\n{before}\nfrom tumorlens.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "COLUMNS": "100"},
+    )  # fmt: skip
+
+
+LEAVING = """
+import atexit, sys, threading, time
+from tumorlens import __main__ as program
+{before}
+atexit.register(print, "called at exit")
+threading.Thread(target=lambda: (time.sleep(0.2), print("a thread"))).start()
+program.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "collected"),
+    [
+        ("program.main = lambda: print('x' * 200_000) or 3", 3, True),
+        ("sys.modules['torch'] = sys\nprogram.main = lambda: print('x' * 200_000) or 3", 3, False),
+        ("sys.modules['torch'] = sys\ndef main(): print('x' * 200_000); 1 / 0\nprogram.main = main", 1, True),
+    ],
+)
+def test_a_process_ends_with_all_that_it_printed(before: str, code: int, collected: bool) -> None:
+    """Threads and exit functions have their turn even where PyTorch's objects are left to the system."""
+    kept = "class Kept:\n    def __del__(self): print('taken down')\nkept = Kept()\n"
+    found = subprocess.run(
+        [sys.executable, "-c", LEAVING.format(before=kept + before)], capture_output=True, text=True, timeout=60
+    )
+    assert found.returncode == code, found.stderr
+    assert found.stdout.startswith("x" * 200_000)
+    assert "a thread\ncalled at exit\n" in found.stdout
+    assert ("taken down" in found.stdout) == collected
+    assert ("ZeroDivisionError" in found.stderr) == (code == 1)
+
+
+@pytest.mark.parametrize("torch", ["", "sys.modules['torch'] = sys"])
+@pytest.mark.parametrize("n", [5, 200_000])  # less and more than is written at once
+def test_a_closed_pipe_gives_141(torch: str, n: int, tmp_path: Path) -> None:
+    code = (
+        f"import sys\nfrom tumorlens import __main__ as program\nfrom tumorlens.cli import main as cli\n{torch}\n"
+        + (f"cli.app = lambda *_, **__: print('x' * {n})\nprogram.run()")
+    )
+    read, write = os.pipe()
+    os.close(read)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with os.fdopen(write) as pipe, (tmp_path / "err").open("w+") as err:
+        done = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=err, env=environment, timeout=60)
+        err.seek(0)
+        assert (done.returncode, err.read()) == (141, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_borne(closed: str) -> None:
+    code = "import sys\nfrom tumorlens import __main__ as program\nsys.modules['torch'] = sys\n" + (
+        "program.main = lambda: 3\nprogram.run()"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example: tumorlens {command}" in shown
+    assert ("--json" in shown) == (command in STAGES or command == "export")
+    options = re.findall(r"^│ +(?:\* +)?(?:\S+ )?(--[a-z-]+) +(.*?) *│$", shown, flags=re.M)
+    assert options
+    for name, text in options:
+        assert text or name.startswith("--random"), f"{command} {name} has no help"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "torch", "sklearn", "scipy", "matplotlib", "pandas", "onnxruntime", "nibabel", "pydicom"
+    before = (
+        "import atexit\n"
+        f"atexit.register(lambda: print('HEAVY', sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr))"
+    )
+    for words in (["--help"], ["study", "--help"]):
+        found = run(*words, before=before)
+        assert found.returncode == 0
+        assert "HEAVY []" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--version"], 0),
+        (["study", "--unknown"], 2),
+        (["study", "--seed", "many"], 2),
+        (["study", "--device", "tpu"], 2),
+        (["staudy"], 2),
+        (["evaluate"], 2),
+        (["evaluate", "absent"], 1),
+        (["compare", "absent"], 1),
+        (["report", "absent"], 1),
+        (["study", "--seed", "-1"], 1),
+        (["study", "--config", "absent.toml"], 1),
+        (["study", "--configurations", "finetund"], 1),
+        (["data", "check", "absent.zip"], 1),
+        (["study", "--data", "absent.zip", "--weights", "absent.pth", "--out", "x"], 1),
+    ],
+)
+def test_exit_codes(
+    words: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == code
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    if code == 1:
+        assert out == ""
+        assert err.splitlines()[-1].startswith("  → ")
+    if code == 2:
+        assert out == ""
+        assert err
+
+
+def test_json_is_all_that_stdout_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "data", train=4, test=2)
+    (folder / "Training" / "glioma" / "empty.jpg").write_bytes(b"")
+    assert main(["data", "check", str(folder), "--cache", str(tmp_path / "cache"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["dataset"]["counts"]["Testing"] == {"glioma": 2, "meningioma": 2, "notumor": 2, "pituitary": 2}
+    assert found["audit"]["unreadable"][0]["path"] == "Training/glioma/empty.jpg"
+    assert main(["data", "check", str(folder), "--cache", str(tmp_path / "cache")]) == 0
+    assert "empty" in capsys.readouterr().out
+
+
+def test_a_base_installation_says_which_extra_is_missing(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", train=4, test=2)
+    # As if torch were not installed: any import of it fails as Python's own does.
+    without = (
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'torchvision'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Block())"
+    )
+    out = str(tmp_path / "run")
+    found = run("study", "--data", str(folder), "--weights", "none", "--out", out, before=without)
+    assert found.returncode == 1
+    assert "tumorlens[study]" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert run("data", "check", str(folder), "--cache", str(tmp_path / "c"), before=without).returncode == 0
+
+
+def test_readmes_configuration_file_works(tmp_path: Path) -> None:
+    block = re.search(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert block
+    (tmp_path / "more.toml").write_text(block[1])
+    assert read_configurations(tmp_path / "more.toml")[0].name == "layer4"
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    lines = [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.strip()]
+    assert lines[1].startswith("make demo")
+    assert lines[2].startswith("make test")
+
+
+def plain(text: str) -> str:
+    """Words alone, however they are wrapped and marked."""
+    return " ".join(text.replace("`", "").split())
+
+
+def test_readme_and_help_tell_the_same_rule_for_volumes() -> None:
+    help_text, readme = inspect.getdoc(cli_use.predict) or "", (ROOT / "README.md").read_text()
+    rule = re.search(r"A volume or series .*?else uncertain\.", plain(help_text))
+    assert rule
+    assert rule[0] in plain(readme)
+
+
+def test_readmes_commands_name_one_run() -> None:
+    runs = re.findall(r"runs/[a-z0-9-]+", (ROOT / "README.md").read_text())
+    assert len(runs) > 5
+    assert set(runs) == {"runs/mine"}
+
+
+def test_using_tells_every_column_and_limit() -> None:
+    text = (ROOT / "docs" / "using.md").read_text()
+    for column in header("csv", ()).strip().split(","):
+        assert f"| `{column}` |" in text
+    limits = Limits()
+    for most in (limits.pixels, limits.frames, limits.entries, limits.bytes, limits.ratio_from):
+        assert f"{most:,}" in text
+    assert f"at most {limits.ratio:g} times" in text
+    assert f"{MAX_PIXELS:,} pixels" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("study", [*BUILT_IN, "plus protocol, folds, groups, similarity", "slices that --data phantom generates"]),
+        ("train", ["by study alone, folds", *["Of grouped-cv (study alone)"] * 3]),
+        (
+            "predict",
+            ["its classifier.onnx, else classifier-int8.onnx", "the same inputs, --model, --plane and --coverage"],
+        ),
+        ("explain", ["its classifier.onnx, else classifier-int8.onnx"]),
+    ],
+)
+def test_help_tells(
+    command: str, told: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([command, "--help"]) == 0
+    shown = plain(capsys.readouterr().out.replace("│", ""))
+    for words in told:
+        assert shown.count(words) >= told.count(words), words
+
+
+def test_a_runs_name_tells_what_is_not_the_default() -> None:
+    cv = Study("a.zip", seed=2, protocol="grouped-cv", folds=4, groups=Path("p.csv"), group_similarity=0.95)
+    assert str(cv.run.root) == "runs/a-seed2-grouped-cv-4-p-0.95"
+
+
+def test_a_cross_validations_folder_names_its_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fold in ("fold-1", "fold-2", "fold-10"):
+        (tmp_path / fold).mkdir()
+        (tmp_path / fold / "study.json").write_text("{}")
+    (tmp_path / "cv.json").write_text("{}")
+    for command in ("evaluate", "compare", "report", "export"):
+        assert main([command, str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert "study.json is missing" in said
+        assert f"holds a cross-validation. Name one of its folds, such as {tmp_path / 'fold-1'}." in said
+
+
+def test_the_cache_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cache_dir() == Path("/home/x/.cache/tumorlens")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_dir() == Path("/xdg/tumorlens")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_dir() == Path("/home/x/Library/Caches/tumorlens")
+    monkeypatch.setenv("TUMORLENS_CACHE", "/mine")
+    assert cache_dir() == Path("/mine")
+
+
+def test_an_audit_tells_how_many_groups_were_cut() -> None:
+    counts = {"n": 1, "exact": 0, "same_orientation": 0, "direct_or_mirrored": 0, "any": 0, "none": 1}
+    part = {"all": counts}
+    found = {
+        "dataset": {"name": "x"}, "baselines": {"nn": 0.5, "nn_mirror": 0.5, "file_facts": 0.5},
+        "audit": {
+            "twins": {"classes": {}, "all": counts, "others": {"validation": part, "train": part}},
+            "groups": {"n": 5, "similarity": 0.99, "alone": 3, "largest": 7, "outgrown": 2},
+            "conflicts": [], "unreadable": [], "shortcuts": {"size": {"accuracy": None}},
+        },
+    }  # fmt: skip
+    assert "were cut at a higher similarity: 2" in auditing.audit_text(found)
+    found["audit"]["groups"]["outgrown"] = 0
+    assert "cut" not in auditing.audit_text(found)
+
+
+def test_an_audit_looks_at_its_weights_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(auditing, "build_index", lambda *_: pytest.fail("indexed"))
+    assert main(["data", "audit", "phantom", "--weights", str(tmp_path / "absent.pth"), "--cache", str(tmp_path)]) == 1
+    assert "absent.pth is no file" in capsys.readouterr().err

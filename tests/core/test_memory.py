@@ -1,0 +1,63 @@
+"""Freed blocks are kept where they are taken again at once, and given back where they are not; garbage waits."""
+
+import ctypes
+import gc
+import resource
+from collections.abc import Callable
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from tumorlens.core.memory import blocks_given_back, blocks_kept, garbage_left
+
+glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+
+
+def faults(megabytes: int) -> int:
+    """Pages that the system hands out while a block of that size is taken, written and freed, 20 times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(megabytes << 20, np.uint8)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+def in_a_fresh_process(work: Callable[[], None]) -> None:
+    """Where the heap has no holes that other tests left, which would serve any block."""
+    process = get_context("spawn").Process(target=work)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def kept_within_and_given_back_after() -> None:
+    with blocks_kept():
+        faults(40)
+        within = faults(40)
+    # Now and then a kept block is cut by a small one that outlives it, and the next 40 MB are taken anew.
+    assert 4 * within < faults(40)
+
+
+def given_back_within_and_kept_after() -> None:
+    with blocks_given_back():
+        faults(8)
+        within = faults(8)
+    faults(8)
+    assert 4 * faults(8) < within
+
+
+@glibc
+@pytest.mark.parametrize("work", [kept_within_and_given_back_after, given_back_within_and_kept_after])
+def test_pages_are(work: Callable[[], None]) -> None:
+    in_a_fresh_process(work)
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_garbage_is_searched_for_again_where_it_was(searched: bool) -> None:
+    try:
+        (gc.enable if searched else gc.disable)()
+        with garbage_left():
+            assert not gc.isenabled()
+        assert gc.isenabled() == searched
+    finally:
+        gc.enable()

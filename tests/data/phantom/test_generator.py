@@ -1,0 +1,309 @@
+"""The generated slices: repeatable, whole, without shortcuts, and readable as DICOM and NIfTI."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from tumorlens.core.errors import ConfigError, RunError
+from tumorlens.data.phantom import generator as phantom
+from tumorlens.data.phantom.generator import (
+    LABELS,
+    VIEWS,
+    PhantomSlice,
+    make_slice,
+    write_dataset,
+)
+
+N = 160  # slices of `slices`
+
+
+@pytest.fixture(scope="module")
+def slices() -> list[PhantomSlice]:
+    """Slices 0 of 160 patients, the classes in turn."""
+    return [make_slice(1, LABELS[i % 4], i, 0) for i in range(N)]
+
+
+def digest(made: PhantomSlice) -> str:
+    return hashlib.sha256(made.pixels.tobytes() + made.mask.tobytes()).hexdigest()
+
+
+def thumbnails(images: list[np.ndarray]) -> np.ndarray:
+    """float32 [n, 1024], mean-centred and of unit length."""
+    small = [np.asarray(Image.fromarray(i).resize((32, 32), Image.Resampling.BILINEAR), np.float32) for i in images]
+    flat = np.stack(small).reshape(len(images), -1)
+    flat -= flat.mean(1, keepdims=True)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+
+def best_guess(values: np.ndarray, labels: np.ndarray) -> float:
+    """Accuracy of the best rule "class of the bin" with 5 quantile bins: what one number gives away."""
+    bins = np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values, side="right")
+    return sum(max((labels[bins == b] == label).sum() for label in LABELS) for b in np.unique(bins)) / len(labels)
+
+
+def jpeg_bytes(pixels: np.ndarray) -> int:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    return len(file.getvalue())
+
+
+def test_a_slice_depends_on_its_arguments_alone() -> None:
+    alone = digest(make_slice(3, "glioma", 5, 2))
+    for patient in range(12):  # enough to turn over every cache
+        make_slice(3, "notumor", patient, 0)
+    assert digest(make_slice(3, "glioma", 5, 2)) == alone
+    others = {digest(make_slice(*at)) for at in [(4, "glioma", 5, 2), (3, "glioma", 6, 2), (3, "glioma", 5, 1)]}
+    assert len(others | {alone}) == 4
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_what_a_slice_is_like(label: str) -> None:
+    made = make_slice(0, label, 7, 1)
+    assert made.pixels.dtype == np.uint8
+    assert made.mask.dtype == bool
+    assert made.pixels.shape == made.mask.shape
+    assert 208 <= min(made.pixels.shape) <= max(made.pixels.shape) <= 256
+    assert made.label == label
+    assert made.patient == f"{label[:2]}_p0007"
+    assert made.view in VIEWS
+
+
+def test_all_views_occur_in_all_classes(slices: list[PhantomSlice]) -> None:
+    assert {(made.label, made.view) for made in slices} == set(itertools.product(LABELS, VIEWS))
+
+
+def test_masks_are_empty_for_notumor_alone_and_lie_in_the_head() -> None:
+    for i in range(108):
+        made = make_slice(2, LABELS[i // 3 % 4], i // 3, i % 3)
+        assert made.mask.any() == (made.label != "notumor"), (i, made.view, made.depth)
+        if made.mask.any():
+            # The head is what is far brighter than the noise of the air, with its dark holes filled row by row.
+            bright = made.pixels > 0.25 * np.quantile(made.pixels, 0.98)
+            rows, columns = np.nonzero(made.mask)
+            assert all(bright[r, :c].any() and bright[r, c:].any() for r, c in zip(rows, columns, strict=True)), i
+            assert 20 < made.mask.sum() < 0.12 * made.mask.size, i
+
+
+@pytest.mark.parametrize("label", ["meningioma", "pituitary"])
+def test_a_solid_tumour_is_brighter_than_what_surrounds_it(label: str) -> None:
+    for patient in range(12):
+        made = make_slice(0, label, patient, 0)
+        inner = made.pixels[made.mask].mean()
+        assert inner > 1.3 * np.median(made.pixels[made.pixels > 40]), patient
+
+
+def test_slices_of_a_patient_are_neighbours() -> None:
+    made = [make_slice(0, "meningioma", 9, n) for n in range(6)]
+    assert len({one.view for one in made}) == len({one.pixels.shape for one in made}) == 1
+    depths = sorted(one.depth for one in made)
+    assert depths[-1] - depths[0] <= 9
+    assert min(np.diff(depths)) > 0.3
+    flat = thumbnails([one.pixels for one in made])
+    stranger = thumbnails([make_slice(0, "meningioma", 10, 0).pixels])
+    assert (flat @ flat.T).min() > 0.9 > (flat @ stranger.T).max()
+
+
+def test_the_scanner_does_not_look_at_the_class() -> None:
+    for patient in range(10):
+        made = [make_slice(0, label, patient, 0) for label in LABELS]
+        assert len({(one.view, one.pixels.shape) for one in made}) == 1
+        assert len({tuple(np.flatnonzero(one.pixels.max(1) == 0)) for one in made}) == 1  # rows of the border
+
+
+def test_no_single_number_tells_the_class(slices: list[PhantomSlice]) -> None:
+    labels = np.array([made.label for made in slices])
+    numbers = {
+        "mean": [made.pixels.mean() for made in slices],
+        "brightest": [np.quantile(made.pixels, 0.999) for made in slices],
+        "spread": [made.pixels.std() for made in slices],
+        "noise": [made.pixels[12:20, 12:20].std() for made in slices],
+        "border": [(made.pixels == 0).mean() for made in slices],
+        "file size": [jpeg_bytes(made.pixels) for made in slices],
+        "pixels": [made.pixels.size for made in slices],
+        "aspect": [made.pixels.shape[0] / made.pixels.shape[1] for made in slices],
+        "view": [VIEWS.index(made.view) for made in slices],
+    }
+    # Chance is 0.25; the best of some dozen rules fitted to 160 slices comes to about 0.35.
+    told = {name: best_guess(np.array(values, float), labels) for name, values in numbers.items()}
+    assert max(told.values()) < 0.45, told
+    # The rule itself can see something: a number that does follow the class.
+    assert best_guess(np.array([made.mask.sum() for made in slices], float), labels) > 0.45
+
+
+def test_the_nearest_thumbnail_does_not_solve_it(slices: list[PhantomSlice]) -> None:
+    flat = thumbnails([made.pixels for made in slices])
+    labels = np.array([made.label for made in slices])
+    near = flat @ flat.T
+    np.fill_diagonal(near, -1)
+    assert (labels[near.argmax(1)] == labels).mean() < 0.90
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0, "cyst", 0, 0), "cyst"), ((-1, "glioma", 0, 0), "seed"), ((0, "glioma", -2, 0), "patient")],
+)
+def test_arguments_out_of_range(arguments: tuple[int, str, int, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        make_slice(*arguments)
+    assert error.value.cure
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_a_data_set(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "set", n_train=24, n_test=8, seed=5)
+    found = files(folder)
+    images = sorted(name for name in found if name.endswith(".jpg"))
+    assert len(images) == 32
+    assert found.keys() - set(images) == {f"masks/{n[:-4]}.png" for n in images} | {"phantom.json"}
+    per_class = {(part, label): 0 for part in ("Training", "Testing") for label in LABELS}
+    patients: dict[str, set[str]] = {"Training": set(), "Testing": set()}
+    for name in images:
+        part, label, file = name.split("/")
+        per_class[part, label] += 1
+        tag, patient, number = file.removesuffix(".jpg").split("_")
+        assert tag == f"{part[:2]}-{label[:2]}"
+        patients[part].add(patient)
+        made = make_slice(5, label, int(patient[1:]), int(number[1:]))
+        with Image.open(folder / name) as image, Image.open(folder / f"masks/{name[:-4]}.png") as mask:
+            assert image.mode == "L"
+            assert np.abs(np.asarray(image, int) - made.pixels).mean() < 4
+            assert np.array_equal(np.asarray(mask) > 0, made.mask)
+    assert set(per_class.values()) == {6, 2}
+    assert not patients["Training"] & patients["Testing"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+    more = files(write_dataset(tmp_path / "more", n_train=28, n_test=8, seed=5))
+    assert {name: more.get(name) for name in images} == {name: found[name] for name in images}
+
+
+def test_a_whole_data_set_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_dataset(tmp_path / "set", n_train=4, n_test=4)
+    before = files(folder)
+    stamp = folder.stat().st_mtime_ns, folder.stat().st_ino
+    with monkeypatch.context() as patch:
+        patch.setattr(phantom, "make_slice", lambda *_: pytest.fail("made anew"))
+        write_dataset(folder, n_train=4, n_test=4)
+    assert (folder.stat().st_mtime_ns, folder.stat().st_ino) == stamp
+
+    lost = next(folder.glob("masks/Testing/glioma/*.png"))
+    lost.unlink()
+    assert files(write_dataset(folder, n_train=4, n_test=4)) == before
+
+    other = files(write_dataset(folder, n_train=4, n_test=8))
+    assert len(other) == 25
+    monkeypatch.setattr(phantom, "GENERATOR", phantom.GENERATOR + 1)
+    write_dataset(folder, n_train=4, n_test=8)
+    assert files(folder)["phantom.json"] != other["phantom.json"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_stopped_half_way_nothing_is_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    folder = tmp_path / "set"
+    write_dataset(folder, n_train=4, n_test=4)
+    before = files(folder)
+    real, count = phantom._write_pair, itertools.count()
+
+    def failing(root: Path, path: str, made: PhantomSlice) -> None:
+        real(root, path, made)
+        if next(count) == 5:
+            raise stop
+
+    monkeypatch.setattr(phantom, "_write_pair", failing)
+    expected = RunError if isinstance(stop, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        write_dataset(folder, n_train=8, n_test=8)
+    assert files(folder) == before
+    count = itertools.count()
+    with pytest.raises(expected):
+        write_dataset(tmp_path / "new", n_train=8, n_test=8)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_with_something_else_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="something else") as error:
+        write_dataset(tmp_path, n_train=4, n_test=4)
+    assert error.value.cure
+    assert files(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert len(files(write_dataset(tmp_path / "empty", n_train=4, n_test=4))) == 17
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError):
+        write_dataset(tmp_path / "file", n_train=4, n_test=4)
+    with pytest.raises(ConfigError, match="n_test"):
+        write_dataset(tmp_path / "none", n_train=4, n_test=0)
+
+
+def test_contact_sheet(tmp_path: Path) -> None:
+    phantom.contact_sheet(tmp_path / "sheet.png", seed=0, n_per_class=2)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] == 384
+        rows = np.asarray(sheet).reshape(4, -1)
+    assert (rows.mean(1) > 15).all()
+    with pytest.raises(ConfigError):
+        phantom.contact_sheet(tmp_path / "sheet.png", n_per_class=0)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_dicom_and_nifti_agree(tmp_path: Path, suffix: str) -> None:
+    paths = phantom.write_dicom(tmp_path / "series", 0, "meningioma", 4)
+    series = [pydicom.dcmread(path) for path in paths]
+    assert len({image.SOPInstanceUID for image in series}) == len(series) == 37
+    assert len({image.SeriesInstanceUID for image in series}) == 1
+    assert {image.SOPClassUID.name for image in series} == {"MR Image Storage"}
+    assert all(image.SOPInstanceUID.is_valid for image in series)
+    first = series[0]
+    assert (first.PhotometricInterpretation, first.BitsAllocated, first.PatientPosition) == ("MONOCHROME2", 16, "HFS")
+    assert "PHANTOM" in first.PatientID
+
+    volume, mask = phantom.write_nifti(tmp_path / f"case{suffix}", 0, "meningioma", 4)
+    assert mask.name == f"case_mask{suffix}"
+    image, lesion = nibabel.load(volume), nibabel.load(mask)
+    assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+    assert image.shape == lesion.shape == (192, 192, 37)
+    assert np.allclose(image.header.get_zooms(), (1.25, 1.25, 4.0))
+    assert np.array_equal(image.affine, lesion.affine)
+    inside = np.asanyarray(lesion.dataobj) > 0
+    assert inside.any()
+    values = np.asanyarray(image.dataobj)
+    assert values[inside].mean() > 2 * values.mean()
+
+    # The same point in space has the same value in both, through each format's own geometry.
+    rng = np.random.default_rng(0)
+    for i, j, k in zip(*(rng.integers(0, n, 50) for n in image.shape), strict=True):
+        right, front, up = (image.affine @ [i, j, k, 1])[:3]
+        slab = next(one for one in series if one.ImagePositionPatient[2] == pytest.approx(up))
+        column = (-right - slab.ImagePositionPatient[0]) / slab.PixelSpacing[1]
+        row = (-front - slab.ImagePositionPatient[1]) / slab.PixelSpacing[0]
+        stored = slab.pixel_array[round(row), round(column)]
+        shown = stored * slab.RescaleSlope + slab.RescaleIntercept
+        assert shown == pytest.approx(values[i, j, k], abs=2)
+        assert (row, column) == pytest.approx((round(row), round(column)), abs=1e-3)
+
+
+def test_volumes_repeat_and_notumor_has_an_empty_mask(tmp_path: Path) -> None:
+    once = [phantom.write_nifti(tmp_path / f"{n}.nii.gz", 1, "notumor", 2) for n in "ab"]
+    assert once[0][0].read_bytes() == once[1][0].read_bytes()
+    assert not np.asanyarray(nibabel.load(once[0][1]).dataobj).any()
+    again = [phantom.write_dicom(tmp_path / n, 1, "pituitary", 2)[5].read_bytes() for n in "ab"]
+    assert again[0] == again[1]
+    with pytest.raises(ConfigError, match=r"\.nii"):
+        phantom.write_nifti(tmp_path / "a.mgz", 1, "notumor", 2)

@@ -1,0 +1,165 @@
+"""The search for twins agrees with a literal comparison in all eight orientations; groups do not chain on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from tumorlens.core.errors import DataError
+from tumorlens.data import near_duplicates as module
+from tumorlens.data.groups import group_twins
+from tumorlens.data.near_duplicates import TRANSFORMATIONS, find_twins, nearest_reference
+
+TURN = {
+    "direct": lambda a: a, "mirrored": np.fliplr, "flipped": np.flipud, "rotated 180": lambda a: np.rot90(a, 2),
+    "transposed": lambda a: a.T, "rotated 90": lambda a: np.rot90(a, -1), "rotated 270": lambda a: np.rot90(a, 1),
+    "anti-transposed": lambda a: np.rot90(a, 2).T,
+}  # fmt: skip
+
+
+def blobs(n: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    found = np.stack([gaussian_filter(random.normal(size=(32, 32)), 2.5) for _ in range(n)])
+    low, high = found.min(axis=(1, 2), keepdims=True), found.max(axis=(1, 2), keepdims=True)
+    return ((found - low) / (high - low) * 200 + 20).astype(np.uint8)
+
+
+def cosines(thumbnails: np.ndarray) -> np.ndarray:
+    """[n, n, 8], the slow way."""
+    x = thumbnails.astype(float) - thumbnails.mean(axis=(1, 2), keepdims=True)
+    norm = np.linalg.norm(x, axis=(1, 2), keepdims=True)
+    x = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+    return np.stack([np.einsum("iab,jab->ij", x, np.stack([TURN[t](a) for a in x])) for t in TRANSFORMATIONS], -1)
+
+
+@pytest.fixture
+def images(monkeypatch) -> np.ndarray:
+    monkeypatch.setattr(module, "_BLOCK", 37)  # several blocks, the last one short
+    found = blobs(150)
+    for k, name in enumerate(TRANSFORMATIONS):
+        found[2 * k] = TURN[name](found[2 * k + 1])
+    found[40] = found[41] = found[42]  # copies
+    found[50] = np.clip(found[51] * 0.5 + 60, 0, 255)  # darker, with less contrast
+    found[60:62] = 7  # without any structure
+    return found
+
+
+def test_all_pairs_and_nearest_are_those_of_the_literal_comparison(images) -> None:
+    reference = np.random.default_rng(1).random(150) < 0.6
+    reference[[1, 3, 5, 7, 9, 11, 13, 15, 41, 51]] = True
+    found = find_twins(images, reference, floor=0.6, workers=2)
+    every = cosines(images)
+    best = every.max(2)
+    same = np.array([[np.array_equal(a, b) for b in images] for a in images])
+    best[same] = 1
+    np.fill_diagonal(best, -2)
+    for i in range(150):
+        row = np.where(reference, best[i], -2)
+        assert found.similarity[i] == pytest.approx(row.max(), abs=2e-6)
+        assert row[found.nearest[i]] == pytest.approx(row.max(), abs=2e-6)
+        assert found.nearest[i] != i
+        if not same[i, found.nearest[i]]:
+            assert every[i, found.nearest[i], found.transformation[i]] == pytest.approx(row.max(), abs=2e-6)
+    wanted = {
+        (min(a, b), max(a, b))
+        for i, j in np.argwhere(best >= 0.6)
+        if (a := found.distinct[i]) != (b := found.distinct[j])
+    }
+    assert {tuple(pair) for pair in found.pairs.tolist()} == wanted
+    for k, name in enumerate(TRANSFORMATIONS):
+        if name not in ("transposed", "anti-transposed"):  # their own inverses are found either way
+            assert found.similarity[2 * k] == pytest.approx(1, abs=1e-5)
+            assert TRANSFORMATIONS[found.transformation[2 * k]] == name
+    assert found.similarity[50] > 0.999
+    assert found.similarity[40] == found.similarity[42] == 1
+
+
+@pytest.mark.parametrize("orientations", [slice(0, 1), slice(0, 2), slice(None)])
+def test_having_counts_copies_and_close_pairs_but_never_the_image_itself(images, orientations) -> None:
+    reference = np.zeros(150, bool)
+    reference[[1, 3, 5, 40]] = True
+    found = find_twins(images, reference, floor=0.6)
+    close = cosines(images)[:, :, orientations].max(2) >= 0.95
+    for i in range(150):
+        close[i] |= [np.array_equal(images[i], b) for b in images]
+    np.fill_diagonal(close, False)
+    assert np.array_equal(found.having(reference, 0.95, orientations), close[:, reference].any(1))
+
+
+def test_a_lower_threshold_than_was_searched_is_refused(images) -> None:
+    found = find_twins(images, np.ones(150, bool), floor=0.9)
+    with pytest.raises(DataError, match=r"from a similarity of 0\.9 on"):
+        found.having(np.ones(150, bool), 0.8)
+    with pytest.raises(DataError, match=r"from a similarity of 0\.9 on"):
+        group_twins(found, 0.8)
+
+
+def test_nearest_reference_with_and_without_mirrors(images) -> None:
+    chosen, reference = np.arange(150) < 30, np.arange(150) >= 30
+    every = cosines(images)
+    for found, kinds in zip(nearest_reference(images, chosen, reference), ([0], [0, 1]), strict=True):
+        best = every[:30, 30:][:, :, kinds].max(2)
+        got = found - 30
+        assert np.allclose(best[np.arange(30), got], best.max(1), atol=2e-6)
+
+
+def test_all_images_alike_and_none_alike() -> None:
+    same = np.repeat(blobs(1), 500, axis=0)
+    found = find_twins(same, np.ones(500, bool))
+    assert len(found.pairs) == 0
+    assert set(found.similarity) == {1.0}
+    assert len(np.unique(group_twins(found).of)) == 1  # copies stay together, whatever the cap
+    apart = find_twins(blobs(60), np.ones(60, bool), floor=0.95)
+    assert len(np.unique(group_twins(apart).of)) == 60
+
+
+def test_single_image_and_no_reference() -> None:
+    one = find_twins(blobs(1), np.ones(1, bool))
+    assert one.nearest.tolist() == [-1]
+    assert np.isnan(one.similarity[0])
+    none = find_twins(blobs(4), np.zeros(4, bool))
+    assert none.nearest.tolist() == [-1] * 4
+    assert not none.having(np.zeros(4, bool)).any()
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(DataError, match="do not fit"):
+        find_twins(np.zeros((3, 16, 16), np.uint8), np.ones(3, bool))
+    with pytest.raises(DataError, match="do not fit"):
+        find_twins(blobs(3), np.ones(3, bool), floor=0)
+
+
+def test_a_chain_of_like_images_is_cut_at_the_cap() -> None:
+    ends = blobs(2, seed=3).astype(float)
+    steps = np.linspace(0, 1, 40)[:, None, None]
+    chain = ((1 - steps) * ends[0] + steps * ends[1]).round().astype(np.uint8)
+    images = np.concatenate([chain, blobs(20, seed=4)])
+    found = find_twins(images, np.ones(60, bool), floor=0.9)
+    whole = group_twins(found, 0.99, cap=60)
+    assert np.bincount(whole.of).max() == 40
+    assert (whole.outgrown, whole.cut) == (0, 0)
+    cut = group_twins(found, 0.99, cap=15)
+    assert np.bincount(cut.of).max() <= 15
+    assert cut.outgrown == 1
+    assert cut.cut > 0
+    assert len(np.unique(cut.of)) > len(np.unique(whole.of))
+
+
+def test_coarser_groups_are_unions_of_finer_ones() -> None:
+    ends = blobs(2, seed=3).astype(float)
+    steps = np.linspace(0, 1, 200)[:, None, None]
+    chain = ((1 - steps) * ends[0] + steps * ends[1]).round().astype(np.uint8)
+    found = find_twins(chain, np.ones(200, bool), floor=0.9)
+    for cap in (20, 60, 120):
+        fine, coarse = (group_twins(found, threshold, cap=cap) for threshold in (0.99, 0.95))
+        assert coarse.outgrown
+        assert len(np.unique(np.stack([fine.of, coarse.of]), axis=1).T) == len(np.unique(fine.of))
+
+
+def test_groups_are_numbered_by_first_appearance(images) -> None:
+    of = group_twins(find_twins(images, np.ones(150, bool)), 0.99).of
+    first = [int(np.flatnonzero(of == g)[0]) for g in range(of.max() + 1)]
+    assert first == sorted(first)
+    assert of[0] == of[1]
+    assert of[40] == of[41] == of[42]

@@ -1,0 +1,362 @@
+"""Metrics against small cases computed by hand and against scikit-learn; predictions.csv and its damage."""
+
+import dataclasses
+import errno
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from tumorlens.core.errors import DataError, RunError
+from tumorlens.evaluation.metrics import calibration, evaluate_predictions, measure
+from tumorlens.evaluation.predictions import Predictions, read_predictions, write_predictions
+
+CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+# Three classes, six images; predicted: a a b | b | c a
+LABELS = np.array([0, 0, 0, 1, 2, 2])
+PROBABILITIES = np.array(
+    [
+        [0.8, 0.1, 0.1],
+        [0.5, 0.3, 0.2],
+        [0.2, 0.7, 0.1],
+        [0.1, 0.9, 0.0],
+        [0.0, 0.0, 1.0],
+        [0.6, 0.1, 0.3],
+    ]
+)
+
+
+def random_case(n: int, k: int = 4, seed: int = 0, skill: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = random.integers(k, size=n)
+    logits = random.normal(size=(n, k)) * 1.5
+    logits[np.arange(n), labels] += skill
+    p = np.exp(logits)
+    return labels, p / p.sum(1, keepdims=True)
+
+
+def predictions(n: int = 60, seed: int = 0) -> Predictions:
+    labels, p = random_case(n, seed=seed)
+    splits = tuple(("train", "validation", "test")[i % 3] for i in range(n))
+    paths = tuple(f"{'Testing' if s == 'test' else 'Training'}/{CLASSES[y]}/{i:03}.jpg" for i, (s, y) in
+                  enumerate(zip(splits, labels, strict=True)))  # fmt: skip
+    return Predictions(paths, labels, p, splits, CLASSES)
+
+
+class TestMeasureByHand:
+    found = measure(LABELS, PROBABILITIES, "abc")
+
+    def test_counts(self):
+        assert self.found["n"] == 6
+        assert self.found["correct"] == 4
+        assert self.found["accuracy"] == pytest.approx(4 / 6)
+        assert self.found["confusion"] == [[2, 1, 0], [0, 1, 0], [1, 0, 1]]
+
+    def test_per_class(self):
+        a = self.found["per_class"]["a"]
+        assert (a["precision"], a["recall"], a["f1"], a["support"]) == (2 / 3, 2 / 3, pytest.approx(2 / 3), 3)
+        # a's scores 0.8 0.5 0.2 against 0.1 0.0 0.6: of nine pairs 0.5<0.6 and 0.2<0.6 are wrong
+        assert a["roc_auc"] == pytest.approx(7 / 9)
+        # positives at ranks 1, 3, 4: (1/1 + 2/3 + 3/4) / 3
+        assert a["average_precision"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+        assert self.found["per_class"]["b"]["precision"] == 0.5
+        assert self.found["per_class"]["c"]["recall"] == 0.5
+
+    def test_averages(self):
+        assert self.found["macro"]["precision"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+        assert self.found["macro"]["recall"] == pytest.approx((2 / 3 + 1 + 1 / 2) / 3)
+        assert self.found["weighted"]["recall"] == pytest.approx(4 / 6)
+        assert self.found["weighted"]["precision"] == pytest.approx((3 * 2 / 3 + 1 * 1 / 2 + 2 * 1) / 6)
+
+    def test_losses(self):
+        chosen = [0.8, 0.5, 0.2, 0.9, 1.0, 0.3]
+        assert self.found["log_loss"] == pytest.approx(-sum(map(math.log, chosen)) / 6)
+        squares = [0.06, 0.25 + 0.09 + 0.04, 0.64 + 0.49 + 0.01, 0.02, 0.0, 0.36 + 0.01 + 0.49]
+        assert self.found["brier"] == pytest.approx(sum(squares) / 6)
+
+    def test_calibration(self):
+        # Tops 0.8 0.5 0.7 0.9 1.0 0.6, right: 1 1 0 1 1 0. 15ths: 0.8 ends bin 12, 0.6 ends bin 9;
+        # 0.9 and 1.0 are in bins 14 and 15. Each image is alone in its bin.
+        tops, right = [0.8, 0.5, 0.7, 0.9, 1.0, 0.6], [1, 1, 0, 1, 1, 0]
+        assert len(self.found["reliability"]) == 6
+        assert self.found["ece"] == pytest.approx(sum(abs(r - t) for t, r in zip(tops, right, strict=True)) / 6)
+
+
+class TestCalibration:
+    def test_bins_of_several_images(self):
+        ece, bins = calibration(np.array([0.95, 0.97, 0.99, 0.55]), np.array([True, True, False, True]))
+        assert [(b["n"], pytest.approx(b["confidence"]), b["accuracy"]) for b in bins] == [
+            (1, 0.55, 1.0),
+            (3, 0.97, 2 / 3),
+        ]
+        assert ece == pytest.approx((3 * abs(2 / 3 - 0.97) + 0.45) / 4)
+
+    def test_upper_edge_belongs_to_its_bin(self):
+        _, bins = calibration(np.array([1 / 3, 0.4, np.nextafter(0.4, 1), 1.0]), np.ones(4, bool))
+        assert [(pytest.approx(b["low"] * 15), pytest.approx(b["high"] * 15)) for b in bins] == [
+            (4, 5), (5, 6), (6, 7), (14, 15)
+        ]  # fmt: skip
+
+    def test_perfect_and_worst(self):
+        assert calibration(np.ones(5), np.ones(5, bool))[0] == 0
+        assert calibration(np.ones(5), np.zeros(5, bool))[0] == 1
+
+
+class TestMeasure:
+    @pytest.mark.parametrize(("n", "k"), [(500, 4), (40, 4), (300, 2), (300, 7)])
+    def test_as_scikit_learn(self, n, k):
+        labels, p = random_case(n, k)
+        names = [f"class {i}" for i in range(k)]
+        found = measure(labels, p, names)
+        guess = p.argmax(1)
+        report = oracle.classification_report(labels, guess, target_names=names, output_dict=True)
+        for key, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert found["macro"][key] == pytest.approx(report["macro avg"][theirs])
+            assert found["weighted"][key] == pytest.approx(report["weighted avg"][theirs])
+            for name in names:
+                assert found["per_class"][name][key] == pytest.approx(report[name][theirs])
+        assert found["log_loss"] == pytest.approx(oracle.log_loss(labels, p))
+        assert found["brier"] == pytest.approx(oracle.brier_score_loss(labels, p, scale_by_half=False) if k > 2 else
+                                               2 * oracle.brier_score_loss(labels, p[:, 1]))  # fmt: skip
+        auc = oracle.roc_auc_score(labels, p if k > 2 else p[:, 1], multi_class="ovr")
+        assert found["macro"]["roc_auc"] == pytest.approx(auc)
+        assert found["text"] == oracle.classification_report(labels, guess, target_names=names, digits=4)
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(1, 80), st.integers(2, 5), st.integers(0, 10_000), st.randoms(use_true_random=False))
+    def test_order_of_images_does_not_matter(self, n, k, seed, shuffler):
+        labels, p = random_case(n, k, seed)
+        names = [str(i) for i in range(k)]
+        order = list(range(n))
+        shuffler.shuffle(order)
+        one, two = measure(labels, p, names), measure(labels[order], p[order], names)
+        for key in ("confusion", "correct", "text", "accuracy_interval", "roc"):
+            assert one[key] == two[key]
+        for key in ("log_loss", "brier", "ece"):
+            assert one[key] == pytest.approx(two[key], abs=1e-12)
+            assert 0 <= one[key] < 40
+        assert one["brier"] <= 2
+        json.dumps(one, allow_nan=False)
+
+    def test_class_names_follow_the_columns(self):
+        labels, p = random_case(200)
+        found = measure(labels, p, CLASSES)
+        turned = measure(3 - labels, p[:, ::-1], CLASSES[::-1])
+        assert turned["per_class"] == {name: found["per_class"][name] for name in CLASSES[::-1]}
+
+    def test_absent_class_is_left_out_of_means(self):
+        labels, p = random_case(200)
+        keep = labels != 2
+        found = measure(labels[keep], p[keep], CLASSES)
+        absent = found["per_class"]["notumor"]
+        assert absent["support"] == 0
+        assert absent["roc_auc"] is None
+        assert absent["average_precision"] is None
+        assert "notumor" not in found["roc"]
+        assert sum(row[2] for row in found["confusion"]) > 0, "the case must predict the absent class"
+        for key in found["macro"]:
+            others = [found["per_class"][name][key] for name in CLASSES if name != "notumor"]
+            assert found["macro"][key] == pytest.approx(sum(others) / 3)
+
+    def test_a_class_that_is_never_predicted_scores_nothing(self):
+        row = measure([0, 1], [[0.9, 0.1], [0.8, 0.2]], ("a", "b"))["per_class"]["b"]
+        assert (row["precision"], row["recall"], row["f1"], row["roc_auc"]) == (0, 0, 0, 1)
+
+    def test_one_image(self):
+        found = measure([1], [[0.3, 0.7]], ("no", "yes"))
+        assert found["accuracy"] == 1
+        assert found["macro"]["roc_auc"] is None
+        assert found["macro"]["recall"] == 1
+        assert found["roc"] == {}
+
+    def test_all_right_and_sure(self):
+        p = np.eye(4)[[0, 1, 2, 3]]
+        found = measure([0, 1, 2, 3], p, CLASSES)
+        assert (found["accuracy"], found["log_loss"], found["brier"], found["ece"]) == (1, 0, 0, 0)
+        assert math.copysign(1, found["log_loss"]) == 1
+        assert found["macro"]["roc_auc"] == 1
+
+    def test_sure_and_wrong_is_finite_and_worst(self):
+        found = measure([0], [[0.0, 1.0]], ("a", "b"))
+        assert found["brier"] == 2
+        assert found["log_loss"] == pytest.approx(52 * math.log(2))
+
+    def test_roc_is_thinned_without_moving(self):
+        labels, p = random_case(7000, k=2, skill=0.5)
+        found = measure(labels, p, ("a", "b"))
+        curve = found["roc"]["b"]
+        fpr, tpr, _ = oracle.roc_curve(labels == 1, p[:, 1])
+        assert len(fpr) > 1000 > 200 >= len(curve["fpr"]) == len(curve["tpr"]) > 100
+        assert (curve["fpr"][0], curve["tpr"][0], curve["fpr"][-1], curve["tpr"][-1]) == (0, 0, 1, 1)
+        assert oracle.auc(curve["fpr"], curve["tpr"]) == pytest.approx(found["per_class"]["b"]["roc_auc"], abs=0.002)
+        away = np.abs(fpr[:, None] - curve["fpr"]) + np.abs(tpr[:, None] - curve["tpr"])
+        assert away.min(1).max() <= 0.0102
+
+    @pytest.mark.parametrize(
+        ("labels", "p", "words"),
+        [
+            ([], np.zeros((0, 2)), "no images"),
+            ([0], [[0.5, 0.4]], "sum is not 1"),
+            ([0], [[3.0, -2.0]], "negative"),
+            ([0, 1], [[0.5, 0.5], [float("nan"), 0.5]], "image 1"),
+            ([0], [[float("inf"), -float("inf")]], "not finite"),
+            ([2], [[0.5, 0.5]], "from 0 to 1"),
+            ([-1], [[0.5, 0.5]], "from 0 to 1"),
+            ([0.5], [[0.5, 0.5]], "whole numbers"),
+            ([0], [[0.5, 0.25, 0.25]], "do not fit 2 classes"),
+            ([0, 1], [[0.5, 0.5]], "do not fit 2 classes"),
+        ],
+    )
+    def test_refuses(self, labels, p, words):
+        with pytest.raises(DataError, match=words):
+            measure(np.array(labels), np.array(p), ("a", "b"))
+
+    def test_float32_probabilities_pass(self):
+        labels, p = random_case(100)
+        assert measure(labels, p.astype(np.float32), CLASSES)["n"] == 100
+
+
+class TestEvaluatePredictions:
+    def test_each_part_by_itself(self):
+        all_of_them = predictions()
+        found = evaluate_predictions(all_of_them, "initial")
+        assert found["configuration"] == "initial"
+        assert found["classes"] == list(CLASSES)
+        assert list(found["parts"]) == ["train", "validation", "test"]
+        assert {name: part["n"] for name, part in found["parts"].items()} == dict.fromkeys(found["parts"], 20)
+        chosen = slice(2, None, 3)
+        expected = measure(all_of_them.labels[chosen], all_of_them.probabilities[chosen], CLASSES)
+        assert found["parts"]["test"] == expected
+
+    def test_only_parts_that_are_there(self):
+        assert list(evaluate_predictions(predictions().part("test"), "x")["parts"]) == ["test"]
+
+    def test_no_predictions(self):
+        with pytest.raises(DataError, match="no predictions"):
+            evaluate_predictions(dataclasses.replace(predictions().part("test")).part("train"), "x")
+
+
+class TestPredictions:
+    def test_refuses_a_path_twice(self):
+        with pytest.raises(DataError, match=r"'a\.jpg' is predicted twice"):
+            Predictions(("a.jpg", "a.jpg"), np.array([0, 1]), np.eye(2), ("test", "test"), ("x", "y"))
+
+    def test_refuses_an_unknown_split(self):
+        with pytest.raises(DataError, match="'exam' is unknown"):
+            Predictions(("a.jpg",), np.array([0]), np.array([[1.0, 0.0]]), ("exam",), ("x", "y"))
+
+    def test_refuses_other_lengths(self):
+        with pytest.raises(DataError, match="2 paths, 1 splits and 2 labels"):
+            Predictions(("a.jpg", "b.jpg"), np.array([0, 1]), np.eye(2), ("test",), ("x", "y"))
+
+
+class TestFile:
+    def test_round_trip(self, tmp_path):
+        before = predictions()
+        write_predictions(tmp_path / "initial" / "predictions.csv", before)
+        after = read_predictions(tmp_path / "initial" / "predictions.csv")
+        assert after.paths == before.paths
+        assert after.splits == before.splits
+        assert after.classes == CLASSES
+        assert after.labels.dtype == np.int64
+        np.testing.assert_array_equal(after.labels, before.labels)
+        np.testing.assert_array_equal(after.probabilities, before.probabilities)
+        assert evaluate_predictions(after, "x") == evaluate_predictions(before, "x")
+
+    def test_nine_digits(self, tmp_path):
+        third = Predictions(('a,"b".jpg',), np.array([1]), np.array([[2e-9 / 3, 1 - 2e-9 / 3]]), ("test",), ("x", "y"))
+        write_predictions(tmp_path / "predictions.csv", third)
+        text = (tmp_path / "predictions.csv").read_text()
+        assert text == 'path,label,predicted,split,p_x,p_y\n"a,""b"".jpg",y,y,test,6.66666667e-10,0.999999999\n'
+        assert read_predictions(tmp_path / "predictions.csv").probabilities[0, 0] == 6.66666667e-10
+
+    def test_close_call_reads_back(self, tmp_path):
+        # The second class leads by less than 9 digits tell; both sides must then agree on the first.
+        close = Predictions(("a",), np.array([1]), np.array([[0.5 - 1e-13, 0.5 + 1e-13]]), ("test",), ("x", "y"))
+        write_predictions(tmp_path / "predictions.csv", close)
+        assert read_predictions(tmp_path / "predictions.csv").predicted == close.predicted == [0]
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1),
+                 min_size=1, max_size=6, unique=True),
+        st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1),
+                 min_size=2, max_size=4, unique=True),
+        st.integers(0, 1000),
+    )  # fmt: skip
+    def test_any_names_round_trip(self, tmp_path_factory, paths, classes, seed):
+        labels, p = random_case(len(paths), len(classes), seed)
+        before = Predictions(tuple(paths), labels, p, ("test",) * len(paths), tuple(classes))
+        path = tmp_path_factory.mktemp("names") / "predictions.csv"
+        write_predictions(path, before)
+        after = read_predictions(path)
+        assert (after.paths, after.classes) == (before.paths, before.classes)
+        np.testing.assert_array_equal(after.probabilities, before.probabilities)
+
+    good = "path,label,predicted,split,p_x,p_y\na.jpg,x,x,test,0.75,0.25\nb.jpg,y,x,train,0.6,0.4\n"
+
+    def test_the_good_one_reads(self, tmp_path):
+        (tmp_path / "predictions.csv").write_text(self.good)
+        assert len(read_predictions(tmp_path / "predictions.csv")) == 2
+
+    @pytest.mark.parametrize(
+        ("old", "new", "words"),
+        [
+            (",split", "", "line 1: column 'split' is missing"),
+            (",p_x,p_y", ",p_x,p_x", "line 1: a column stands twice"),
+            ("p_x,p_y", "p_x,q_y", "line 1: there are fewer than two columns"),
+            ("0.25", "many", "line 2: p_y is 'many'"),
+            ("0.25", "nan", "line 2: the probabilities"),
+            ("0.25", "0.2", "line 2: the probabilities"),
+            ("0.75,0.25", "1.5,-0.5", "line 2: the probabilities"),
+            ("0.75,0.25", "inf,0.25", "line 2: the probabilities"),
+            ("b.jpg,y", "b.jpg,z", "line 3: label 'z'"),
+            ("b.jpg,y,x", "b.jpg,y,y", "line 3: predicted is 'y', but 'x'"),
+            ("train", "training", "line 3: split 'training'"),
+            ("b.jpg", "a.jpg", r"line 3: image 'a\.jpg' stands twice"),
+            (",0.6,0.4", ",0.6", "line 3: 5 values where the header has 6"),
+            (",0.6,0.4", ",0.6,0.4,0", "line 3: 7 values where the header has 6"),
+            ("b.jpg,y", 'b.jpg,"y', "line 3: "),
+            (good, "", "line 0: column 'path' is missing"),
+            ("a.jpg,x,x,test,0.75,0.25\nb.jpg,y,x,train,0.6,0.4\n", "", "has no rows"),
+        ],
+    )  # fmt: skip
+    def test_damage_is_named_with_its_line(self, tmp_path, old, new, words):
+        assert old in self.good
+        path = tmp_path / "run" / "initial" / "predictions.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text(self.good.replace(old, new))
+        with pytest.raises(RunError, match=words) as caught:
+            read_predictions(path)
+        assert str(path) in caught.value.what
+        assert caught.value.cure == f"Write it anew: tumorlens evaluate {tmp_path / 'run'}"
+
+    def test_bytes_that_are_no_text(self, tmp_path):
+        (tmp_path / "predictions.csv").write_bytes(self.good.encode() + b"\xff\xfe\n")
+        with pytest.raises(RunError, match="utf-8"):
+            read_predictions(tmp_path / "predictions.csv")
+
+    def test_missing_and_a_folder(self, tmp_path):
+        with pytest.raises(RunError, match="is missing"):
+            read_predictions(tmp_path / "predictions.csv")
+        with pytest.raises(RunError, match="cannot be read"):
+            read_predictions(tmp_path)
+
+    def test_a_full_disk_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / "predictions.csv"
+        write_predictions(path, predictions())
+        before = path.read_bytes()
+
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match="disk is full"):
+            write_predictions(path, predictions(seed=1))
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["predictions.csv"]

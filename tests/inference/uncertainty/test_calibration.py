@@ -1,0 +1,155 @@
+"""Temperature, calibration error and selective prediction against scikit-learn, by hand, and by simulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from robustness.selective import risk_coverage
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import brier_score_loss
+from sklearn.metrics import log_loss as sklearn_log_loss
+
+from tumorlens.core.errors import DataError
+from tumorlens.inference.uncertainty.arrays import softmax
+from tumorlens.inference.uncertainty.calibration import (
+    brier,
+    calibration_error,
+    expected_calibration_error,
+    fit_temperature,
+    log_loss,
+    reliability,
+)
+
+
+def draws(n: int, k: int = 4, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels drawn from softmax(logits / temperature): that temperature calibrates them."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (n, k))
+    probabilities = softmax(logits, temperature)
+    labels = (probabilities.cumsum(1) < rng.random((n, 1))).sum(1).clip(0, k - 1)
+    return logits, labels
+
+
+class Logits(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose features are its logits."""
+
+    def fit(self, x, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def decision_function(self, x):
+        return x
+
+    def predict(self, x):
+        return self.classes_[x.argmax(1)]
+
+
+class TestTemperature:
+    @pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
+    def test_as_scikit_learn(self, true):
+        logits, labels = draws(800, temperature=true)
+        theirs = CalibratedClassifierCV(FrozenEstimator(Logits().fit(logits, labels)), method="temperature", cv=2)
+        theirs.fit(logits, labels)
+        ours = softmax(logits, fit_temperature(logits, labels))
+        assert ours == pytest.approx(theirs.predict_proba(logits), abs=2e-4)
+
+    @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+    def test_finds_the_temperature_that_drew_the_labels(self, true):
+        assert fit_temperature(*draws(20_000, temperature=true)) == pytest.approx(true, rel=0.04)
+
+    def test_no_other_temperature_is_better(self):
+        logits, labels = draws(300, temperature=1.7)
+        best = fit_temperature(logits, labels)
+        losses = [log_loss(logits, labels, best * factor) for factor in (0.9, 0.999, 1.001, 1.1)]
+        assert min(losses) >= log_loss(logits, labels, best)
+
+    def test_stays_1_where_every_image_is_right(self):
+        assert fit_temperature([[2.0, 0.0], [0.0, 1.0]], [0, 1]) == 1.0
+
+    @given(st.integers(0, 50))
+    def test_never_changes_the_most_probable_class(self, seed):
+        logits, labels = draws(30, temperature=2.0, seed=seed)
+        assert (softmax(logits, fit_temperature(logits, labels)).argmax(1) == logits.argmax(1)).all()
+
+    @pytest.mark.parametrize(
+        ("logits", "labels"),
+        [(np.zeros((0, 2)), np.zeros(0, int)), ([[1.0, np.nan]], [0]), ([[1.0, 2.0]], [2]), ([[1.0, 2.0]], [0.5])],
+    )
+    def test_bad_input(self, logits, labels):
+        with pytest.raises(DataError) as caught:
+            fit_temperature(logits, labels)
+        assert caught.value.cure
+
+
+class TestCalibrationError:
+    def test_by_hand(self):
+        confidence, correct = np.array([0.6, 0.9, 0.7, 1.0]), np.array([True, True, False, True])
+        bins = reliability(confidence, correct, bins=2)
+        assert [(b["n"], b["accuracy"]) for b in bins] == [(2, 0.5), (2, 1.0)]
+        assert [b["confidence"] for b in bins] == pytest.approx([0.65, 0.95])
+        assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx((0.15 + 0.05) / 2)
+
+    def test_bins_hold_equally_many(self):
+        logits, labels = draws(1000)
+        p = softmax(logits)
+        assert {b["n"] for b in reliability(p.max(1), p.argmax(1) == labels)} <= {66, 67}
+
+    def test_the_order_of_equally_sure_images_does_not_matter(self):
+        confidence, correct = np.full(100, 0.9), np.arange(100) < 50
+        assert expected_calibration_error(confidence, correct) == pytest.approx(0.4)
+        assert expected_calibration_error(confidence, correct[::-1]) == pytest.approx(0.4)
+
+    def test_falls_to_near_0_with_the_right_temperature(self):
+        logits, labels = draws(20_000, temperature=2.5)
+        before = calibration_error(softmax(logits), labels, repeats=50)
+        after = calibration_error(softmax(logits, fit_temperature(logits, labels)), labels, repeats=50)
+        assert before["ece"] > 0.1
+        assert after["ece"] < 0.02  # the bias of 20,000 images
+
+    def test_interval_holds_the_error_in_most_draws(self):
+        # Softmax at 1 of labels drawn at 2: an error that 200,000 images tell exactly enough.
+        logits, labels = draws(200_000, temperature=2.0, seed=99)
+        truth = expected_calibration_error(softmax(logits).max(1), logits.argmax(1) == labels)
+        held = 0
+        for seed in range(50):
+            logits, labels = draws(400, temperature=2.0, seed=seed)
+            low, high = calibration_error(softmax(logits), labels, repeats=100, seed=seed)["interval"]
+            held += low <= truth <= high
+        assert held >= 42  # 95 % of 50 is 47.5, and 42 its 0.5 % quantile
+
+    def test_groups_widen_it(self):
+        logits, labels = draws(300, temperature=3.0)
+        logits, labels = logits.repeat(4, 0), labels.repeat(4)
+        alone = calibration_error(softmax(logits), labels, repeats=300)["interval"]
+        grouped = calibration_error(softmax(logits), labels, np.arange(300).repeat(4), repeats=300)["interval"]
+        assert grouped[1] - grouped[0] > 1.5 * (alone[1] - alone[0])
+
+    def test_brier_and_log_loss_as_scikit_learn(self):
+        logits, labels = draws(500)
+        p = softmax(logits)
+        expected = brier_score_loss(labels, p, labels=range(4), scale_by_half=False)
+        assert brier(p, labels) == pytest.approx(expected)
+        assert log_loss(logits, labels) == pytest.approx(sklearn_log_loss(labels, p, labels=range(4)))
+
+
+class TestRiskCoverage:
+    def test_by_hand(self):
+        found = risk_coverage(np.array([0.9, 0.6, 0.8, 0.7]), np.array([True, False, True, False]))
+        assert found["risk"] == pytest.approx([0, 0, 1 / 3, 1 / 2])
+        assert found["aurc"] == pytest.approx((1 / 3 + 1 / 2) / 4)
+        assert found["accuracy"] == 0.5
+
+    def test_leaves_out_at_least_the_share(self):
+        correct = np.ones(21, bool)
+        correct[[1, 2]] = False  # the second and third least certain
+        found = risk_coverage(np.linspace(0.5, 1, 21), correct)
+        assert found["accuracy_at_0.95_coverage"] == pytest.approx(18 / 19)  # 5 % of 21 is two
+        assert found["accuracy_at_0.9_coverage"] == 1  # and 10 % three
+
+    def test_a_useless_certainty_gains_nothing(self):
+        correct = np.arange(100) % 10 > 0
+        found = risk_coverage(np.full(100, 0.5), correct)
+        assert found["aurc"] == pytest.approx(0.1)
+        assert found["accuracy_at_0.9_coverage"] == pytest.approx(0.9)

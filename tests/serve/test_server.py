@@ -1,0 +1,327 @@
+"""The service under uvicorn: slow, broken and impatient clients, signals, workers."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import clients
+import httpx
+import pytest
+import uvicorn
+from serve_model import png, problem_of, write_model
+
+from tumorlens.inference.classifier import load_classifier
+from tumorlens.serve import admission
+from tumorlens.serve import server as running
+from tumorlens.serve.app import create_app
+from tumorlens.serve.settings import Settings
+
+workers = clients.workers
+
+NAME = "Mueller_Anna_1970"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "classifier.onnx")
+
+
+def until(condition, seconds=8.0):
+    """Wait for something that must come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.02)
+
+
+def read_all(client):
+    """What comes until the other side closes."""
+    found = b""
+    while part := client.recv(65536):
+        found += part
+    return found
+
+
+@contextmanager
+def on_a_thread(app):
+    """An application under uvicorn; gives the server and its address."""
+    config = uvicorn.Config(app, port=0, http=running.Connection, ws="none", log_config=None, lifespan="on")
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    until(lambda: server.started)
+    yield server, listener.getsockname()
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    """The service on a thread of this process, with little patience; gives its admission and its address."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "HEADER_SECONDS", 0.4)
+        patch.setattr(admission, "GRACE", 0.4)
+        app = create_app(load_classifier(model, 1), Settings(model=model, quiet=True, window=0.3))
+        with on_a_thread(app) as (_, address):
+            yield app.state.admission, address
+
+
+def test_a_request_that_is_on_its_way_at_the_end_is_answered(model, monkeypatch):
+    monkeypatch.setattr(running, "_ON_THE_WAY", 3.0)
+    app = create_app(load_classifier(model, 1), Settings(model=model, quiet=True))
+    with (
+        on_a_thread(app) as (server, address),
+        socket.create_connection(address, timeout=5) as new,
+        socket.create_connection(address, timeout=5) as kept,
+    ):
+        kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while b"alive" not in answer:
+            answer += kept.recv(65536)
+        until(lambda: len(server.server_state.connections) == 2)
+        app.state.admission.draining = True
+        server.should_exit = True
+        until(lambda: not server.servers[0].is_serving())
+        time.sleep(0.2)  # uvicorn has told its connections by now
+        for client in (new, kept):
+            client.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = read_all(client)  # and then it closes
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"urn:tumorlens:problem:stopping" in answer
+
+
+class TestConnections:
+    @contextmanager
+    def client(self, server):
+        with socket.create_connection(server[1], timeout=5) as client:
+            yield client
+
+    def test_a_slow_header_is_cut(self, server):
+        with self.client(server) as client:
+            began = time.monotonic()
+            client.sendall(b"GET /healthz HT")
+            assert read_all(client) == b""
+            assert time.monotonic() - began < 3
+
+    def test_a_slow_body_is_answered_and_cut(self, server):
+        with self.client(server) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab")
+            answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"urn:tumorlens:problem:too-slow" in answer
+        until(lambda: server[0].present == server[0].held == server[0].in_work == 0)
+
+    def test_slow_bodies_take_no_places(self, server):
+        with self.client(server) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab")
+            until(lambda: server[0].held == 2)
+            assert server[0].in_work == 0
+
+    def test_a_half_sent_body_frees_what_it_held(self, server):
+        with self.client(server) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500)
+            until(lambda: server[0].held == 500)
+        until(lambda: server[0].present == server[0].held == 0)
+
+    def test_who_hangs_up_frees_the_place(self, server):
+        body = png()
+        with self.client(server) as client:
+            header = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.sendall(header.encode() + body)
+            until(lambda: server[0].in_work == 1)
+        began = time.monotonic()
+        until(lambda: server[0].in_work == 0)
+        assert time.monotonic() - began < 0.25  # before the batch's window is over
+
+    def test_what_is_sent_after_the_answer_does_not_hold_the_line(self, server):
+        with self.client(server) as client:
+            client.sendall(b"PUT /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab")
+            answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 405 ")
+
+
+@contextmanager
+def process(model, *options, temporary=None, group=False, command=None):
+    """`tumorlens serve` as a process; gives it and its address."""
+    command = command or [
+        sys.executable, "-m", "tumorlens", "serve", "--model", str(model), "--port", "0", *options
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"TMPDIR": str(temporary)} if temporary else {})
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+                               start_new_session=group)  # fmt: skip
+    try:
+        assert running.stderr is not None
+        address = re.search(r"http://[^ ]+", running.stderr.readline())
+        assert address
+        with httpx.Client(base_url=address.group(), timeout=120) as client:
+            yield running, client
+    finally:
+        running.kill()
+        running.wait()
+        running.stdout.close()
+        running.stderr.close()
+
+
+def test_a_service_from_start_to_end(model, tmp_path):
+    with process(model, "--window", "0.8", temporary=tmp_path) as (running, client):
+        parts = [("file", (f"{NAME}.png", png())), ("file", ("big.png", bytes(2_000_000)))]
+        rows = [
+            json.loads(line) for line in client.post("/v1/batch", files=parts, params={"plane": "axial"}).iter_lines()
+        ]
+        assert [row["file"] for row in rows] == [f"{NAME}.png", "big.png"]
+        assert client.post(f"/v1/predict?name={NAME}", content=b"x" + NAME.encode()).status_code == 415
+        assert list(tmp_path.iterdir()) == []
+
+        answers = {}
+        waiting = threading.Thread(target=lambda: answers.update(first=client.post("/v1/predict", content=png())))
+        with httpx.Client(base_url=client.base_url, timeout=30) as other:
+            assert other.get("/readyz").status_code == 200
+            waiting.start()
+            time.sleep(0.3)
+            began = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+            late = other.post("/v1/predict", content=png())
+        waiting.join()
+        assert answers["first"].status_code == 200
+        assert problem_of(late) == (503, "stopping")
+        assert running.wait(10) == 0
+        assert time.monotonic() - began < 10
+        log = running.stderr.read()
+    assert NAME not in log
+    assert "POST /v1/batch 200" in log
+    assert "127.0.0.1" not in log
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for workers in /proc")
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_worker_that_is_killed_is_replaced(model, tmp_path, ready):
+    with process(model, "--workers", "2", "--quiet", temporary=tmp_path) as (running, client):
+        until(lambda: len(workers(running.pid)) == 2, 120)
+        if ready:
+            assert client.post("/v1/predict", content=png()).status_code == 200
+        before = workers(running.pid)
+        os.kill(before[1], signal.SIGKILL)  # where they are not ready, it is still importing
+        until(lambda: before[1] not in (now := workers(running.pid)) and len(now) == 2, 120)
+        with httpx.Client(base_url=client.base_url, timeout=120) as fresh:
+            assert fresh.post("/v1/predict", content=png()).status_code == 200
+            text = fresh.get("/metrics").text
+        assert f'route="/v1/predict",status="200"}} {1 + ready}.0' in text  # of all workers, the dead one too
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(30) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def patched(folder, model, lines, workers=1):
+    """Words that start a service whose module `answers` or `running` is changed by lines of Python.
+
+    They stand in a file, which workers run too.
+    """
+    (folder / "service.py").write_text(
+        "import pathlib, sys, time\nfrom tumorlens.serve import service as answers, server as running\n"
+        f"from tumorlens.serve.settings import Settings\nread = answers.read_stream\n{lines}\n"
+        f"settings = Settings(model=pathlib.Path({str(model)!r}), port=0, quiet=True, workers={workers})\n"
+        "if __name__ == '__main__':\n    sys.exit(running.serve(settings))\n"
+    )
+    return [sys.executable, str(folder / "service.py")]
+
+
+SLOW = """
+def slow(*words):
+    print("reading", flush=True)
+    time.sleep(SECONDS)
+    yield from read(*words)
+answers.read_stream = slow
+"""
+ENDLESS = SLOW.replace("SECONDS", "300")
+
+
+@contextmanager
+def asking(running, client):
+    """A file that is being decoded; gives the list that its answer comes to, if one comes."""
+    answers = []
+
+    def ask():
+        with suppress(httpx.HTTPError):
+            answers.append(client.post("/v1/predict", content=png()))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert running.stdout.readline() == "reading\n"
+    yield answers
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_ctrl_c_finishes_what_is_in_work(model, tmp_path):
+    """Also where something else, which heard it too, sends SIGTERM after it."""
+    command = patched(tmp_path, model, SLOW.replace("SECONDS", "1.8"))
+    with process(model, command=command) as (running, client):
+        with asking(running, client) as answers:
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+            running.send_signal(signal.SIGTERM)
+        assert answers[0].status_code == 200
+        assert running.wait(30) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_finishes_what_is_in_work(model, tmp_path, number):
+    """From a terminal or a service manager: a worker hears of it twice, the second time from its supervisor."""
+    command = patched(tmp_path, model, SLOW.replace("SECONDS", "1.8"), workers=2)
+    with process(model, temporary=tmp_path, group=True, command=command) as (running, client):
+        until(lambda: len([*tmp_path.glob("*/histogram_*.db")]) == 2, 120)  # both are beyond their imports
+        with asking(running, client) as answers:
+            os.killpg(running.pid, number)
+        assert answers[0].status_code == 200
+        assert running.wait(30) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["service.py"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_does_not_end_is_answered_and_does_not_hold_the_exit(model, tmp_path, workers):
+    command = patched(tmp_path, model, ENDLESS + "running._DRAIN, running._END = 0.6, 5.0", workers)
+    with process(model, command=command) as (running, client):
+        with asking(running, client) as answers:
+            running.send_signal(signal.SIGTERM)
+        assert problem_of(answers[0]) == (503, "stopping")
+        assert running.wait(60) == 1
+        log = running.stderr.read()
+    assert "Traceback" not in log
+    assert workers > 1 or "cut off" in log  # one of several is killed by its supervisor, if that is first
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in work", "answered"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_same_signal_again_ends_it_at_once(model, tmp_path, number, late):
+    with process(model, command=patched(tmp_path, model, ENDLESS + f"running._DRAIN = {0.6 if late else 5.0}")) as (
+        running,
+        client,
+    ):
+        with asking(running, client) as answers:
+            running.send_signal(number)
+            time.sleep(0.3)
+            if late:
+                until(lambda: answers)  # the thread that decodes is still at it
+                time.sleep(0.5)
+            running.send_signal(number)
+            began = time.monotonic()
+            assert running.wait(30) == 1
+            assert time.monotonic() - began < 3
+        assert "cut off" in running.stderr.read()
+
+
+def test_workers_that_cannot_start_are_told_by_the_exit_code(model, tmp_path):
+    command = patched(tmp_path, model, "running._ending_softly = lambda *_: 1 / 0", workers=2)
+    with process(model, command=command) as (running, _):
+        assert running.wait(120) == 1

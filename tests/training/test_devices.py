@@ -1,0 +1,50 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tumorlens.core.errors import ConfigError
+from tumorlens.training import devices
+
+
+def test_a_device_comes_with_a_reason() -> None:
+    device, why = devices.choose_device("cpu")
+    assert (device.type, "--device cpu" in why) == ("cpu", True)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            devices.choose_device("cuda")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bf16_where_the_processor_has_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "bf16_is_native", lambda _: native)
+    found = {
+        (wanted, begun): devices.choose_precision(wanted, torch.device("cpu"), begun)
+        for wanted in ("auto", "fp32", "bf16") for begun in ("", "fp32", "bf16")
+    }  # fmt: skip
+    assert found["auto", ""][0] == (torch.bfloat16 if native else torch.float32)
+    for begun in ("", "fp32", "bf16"):  # what is asked for holds, and prepare() refuses a run of the other
+        assert found["fp32", begun] == (torch.float32, "asked for with --precision fp32")
+        assert found["bf16", begun][0] == torch.bfloat16
+        assert ("SLOW" in found["bf16", begun][1]) != native
+    assert found["auto", "fp32"] == (torch.float32, "the run began in it")
+    assert found["auto", "bf16"][0] == torch.bfloat16
+
+
+@pytest.mark.parametrize(("cores", "said", "threads"), [(1, None, 1), (8, None, 2), (1, "2", 2)])
+def test_pytorch_computes_on_the_cores_that_there_are(
+    cores: int, said: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads before; a container may have a share of one core, and OMP_NUM_THREADS may want them all the same."""
+    monkeypatch.setattr(devices, "usable_cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert (devices.keep_to_cores(), torch.get_num_threads()) == (threads, threads)
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,466 @@
+"""Activations kept on disk, and training on them: the same result as without, resumable, frozen parts untouched."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from learning import network, part
+from learning import rows as rows  # a fixture
+from torchvision.models import ResNet
+
+from tumorlens.core.errors import DataError, RunError
+from tumorlens.data.index import Row
+from tumorlens.readers.pixels import read_image
+from tumorlens.training import features
+from tumorlens.training.configurations import Configuration
+from tumorlens.training.features import InMemory, activations
+from tumorlens.training.fit import (
+    _learned,
+    _State,
+    fit,
+    predict_logits,
+)
+from tumorlens.training.linear_probe import LBFGS_C, fit_head_lbfgs
+from tumorlens.training.model import forward, normalise, set_learning
+from tumorlens.training.steps import _optimizer
+
+CPU = torch.device("cpu")
+EXACT = {"device": CPU, "precision": torch.float32}
+LAYER4 = Configuration("layer4", ("layer4", "fc"), learning_rate=1e-3, batch_size=16, max_epochs=2, patience=2)
+
+
+def test_one_pass_serves_every_boundary(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:
+    model = network()
+    first, computed = activations(model, ["layer2", "avgpool"], rows, small_folder, cache=tmp_path, **EXACT)
+    assert computed == len({row.sha256 for row in rows})
+    again, computed = activations(model, ["layer2", "avgpool"], rows, small_folder, cache=tmp_path, **EXACT)
+    assert computed == 0
+    hashes = [row.sha256 for row in rows][:5]
+    for boundary in ("layer2", "avgpool"):
+        assert torch.equal(first[boundary].rows(hashes), again[boundary].rows(hashes))
+    assert first["layer2"].rows(hashes).shape == (5, 128, 28, 28)
+    with torch.inference_mode():
+        onward = forward(model, first["layer2"].rows(hashes), "layer2", "avgpool")
+    assert torch.allclose(onward, first["avgpool"].rows(hashes), rtol=1e-4, atol=1e-5)
+
+
+def test_stale_caches_are_never_read(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:
+    model = network()
+    args = (["layer1"], rows[:4], small_folder)
+    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
+    with torch.no_grad():
+        model.layer2[0].conv1.weight.add_(1)  # after the boundary: the cache still holds
+    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 0
+    with torch.no_grad():
+        model.layer1[0].bn1.running_mean.add_(0.1)  # a statistic counts as much as a weight
+    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
+    assert activations(model, ["layer1"], rows[1:5], small_folder, cache=tmp_path, **EXACT)[1] == 4
+    assert activations(model, *args, cache=tmp_path, device=CPU, precision=torch.bfloat16)[1] == 4
+    for file in (tmp_path / "features").glob("*.npy"):
+        file.write_bytes(file.read_bytes()[:-1])
+    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
+
+
+def test_an_interrupted_pass_goes_on(
+    rows: tuple[Row, ...], small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    whole, n = activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "a", **EXACT, batch_size=4)
+    real, calls = features._forward_all, []
+
+    def stop_in_the_middle(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(features, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(features, "_forward_all", stop_in_the_middle)
+    with pytest.raises(KeyboardInterrupt):
+        activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "b", **EXACT, batch_size=4)
+    monkeypatch.setattr(features, "_forward_all", real)
+    rest, computed = activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "b", **EXACT, batch_size=4)
+    assert computed == n - 8
+    hashes = [row.sha256 for row in rows]
+    assert torch.equal(whole["layer2"].rows(hashes), rest["layer2"].rows(hashes))
+
+
+def test_out_of_memory_halves_the_batch(
+    rows: tuple[Row, ...],
+    small_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = network()
+    whole, _ = activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "a", **EXACT)
+    real = features._forward_all
+
+    def small_memory(model: ResNet, pixels: np.ndarray, *args: object) -> object:
+        if len(pixels) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, pixels, *args)
+
+    monkeypatch.setattr(features, "_forward_all", small_memory)
+    found, computed = activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "b", **EXACT, batch_size=16)
+    assert computed == len({r.sha256 for r in rows})
+    assert "going on with 4" in capsys.readouterr().err
+    hashes = [row.sha256 for row in rows]
+    assert torch.allclose(found["avgpool"].rows(hashes), whole["avgpool"].rows(hashes), rtol=1e-4, atol=1e-5)
+
+    def broken(*args: object) -> object:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(features, "_forward_all", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "c", **EXACT)
+
+
+def test_an_image_that_vanished_is_named(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:
+    gone = dataclasses.replace(rows[0], path="Training/glioma/gone.png", sha256="0" * 64)
+    with pytest.raises(DataError, match=r"gone\.png was readable"):
+        activations(network(), ["avgpool"], [gone], small_folder, cache=tmp_path, **EXACT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recomputed:
+    """The frozen layers run anew for every batch, from the image files on."""
+
+    boundary: str
+    network: ResNet
+    path_of: dict[str, Path]
+
+    def rows(self, hashes: Sequence[str]) -> torch.Tensor:
+        pixels = np.stack([read_image(self.path_of[h])[0] for h in hashes])
+        with torch.no_grad():
+            return forward(self.network, torch.from_numpy(pixels).permute(0, 3, 1, 2), "image", self.boundary)
+
+
+def test_cached_and_recomputed_training_end_in_the_same_weights(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path
+) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    start = network()
+    cached = activations(start, ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
+    paths = {row.sha256: small_folder / row.path for row in rows}
+    anew = Recomputed("layer3", features._folded(start, "layer3", CPU), paths)
+    ends = []
+    for source in (cached, anew):
+        model = network()
+        fit(model, LAYER4, source, training, validation, seed=0, **EXACT)
+        ends.append(model.state_dict())
+    for key, value in ends[0].items():
+        # Convolutions of other batch shapes may sum in another order: relative 1e-3 after 6 steps.
+        assert torch.allclose(value, ends[1][key], rtol=1e-3, atol=1e-4), key
+
+
+def test_folding_batchnorm_keeps_the_function() -> None:
+    model = network()
+    for module in model.modules():  # statistics and weights as training leaves them, not as they start
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+            module.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    exact = copy.deepcopy(model).double()
+    with torch.inference_mode():
+        for stop in ("stem", "layer1", "layer2", "layer3", "avgpool"):
+            wanted = forward(exact, normalise(pixels).double(), "image", stop)
+            folded = forward(features._folded(model, stop, CPU), pixels, "image", stop).double()
+            plain = forward(model, pixels, "image", stop).double()
+            assert (folded - wanted).abs().max() < 3 * (plain - wanted).abs().max(), stop
+            assert (folded - wanted).abs().max() < 1e-4 * wanted.abs().max(), stop
+
+
+def test_frozen_parts_stay_bit_identical_and_learning_ones_change(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path
+) -> None:
+    model = network()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    # From images, so that frozen BatchNorm runs in every step.
+    source = activations(model, ["image"], rows, small_folder, cache=small_cache, **EXACT)[0]["image"]
+    history, _ = fit(model, LAYER4, source, part(rows, "train"), part(rows, "validation"), seed=0, **EXACT)
+    assert any(record["best"] for record in history)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]) != key.startswith(("layer4.", "fc.")), key
+
+
+@pytest.mark.parametrize("boundary", ["avgpool", "layer2"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_what_is_held_in_memory_is_what_the_file_holds(
+    rows: tuple[Row, ...], small_folder: Path, tmp_path: Path, boundary: str, precision: torch.dtype
+) -> None:
+    cached = activations(network(), [boundary], rows[:6], small_folder, cache=tmp_path, device=CPU, precision=precision)
+    source = cached[0][boundary]
+    hashes = [row.sha256 for row in rows[:6]]
+    held = InMemory.load(source, hashes + hashes[:2], CPU)
+    assert len(held.values) == len(set(hashes))
+    asked = [hashes[4], hashes[0], hashes[4]]
+    found, wanted = held.rows(asked), source.rows(asked)
+    assert found.dtype == (torch.float32 if boundary == "avgpool" else precision)
+    assert found.stride() == wanted.stride()
+    assert torch.equal(found, wanted.to(found.dtype))
+    assert source.row_bytes == wanted[0].numel() * wanted.element_size()
+
+
+def test_the_head_learns_and_stops_early(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+    model = network()
+    cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    training, validation = part(rows, "train"), part(rows, "validation")
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    quick = Configuration("initial", ("fc",), learning_rate=0.001, max_epochs=200, patience=5)
+    history, stopped = fit(model, quick, source, training, validation, seed=0, **EXACT)
+    best = min(history, key=lambda r: r["validation_loss"])
+    assert "early stopping" in stopped
+    assert len(history) == best["epoch"] + 5
+    assert [r["epoch"] for r in history if r["best"]][-1] == best["epoch"]
+    # The model is left with the best epoch's weights, not the last one's.
+    logits = predict_logits(model, source, validation.hashes, **EXACT)
+    loss = float(torch.nn.functional.cross_entropy(logits, validation.labels))
+    assert loss == pytest.approx(best["validation_loss"], rel=1e-6)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_lbfgs_solves_the_head(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    model = network()
+    cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    training, validation = part(rows, "train"), part(rows, "validation")
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    configuration = Configuration("initial_lbfgs", ("fc",), learning_rate=1e-3, head_solver="lbfgs")
+    history, _ = fit_head_lbfgs(model, configuration, source, training, validation)
+    best = min(history, key=lambda r: r["validation_loss"])
+    oracle = LogisticRegression(C=best["c"], max_iter=20_000).fit(source.rows(training.hashes), training.labels)
+    logits = predict_logits(model, source, validation.hashes, **EXACT)
+    wanted = oracle.predict_proba(source.rows(validation.hashes))
+    assert np.allclose(torch.softmax(logits, 1), wanted, atol=1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Halved:
+    """What a file in bf16 gives, where there are more images than are held in memory."""
+
+    whole: InMemory
+    boundary: str = "avgpool"
+
+    def rows(self, hashes: Sequence[str]) -> torch.Tensor:
+        return self.whole.rows(hashes).bfloat16()
+
+
+def test_lbfgs_takes_what_is_kept_in_bf16(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+    model, training, validation = network(), part(rows, "train"), part(rows, "validation")
+    cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    source = Halved(InMemory.load(cached, training.hashes + validation.hashes, CPU))
+    configuration = Configuration("initial_lbfgs", ("fc",), learning_rate=1e-3, head_solver="lbfgs")
+    history, _ = fit_head_lbfgs(model, configuration, source, training, validation)
+    assert min(record["validation_loss"] for record in history) < np.log(4)
+
+
+def test_resuming_ends_where_an_uninterrupted_run_does(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    source = activations(network(), ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
+    configuration = dataclasses.replace(LAYER4, max_epochs=3, patience=3)
+    whole = network()
+    history, _ = fit(whole, configuration, source, training, validation, seed=0, **EXACT)
+
+    def stop_after_two(record: dict[str, object]) -> None:
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    last = tmp_path / "last.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), configuration, source, training, validation, seed=0, **EXACT, last=last, on_epoch=stop_after_two)
+    seen: list[int] = []
+    resumed = network()
+    again, _ = fit(
+        resumed, configuration, source, training, validation, seed=0, **EXACT,
+        last=last, on_epoch=lambda r: seen.append(r["epoch"]),
+    )  # fmt: skip
+    assert seen == [1, 2, 3]
+    assert "going on after epoch 2" in capsys.readouterr().err
+    for a, b in zip(history, again, strict=True):
+        assert {k: v for k, v in a.items() if k not in ("seconds", "images_per_s")} == {
+            k: v for k, v in b.items() if k not in ("seconds", "images_per_s")
+        }
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_on_a_gpu_writing_the_state_takes_a_fifth_of_the_time_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("tumorlens.training.fit.time.perf_counter", lambda: now)
+    model, state = network(), _State()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    assert state.is_due()  # the first epoch is written whatever that takes
+
+    def two_seconds(*_: object) -> None:
+        nonlocal now
+        now += 2
+
+    monkeypatch.setattr("tumorlens.training.fit.torch.save", two_seconds)
+    state.save(tmp_path / "last.pt", LAYER4, 0, model, optimizer)
+    state.wait()
+    for later, due in ((0.0, False), (7.9, False), (8.0, True)):
+        now = 102 + later
+        assert state.is_due() == due, later
+    state._writing = Future()  # of a disk that is slower still
+    assert not state.is_due()
+
+
+def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
+    """One that a GPU left says `capturable`, which a CPU's steps must not take over."""
+    model = network()
+    set_learning(model, LAYER4.learns, training=True)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    there, here = (torch.optim.Adam(learning, 1e-3, capturable=capturable) for capturable in (True, False))
+    for p in learning:
+        p.grad = torch.ones_like(p)
+    here.step()
+    there.load_state_dict({"state": here.state_dict()["state"], "param_groups": there.state_dict()["param_groups"]})
+    state = _State()
+    state.best = _learned(model, LAYER4)
+    state.save(tmp_path / "last.pt", LAYER4, 0, model, there)
+    state.wait()
+    kept = _State.read(tmp_path / "last.pt", LAYER4, 0)
+    assert kept is not None
+    assert kept["optimizer"]["param_groups"][0]["capturable"]
+    again = _optimizer(learning, LAYER4, CPU)
+    _State.resume(kept, LAYER4, model, again)
+    assert not again.param_groups[0]["capturable"]
+    assert float(again.state[learning[0]]["step"]) == 1
+    again.step()
+
+
+def test_a_state_that_cannot_be_written_ends_the_training(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    (tmp_path / "file").touch()
+    epochs: list[int] = []
+    for most in (4, 1):  # in the middle, and where no epoch follows
+        configuration = Configuration("initial", ("fc",), learning_rate=0.01, max_epochs=most, patience=most)
+        epochs.clear()
+        with pytest.raises(RunError, match=r"last\.pt"):
+            fit(
+                network(), configuration, source, training, validation, seed=0, **EXACT,
+                last=tmp_path / "file" / "last.pt", on_epoch=lambda r: epochs.append(r["epoch"]),
+            )  # fmt: skip
+        assert epochs == [1]
+
+
+def test_what_ends_a_training_is_said_before_what_kept_its_state_from_the_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    model, state = network(), _State()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def interrupted() -> None:
+        with state:
+            state.save(tmp_path / "file" / "last.pt", LAYER4, 0, model, optimizer)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "last.pt" in capsys.readouterr().err
+
+
+def test_a_damaged_state_starts_anew_and_a_foreign_one_is_kept(
+    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    configuration = Configuration("initial", ("fc",), learning_rate=0.01, max_epochs=2)
+    last = tmp_path / "last.pt"
+    last.write_bytes(b"no state")
+    fit(network(), configuration, source, training, validation, seed=0, **EXACT, last=last)
+    assert "damaged" in capsys.readouterr().err
+    before = last.read_bytes()
+    with pytest.raises(RunError, match="unfinished training of initial with other values"):
+        fit(network(), configuration, source, training, validation, seed=1, **EXACT, last=last)
+    assert last.read_bytes() == before  # hours may lie in it
+
+
+def test_two_studies_do_not_write_one_cache_at_once(
+    rows: tuple[Row, ...], small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits, and then finds what the first has computed."""
+    computed: list[int] = []
+
+    def one() -> None:
+        computed.append(activations(network(), ["avgpool"], rows, small_folder, cache=tmp_path, **EXACT)[1])
+
+    begun, go_on = threading.Event(), threading.Event()
+    whole = features._compute
+
+    def slowly(*args: Any) -> int:
+        begun.set()
+        go_on.wait(30)
+        return whole(*args)
+
+    monkeypatch.setattr(features, "_compute", slowly)
+    first, second = threading.Thread(target=one), threading.Thread(target=one)
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    second.join(0.5)
+    assert second.is_alive()
+    go_on.set()
+    first.join()
+    second.join()
+    assert sorted(computed) == [0, len({row.sha256 for row in rows})]
+
+
+def test_a_diverging_loss_is_an_error(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    wild = Configuration("wild", ("fc",), learning_rate=1e38, optimizer="sgd", max_epochs=3)
+    with pytest.raises(RunError, match="diverged"):
+        fit(network(), wild, source, training, validation, seed=0, **EXACT)
+
+
+def test_the_last_batch_is_never_a_single_image(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+    training, validation = part(rows, "train"), part(rows, "validation")
+    assert len(training) == 27
+    source = activations(network(), ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
+    sizes: list[int] = []
+
+    @dataclasses.dataclass
+    class Counting:
+        boundary: str = "layer3"
+
+        def rows(self, hashes: list[str]) -> torch.Tensor:
+            sizes.append(len(hashes))
+            return source.rows(hashes)
+
+    odd = dataclasses.replace(LAYER4, batch_size=13, max_epochs=1)  # 27 = 13 + 13 + 1
+    fit(network(), odd, Counting(), training, validation, seed=0, **EXACT)
+    assert sizes[:2] == [13, 14]
+
+
+def test_frozen_layers_are_in_eval_mode_while_others_train() -> None:
+    model = network()
+    set_learning(model, ("layer4", "fc"), training=True)
+    assert not model.layer3.training
+    assert not model.bn1.training
+    assert model.layer4[0].bn1.training
+    assert not any(p.requires_grad for p in model.layer3.parameters())
+    assert json.dumps(LBFGS_C)  # plain numbers, as they stand in history.jsonl
