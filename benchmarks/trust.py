@@ -29,7 +29,7 @@ from robustness.families import (
     phantom_plane,
 )
 
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log
 from tumorlens.data.near_duplicates import THRESHOLD
 from tumorlens.data.phantom.generator import VIEWS
 from tumorlens.export.export import Source, open_source
@@ -85,19 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     some, few = np.sort(drawn[: asked.near_images]), np.sort(drawn[: asked.far_images])
     near, far = {}, {}
     for family in families("near", "judge"):
-        say(f"Near family {family.name}")
+        log.info(f"Near family {family.name}")
         near[family.name] = of_array(classifier, test.labels[some], changed(family, test.pixels[some]))
     for view in VIEWS:
-        say(f"Generated slices, {view}")
+        log.info(f"Generated slices, {view}")
         pixels, names = phantom_plane(view, asked.far_images)
         labels = np.array([source.classes.index(name) for name in names])
         near[f"generated, {view}"] = of_array(classifier, labels, pixels)
     for family in families("far", "judge"):
-        say(f"Far family {family.name}")
+        log.info(f"Far family {family.name}")
         far[family.name] = of_array(classifier, test.labels[few], changed(family, test.pixels[few]))
     looked_at = {}  # the rules were chosen on these, so they are told apart
     for family in families("far", "fit"):
-        say(f"Far family for fitting {family.name}")
+        log.info(f"Far family for fitting {family.name}")
         looked_at[family.name] = of_array(classifier, test.labels[few], changed(family, test.pixels[few]))
     mirrored = of_array(classifier, test.labels, np.ascontiguousarray(test.pixels[:, :, ::-1]))
     for name, pictures in foreign(asked.foreign).items() if asked.foreign else ():

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 from folders import write_folder
 
+from tumorlens.core.progress import log_to_stderr
+
 # Until all is imported: most objects that are made stay, and to look through them again and again takes a quarter of
 # the time of collecting tests.
 gc.disable()
+
+# What functions log is looked for on stderr.
+log_to_stderr()
 
 # No test may look for data in the user's own caches.
 os.environ.pop("TUMORLENS_CACHE", None)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from tumorlens.core.errors import Interrupted
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log
 
 FAILED = 3  # exit code: some inputs could not be read, all others were classified
 
@@ -190,5 +190,5 @@ def explain(
 
 def _code(rows: int, failed: int, where: str) -> int:
     if failed:
-        say(f"{failed:,} of {rows:,} could not be read; {where}.")
+        log.info(f"{failed:,} of {rows:,} could not be read; {where}.")
     return FAILED if failed else 0

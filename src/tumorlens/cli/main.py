@@ -26,7 +26,7 @@ from tumorlens.core.errors import (
     TumorlensError,
 )
 from tumorlens.core.files import cache_dir, disk_error, read_json
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log, log_to_stderr
 from tumorlens.core.version import __version__
 from tumorlens.study.options import Study
 from tumorlens.training.distributed import (
@@ -312,6 +312,7 @@ def _command() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     _argv[:] = sys.argv[1:] if argv is None else argv
+    log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal has no letters for is shown all the same
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -325,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say_error(error)
         return 1
     except KeyboardInterrupt as stop:
-        say(f"\nInterrupted. {_going_on(stop)}".rstrip())
+        log.info(f"\nInterrupted. {_going_on(stop)}".rstrip())
         return 130
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("tumorlens"):
@@ -353,9 +354,9 @@ def _going_on(stop: KeyboardInterrupt) -> str:
 
 
 def _say_error(error: TumorlensError) -> None:
-    say(f"Error: {error.what}")
+    log.error(f"Error: {error.what}")
     if error.cure:
-        say(f"  → {error.cure}")
+        log.error(f"  → {error.cure}")
 
 
 if __name__ == "__main__":

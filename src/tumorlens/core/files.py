@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tumorlens.core.errors import RunError
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log
 
 Json = dict[str, Any]
 
@@ -54,7 +54,7 @@ def locked(file: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"Waiting for another tumorlens that is writing into {file.parent} …")
+            log.info(f"Waiting for another tumorlens that is writing into {file.parent} …")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

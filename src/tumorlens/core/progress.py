@@ -1,7 +1,8 @@
-"""Progress on stderr: a live bar on a terminal, a line now and then elsewhere."""
+"""The package's log, and progress: a live bar on a terminal, a line every 15 seconds elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -16,9 +17,27 @@ _QUIET_SECONDS = 2.0  # steps shorter than this show nothing
 _LOG_EVERY = 15.0  # seconds between lines where stderr is no terminal
 
 
-def say(message: str) -> None:
-    """Print one line of log to stderr, so that stdout stays free for `--json`."""
-    print(message, file=sys.stderr, flush=True)
+#: The package's logger. As a library, tumorlens prints nothing; `log_to_stderr` shows progress as the commands do.
+log = logging.getLogger("tumorlens")
+log.addHandler(logging.NullHandler())
+
+
+class _Stderr(logging.Handler):
+    """Writes to the sys.stderr of the moment, which may be redirected."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is not None:  # closed by whoever began the process
+            print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+_handler = _Stderr()
+
+
+def log_to_stderr() -> None:
+    """Print log lines and progress on stderr, so that stdout stays free for results; again is harmless."""
+    log.addHandler(_handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 class Bar:
@@ -42,7 +61,7 @@ class Bar:
         self.done = 0
         self._start = self._last = time.monotonic()
         self._live: Progress | None = None
-        if sys.stderr.isatty():
+        if log.isEnabledFor(logging.INFO) and sys.stderr is not None and sys.stderr.isatty():
             from tumorlens.core.live import live_bar  # rich takes a tenth of the time to a first answer to import
 
             self._live = live_bar(unit)
@@ -64,7 +83,7 @@ class Bar:
             self._last = now
             rate = self.done / (now - self._start)
             left = (self.total - self.done) / rate if rate else float("inf")
-            say(f"{self.title}: {self.done:,}/{self.total:,}, {rate:,.0f} {self.unit}/s, {left:,.0f} s left")
+            log.info(f"{self.title}: {self.done:,}/{self.total:,}, {rate:,.0f} {self.unit}/s, {left:,.0f} s left")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -74,7 +93,7 @@ class Bar:
         took = time.monotonic() - self._start
         if kind is None and took >= _QUIET_SECONDS:
             rate = self.done / took
-            say(f"{self.title}: {self.done:,} {self.unit} in {took:,.1f} s, {rate:,.0f} {self.unit}/s")
+            log.info(f"{self.title}: {self.done:,} {self.unit} in {took:,.1f} s, {rate:,.0f} {self.unit}/s")
 
 
 class Clock:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorlens.core.errors import DataError
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log
 from tumorlens.data.archives import extract_zip, made_whole
 from tumorlens.data.kaggle import download_v1
 from tumorlens.readers.pixels import SUFFIXES
@@ -138,10 +138,10 @@ def find_parts(root: Path, *, source: str, generated: bool = False) -> ImageFold
                 cure="Give both the same class folders; upper and lower case count.",
             )
         if lacking := [label for label in classes if label not in in_testing]:
-            say(f"Note: {testing} has no images of {', '.join(lacking)}: nothing is measured there.")
+            log.warning(f"Note: {testing} has no images of {', '.join(lacking)}: nothing is measured there.")
     for part in (training, testing):
         if part is not None and (loose := sum(_is_image(e) for e in _entries(part) if not _is_folder(e))):
-            say(f"Note: {loose:,} image(s) directly in {part}, outside the class folders, are left out.")
+            log.warning(f"Note: {loose:,} image(s) directly in {part}, outside the class folders, are left out.")
     together = training.parent if beside or testing is None else root
     return ImageFolder(together, training, testing, source, classes, generated)
 

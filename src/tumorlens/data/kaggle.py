@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorlens.core.errors import FetchError, MissingExtraError
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log
 from tumorlens.data.datasheets import V1
 
 ATTEMPTS = 6
@@ -85,7 +85,7 @@ def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
                     _remove_partial()
                 if attempt == ATTEMPTS or not failure.again:
                     raise failure.error from error
-            say(f"{failure.error.what} Attempt {attempt + 1} of {ATTEMPTS} follows.")
+            log.info(f"{failure.error.what} Attempt {attempt + 1} of {ATTEMPTS} follows.")
             sleep(2.0 ** (attempt - 1))
             attempt += 1
 

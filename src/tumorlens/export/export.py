@@ -24,7 +24,7 @@ from tumorlens.core.files import (
     writing,
 )
 from tumorlens.core.prefetch import ahead
-from tumorlens.core.progress import Bar, say
+from tumorlens.core.progress import Bar, log
 from tumorlens.core.run_folder import INTENDED_USE, Run
 from tumorlens.data.fetch import fetch
 from tumorlens.data.index import Row, read_index
@@ -267,7 +267,7 @@ def _fit(
         found.append(Outputs(*session.run(OUTPUTS, {INPUT: batch})))
         looks.append(image_facts(batch))
     learned = Outputs.joined(found)
-    say("Fitting temperature, prediction sets and refusal on validation.")
+    log.info("Fitting temperature, prediction sets and refusal on validation.")
     return fit_trust(
         source.classes, labels, outputs.logits, outputs.features, outputs.statistics, pixels,
         train=Learned(source.labels(train), learned.features, learned.statistics, np.concatenate(looks)),

@@ -19,7 +19,7 @@ import numpy as np
 
 from tumorlens.core.errors import ConfigError
 from tumorlens.core.files import writing
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log
 from tumorlens.inference.classifier import Classifier
 from tumorlens.inference.heatmap import (
     Heat,
@@ -89,7 +89,7 @@ def explain_all(
     n = failed = 0
     for row in predict(inputs, classifier, job, stdin=stdin, on_slice=write, written=[out]):
         if row.failed:
-            say(f"{row.file}: {row.verdict}")
+            log.info(f"{row.file}: {row.verdict}")
         n, failed = n + (row.kind != "volume"), failed + row.failed
     return Report(n, failed)
 

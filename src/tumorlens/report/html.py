@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from tumorlens.core.errors import RunError
 from tumorlens.core.files import Json, writing
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log
 from tumorlens.core.run_folder import Run
 from tumorlens.core.text import bound
 from tumorlens.evaluation.leakage import same_mix
@@ -71,7 +71,7 @@ def write_report(run: Run, images: Path | None = None) -> Path:
     root = Path(material.study["dataset"]["root"]) if images is None else images
     galleries = make_galleries(material, root)
     if lost := sum(not thumbnail.uri for thumbnail in galleries.thumbnails):
-        say(
+        log.info(
             f"{lost:,} of {len(galleries.thumbnails):,} images for the report cannot be read from {root}. "
             f"Name the data set's folder: tumorlens report {run.root} --images FOLDER"
         )

@@ -28,7 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tumorlens.core.cpu import usable_cores
 from tumorlens.core.errors import RunError
 from tumorlens.core.memory import give_back_blocks
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log
 from tumorlens.inference.classifier import BATCH, load_classifier
 from tumorlens.readers.pixels import SIZE
 from tumorlens.serve.admission import Admission
@@ -115,7 +115,7 @@ def serve(settings: Settings) -> int:
     listener = _listen(settings)
     port = listener.getsockname()[1]
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    say(f"{card['configuration']} ({card['precision']}) answers on http://{shown}:{port}/ (Ctrl-C stops it).")
+    log.info(f"{card['configuration']} ({card['precision']}) answers on http://{shown}:{port}/ (Ctrl-C stops it).")
     config = uvicorn.Config(
         partial(make_app, settings), factory=True, host=settings.host, port=settings.port, http=Connection, ws="none",
         workers=settings.workers, access_log=False, server_header=False, proxy_headers=False, log_config=None,

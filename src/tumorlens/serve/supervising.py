@@ -15,13 +15,13 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
-from tumorlens.core.progress import say
+from tumorlens.core.progress import log
 
 
 def cut_off() -> NoReturn:
     """End this process now, whatever is in work; a thread that decodes a file cannot be stopped otherwise."""
     try:
-        say("What is still in work is cut off.")
+        log.info("What is still in work is cut off.")
     finally:  # a signal may come while something else is being said, and then nothing more can be
         os._exit(1)
 
@@ -92,7 +92,7 @@ class Supervisor(Multiprocess):
             if worker.exitcode == STARTUP_FAILURE:  # so would the next one
                 self.should_exit.set()
                 return
-            say(f"A worker ended with code {worker.exitcode}; another one takes its place.")
+            log.info(f"A worker ended with code {worker.exitcode}; another one takes its place.")
             self.processes[at] = self._started()
 
     def _started(self) -> Worker:

@@ -19,7 +19,7 @@ from tumorlens.core.files import (
     write_json,
     writing,
 )
-from tumorlens.core.progress import Clock, say
+from tumorlens.core.progress import Clock, log
 from tumorlens.core.run_folder import INTENDED_USE, Run
 from tumorlens.core.version import __version__
 from tumorlens.data.audit import label_doubts
@@ -82,7 +82,7 @@ class Workbench:
         with clock.step("prefix_s"):
             _, computed = self._activations(model, sorted(wanted))
         if not computed:
-            say("Activations of the frozen layers come from the cache.")
+            log.info("Activations of the frozen layers come from the cache.")
 
     def _begins_with_the_weights(self, configuration: Configuration) -> bool:
         """Whether no configuration that it starts from has changed a stage below its frozen ones' end."""
@@ -104,7 +104,7 @@ class Workbench:
         features = cached.rows([row.sha256 for row in self.rows]).float().numpy()  # (n, 512)
         doubts = label_doubts(features, self.rows)
         write_json(self.run.audit, read_json(self.run.audit) | {"label_doubts": doubts})
-        say(f"{len(doubts):,} labels are doubted by their neighbours; {self.run.audit} lists them.")
+        log.info(f"{len(doubts):,} labels are doubted by their neighbours; {self.run.audit} lists them.")
 
     def _activations(self, model: ResNet, boundaries: Sequence[str]) -> tuple[dict[str, Activations], int]:
         return activations(
@@ -146,18 +146,18 @@ class Workbench:
         Several processes learn together; rank 0 alone looks into the run's folder and writes there.
         """
         if world.led(is_trained, self.run, configuration):
-            say(f"{configuration.name}: already trained.")
+            log.info(f"{configuration.name}: already trained.")
             return
         name = configuration.name
         model, cached = world.led(self._begun, configuration)
         train, validation = self.part("train"), self.part("validation")
         source = _quick(cached, (train, validation), self.device)
         learned, total = learned_parameters(model, configuration)
-        say(f"{name}: {', '.join(configuration.learns)} learn ({learned:,} of {total:,} parameters).")
+        log.info(f"{name}: {', '.join(configuration.learns)} learn ({learned:,} of {total:,} parameters).")
         if configuration.head_solver == "lbfgs":
             history, stopped = world.led(fit_head_lbfgs, model, configuration, source, train, validation)
             for record in history:
-                say(f"  C {record['c']:<6g} validation loss {record['validation_loss']:.4f}")
+                log.info(f"  C {record['c']:<6g} validation loss {record['validation_loss']:.4f}")
         else:
             # A head's steps are so small that a second thread costs more than it gives, and waiting for
             # it under other load can make an epoch a hundred times slower.
@@ -226,7 +226,7 @@ class Workbench:
         }
         write_json(self.run.training(name), summary)
         self.run.last(name).unlink(missing_ok=True)
-        say(f"{name}: {stopped}; best epoch {best['epoch']} of {len(history)}, {seconds:.0f} s.")
+        log.info(f"{name}: {stopped}; best epoch {best['epoch']} of {len(history)}, {seconds:.0f} s.")
 
     def evaluate(self, configuration: Configuration, *, again: bool = False) -> Json:
         """Predict every image with the best weights; writes predictions.csv and metrics.json.
@@ -262,7 +262,7 @@ class Workbench:
         metrics = {**evaluate_predictions(predictions, name), "checkpoint_sha256": sha256}
         write_json(self.run.metrics(name), metrics)
         test = metrics["parts"]["test"]
-        say(f"{name}: test accuracy {test['accuracy']:.2%} ({test['correct']:,} of {test['n']:,}).")
+        log.info(f"{name}: test accuracy {test['accuracy']:.2%} ({test['correct']:,} of {test['n']:,}).")
         return metrics
 
     def _provenance(self) -> Json:
@@ -306,7 +306,7 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def _say_epoch(name: str, record: Json) -> None:
-    say(
+    log.info(
         f"  {name} epoch {record['epoch']:>2}: loss {record['train_loss']:.4f}, "
         f"validation loss {record['validation_loss']:.4f}, validation accuracy {record['validation_accuracy']:.2%}, "
         f"{record['images_per_s']:,.0f} images/s{'  *' if record['best'] else ''}"

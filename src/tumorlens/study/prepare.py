@@ -17,7 +17,7 @@ from tumorlens.core.files import (
     write_json,
 )
 from tumorlens.core.memory import blocks_given_back, garbage_left
-from tumorlens.core.progress import Clock, say
+from tumorlens.core.progress import Clock, log
 from tumorlens.core.run_folder import Run
 from tumorlens.core.version import __version__
 from tumorlens.data.records import audit_record, dataset_record, identity_of, split_hash
@@ -70,11 +70,11 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     if write:
         probe_writable(run.root)
     weights = _weights(study, weight_files)
-    say(
+    log.info(
         f"Device: {device.type} ({device_why}). Precision: {precision_name} ({precision_why}). Weights: {weights.name}."
     )
     if weights.kind == "none":
-        say("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
+        log.warning("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
     cache = study.cache or cache_dir()
     with clock.step("fetch_s"):
         folder = fetch(study.data, cache=cache, seed=study.seed)
@@ -88,14 +88,14 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
         )  # fmt: skip
         split = assignment.split
     for line in identity.notes:
-        say(line)
+        log.info(line)
     sizes = {part: split.count(part) for part in ("train", "validation", "test")}
     used = sum(sizes.values())
-    say(f"{used:,} images: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()) + ".")
+    log.info(f"{used:,} images: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()) + ".")
     if study.split and assignment.left_out:
-        say(f"{assignment.left_out:,} image(s) left out, as {study.split} gives them no part.")
+        log.info(f"{assignment.left_out:,} image(s) left out, as {study.split} gives them no part.")
     if index.unreadable:
-        say(f"{len(index.unreadable)} file(s) left out; each with its reason in {run.audit}.")
+        log.info(f"{len(index.unreadable)} file(s) left out; each with its reason in {run.audit}.")
     record: Json = {
         "tumorlens": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -125,7 +125,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
             found = audit_record(index, identity) | audited
             write_json(run.audit, _doubts_of(run, found) | found)
             write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
-        say(twins_line(audited["twins"]["all"]))
+        log.info(twins_line(audited["twins"]["all"]))
     return Workbench(run, study, configurations, folder, index.classes, split.rows, weights, device, precision, cache)
 
 
@@ -144,7 +144,7 @@ def _weights(study: Study, weight_files: Any) -> Any:
     except FetchError as error:
         if not study.random_weights_if_unavailable:
             raise
-        say(f"WARNING: {error.what}")
+        log.warning(f"WARNING: {error.what}")
         return weight_files.find_weights("none")
 
 

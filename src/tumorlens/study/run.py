@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tumorlens.core.errors import ConfigError
 from tumorlens.core.files import Json, read_json
 from tumorlens.core.memory import garbage_left, give_back_memory
-from tumorlens.core.progress import Clock, say
+from tumorlens.core.progress import Clock, log
 from tumorlens.core.run_folder import Run
 from tumorlens.study.options import Study
 from tumorlens.study.prepare import prepare
@@ -121,9 +121,9 @@ def _run_folds(study: Study, command: str, world: World) -> Json:
     for fold in [study.fold] if study.fold else range(1, study.folds * study.repeats + 1):
         one = dataclasses.replace(study, fold=fold, out=fold_folder(root, fold))
         if world.led(_finished, one):
-            say(f"Fold {fold} of {study.folds * study.repeats}: finished.")
+            log.info(f"Fold {fold} of {study.folds * study.repeats}: finished.")
         else:
-            say(f"Fold {fold} of {study.folds * study.repeats}:")
+            log.info(f"Fold {fold} of {study.folds * study.repeats}:")
             _run_one(one, command, world)
         result, report = world.led(_summed_up, study)
     return {"run": str(root), "report": str(report), "cv": result, "accuracy": {n: c["pooled"]["accuracy"] for n, c in

@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet
 
 from tumorlens.core.errors import DataError, ImageError, RunError
-from tumorlens.core.progress import Bar, say
+from tumorlens.core.progress import Bar, log
 from tumorlens.data.index import Row
 from tumorlens.readers.pixels import (
     READERS,
@@ -276,7 +276,7 @@ def _smaller(batch_size: int, error: BaseException) -> int:
         raise RunError("Memory does not suffice for a single image.", cure="Close other programs, or use --device cpu.")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    say(f"Out of memory with {batch_size} images at once: going on with {batch_size // 2}.")
+    log.info(f"Out of memory with {batch_size} images at once: going on with {batch_size // 2}.")
     return batch_size // 2
 
 

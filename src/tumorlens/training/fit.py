@@ -18,7 +18,7 @@ from torchvision.models import ResNet
 
 from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.core.files import Json, writing
-from tumorlens.core.progress import Bar, say
+from tumorlens.core.progress import Bar, log
 from tumorlens.training.architecture import STAGES
 from tumorlens.training.configurations import Configuration
 from tumorlens.training.cuda import repeatable
@@ -258,7 +258,7 @@ class _State:
         except RunError as error:
             if kind is None:
                 raise
-            say(error.what)
+            log.info(error.what)
 
     def is_due(self) -> bool:
         """Whether work of four times the cost of writing has been done since."""
@@ -277,7 +277,7 @@ class _State:
         try:
             kept: Json = torch.load(last, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many kinds on damaged files
-            say(f"{last} is damaged ({type(error).__name__}): {configuration.name} starts anew.")
+            log.info(f"{last} is damaged ({type(error).__name__}): {configuration.name} starts anew.")
             return None
         if kept.get("key") != cls.key(configuration, seed):
             raise RunError(
@@ -296,7 +296,7 @@ class _State:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": kept["optimizer"]["state"], "param_groups": groups})
         state.history, state.best = json.loads(kept["history"]), kept["best"]
-        say(f"{configuration.name}: going on after epoch {len(state.history)}.")
+        log.info(f"{configuration.name}: going on after epoch {len(state.history)}.")
         return state
 
     def save(
