@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     official, free = found["parts"]["official"], found["parts"].get("twin_free")
     sets = official["conformal"]["lac"]["marginal"]["0.95"]
     figures = {
-        "calibration.ece_official": official["after"]["ece"],
+        "calibration.adaptive_ece_official": official["after"]["adaptive_ece"],
         "conformal.coverage_0.95": sets["coverage"],
         "conformal.mean_set_size_0.95": sets["mean_set_size"],
         "refusal.far_rate": found["far"]["rate"],
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "near_shift.seen_silent_error_rate": found["seen"]["silent_error_rate"],
         "near_shift.test_deferral_rate": official["deferred"]["rate"],
         "selective.accuracy_at_0.95_coverage": official["selective"]["accuracy_at_0.95_coverage"],
-    } | ({"calibration.ece_twin_free": free["after"]["ece"]} if free else {})
+    } | ({"calibration.adaptive_ece_twin_free": free["after"]["adaptive_ece"]} if free else {})
     card = {
         key: classifier.card[key] for key in ("configuration", "precision", "dataset", "split", "checkpoint_sha256")
     }

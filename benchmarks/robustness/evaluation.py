@@ -20,9 +20,9 @@ from tumorlens.inference.uncertainty.arrays import (
 )
 from tumorlens.inference.uncertainty.calibration import (
     brier,
-    calibration_error,
+    calibration_errors,
     log_loss,
-    reliability,
+    reliability_equal_mass,
 )
 from tumorlens.inference.uncertainty.conformal import (
     Score,
@@ -66,7 +66,7 @@ def evaluate_trust(
     near, far
         By family, answers on changed test images (labels kept) and on images that are no brain MRI.
     groups
-        Group of each test image [n], for the bootstrap of the calibration error.
+        Group of each test image [n], for the bootstrap of the adaptive calibration error.
 
     Returns
     -------
@@ -107,10 +107,10 @@ def measure_part(trust: Trust, validation: Answers, part: Answers, groups: npt.A
     Returns
     -------
     dict
-        `n`, `accuracy`. `before` and `after` temperature scaling: `ece`, `interval`, `brier`, `log_loss`,
-        `reliability`. `conformal`: as `measure_sets` tells. `selective`: as `risk_coverage` tells.
-        `refused`, `deferred` (refused or uncertain): n, rate and Wilson's interval. `silent_error_rate`: wrong and
-        `ok`, of all. `accuracy_ok`: of those judged `ok`.
+        `n`, `accuracy`. `before` and `after` temperature scaling: `ece`, `adaptive_ece` and its `interval`, `brier`,
+        `log_loss`, `reliability` (bins of equal mass). `conformal`: from `measure_sets`. `selective`: from
+        `risk_coverage`. `refused`, `deferred` (refused or uncertain): n, rate and Wilson's interval.
+        `silent_error_rate`: wrong and `ok`, as a share of all images. `accuracy_ok`: of those with the verdict `ok`.
     """
     judgement = judged(trust, part)
     right = judgement.probabilities.argmax(1) == part.labels
@@ -119,10 +119,10 @@ def measure_part(trust: Trust, validation: Answers, part: Answers, groups: npt.A
     for name, temperature in (("before", 1.0), ("after", trust.temperature)):
         p = softmax(part.logits, temperature)
         found[name] = {
-            **calibration_error(p, part.labels, groups),
+            **calibration_errors(p, part.labels, groups),
             "brier": brier(p, part.labels),
-            "log_loss": log_loss(part.logits, part.labels, temperature),
-            "reliability": reliability(p.max(1), right),
+            "log_loss": log_loss(p, part.labels),
+            "reliability": reliability_equal_mass(p.max(1), right),
         }
     return found | {
         "temperature": trust.temperature,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from tumorlens.core.errors import DataError, RunError
-from tumorlens.evaluation.metrics import calibration, evaluate_predictions, measure
+from tumorlens.evaluation.metrics import evaluate_predictions, measure
 from tumorlens.evaluation.predictions import Predictions, read_predictions, write_predictions
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -84,27 +84,8 @@ class TestMeasureByHand:
         # 0.9 and 1.0 are in bins 14 and 15. Each image is alone in its bin.
         tops, right = [0.8, 0.5, 0.7, 0.9, 1.0, 0.6], [1, 1, 0, 1, 1, 0]
         assert len(self.found["reliability"]) == 6
-        assert self.found["ece"] == pytest.approx(sum(abs(r - t) for t, r in zip(tops, right, strict=True)) / 6)
-
-
-class TestCalibration:
-    def test_bins_of_several_images(self):
-        ece, bins = calibration(np.array([0.95, 0.97, 0.99, 0.55]), np.array([True, True, False, True]))
-        assert [(b["n"], pytest.approx(b["confidence"]), b["accuracy"]) for b in bins] == [
-            (1, 0.55, 1.0),
-            (3, 0.97, 2 / 3),
-        ]
-        assert ece == pytest.approx((3 * abs(2 / 3 - 0.97) + 0.45) / 4)
-
-    def test_upper_edge_belongs_to_its_bin(self):
-        _, bins = calibration(np.array([1 / 3, 0.4, np.nextafter(0.4, 1), 1.0]), np.ones(4, bool))
-        assert [(pytest.approx(b["low"] * 15), pytest.approx(b["high"] * 15)) for b in bins] == [
-            (4, 5), (5, 6), (6, 7), (14, 15)
-        ]  # fmt: skip
-
-    def test_perfect_and_worst(self):
-        assert calibration(np.ones(5), np.ones(5, bool))[0] == 0
-        assert calibration(np.ones(5), np.zeros(5, bool))[0] == 1
+        error = pytest.approx(sum(abs(r - t) for t, r in zip(tops, right, strict=True)) / 6)
+        assert (self.found["ece"], self.found["adaptive_ece"]) == (error, error)
 
 
 class TestMeasure:
@@ -137,7 +118,7 @@ class TestMeasure:
         one, two = measure(labels, p, names), measure(labels[order], p[order], names)
         for key in ("confusion", "correct", "text", "accuracy_interval", "roc"):
             assert one[key] == two[key]
-        for key in ("log_loss", "brier", "ece"):
+        for key in ("log_loss", "brier", "ece", "adaptive_ece"):
             assert one[key] == pytest.approx(two[key], abs=1e-12)
             assert 0 <= one[key] < 40
         assert one["brier"] <= 2

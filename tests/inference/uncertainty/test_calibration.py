@@ -15,11 +15,12 @@ from tumorlens.core.errors import DataError
 from tumorlens.inference.uncertainty.arrays import softmax
 from tumorlens.inference.uncertainty.calibration import (
     brier,
-    calibration_error,
+    calibration_errors,
     expected_calibration_error,
     fit_temperature,
     log_loss,
     reliability,
+    reliability_equal_mass,
 )
 
 
@@ -62,8 +63,8 @@ class TestTemperature:
     def test_no_other_temperature_is_better(self):
         logits, labels = draws(300, temperature=1.7)
         best = fit_temperature(logits, labels)
-        losses = [log_loss(logits, labels, best * factor) for factor in (0.9, 0.999, 1.001, 1.1)]
-        assert min(losses) >= log_loss(logits, labels, best)
+        losses = [log_loss(softmax(logits, best * factor), labels) for factor in (0.9, 0.999, 1.001, 1.1)]
+        assert min(losses) >= log_loss(softmax(logits, best), labels)
 
     def test_stays_1_where_every_image_is_right(self):
         assert fit_temperature([[2.0, 0.0], [0.0, 1.0]], [0, 1]) == 1.0
@@ -83,55 +84,97 @@ class TestTemperature:
         assert caught.value.cure
 
 
-class TestCalibrationError:
+class TestEqualWidth:
+    """`ece`: Guo et al. 2017."""
+
+    def test_bins_of_several_images(self):
+        bins = reliability(np.array([0.95, 0.97, 0.99, 0.55]), np.array([True, True, False, True]))
+        assert [(b["n"], pytest.approx(b["confidence"]), b["accuracy"]) for b in bins] == [
+            (1, 0.55, 1.0),
+            (3, 0.97, 2 / 3),
+        ]
+        assert expected_calibration_error(bins) == pytest.approx((3 * abs(2 / 3 - 0.97) + 0.45) / 4)
+
+    def test_upper_edge_belongs_to_its_bin(self):
+        bins = reliability(np.array([1 / 3, 0.4, np.nextafter(0.4, 1), 1.0]), np.ones(4, bool))
+        assert [(pytest.approx(b["low"] * 15), pytest.approx(b["high"] * 15)) for b in bins] == [
+            (4, 5), (5, 6), (6, 7), (14, 15)
+        ]  # fmt: skip
+
+    def test_perfect_and_worst(self):
+        assert expected_calibration_error(reliability(np.ones(5), np.ones(5, bool))) == 0
+        assert expected_calibration_error(reliability(np.ones(5), np.zeros(5, bool))) == 1
+
+
+def adaptive(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    return expected_calibration_error(reliability_equal_mass(confidence, correct, bins))
+
+
+class TestEqualMass:
+    """`adaptive_ece`: Nguyen and O'Connor 2015."""
+
     def test_by_hand(self):
         confidence, correct = np.array([0.6, 0.9, 0.7, 1.0]), np.array([True, True, False, True])
-        bins = reliability(confidence, correct, bins=2)
+        bins = reliability_equal_mass(confidence, correct, bins=2)
         assert [(b["n"], b["accuracy"]) for b in bins] == [(2, 0.5), (2, 1.0)]
+        assert [(b["low"], b["high"]) for b in bins] == [(0.6, 0.7), (0.9, 1.0)]
         assert [b["confidence"] for b in bins] == pytest.approx([0.65, 0.95])
-        assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx((0.15 + 0.05) / 2)
+        assert adaptive(confidence, correct, bins=2) == pytest.approx((0.15 + 0.05) / 2)
 
     def test_bins_hold_equally_many(self):
         logits, labels = draws(1000)
         p = softmax(logits)
-        assert {b["n"] for b in reliability(p.max(1), p.argmax(1) == labels)} <= {66, 67}
+        assert {b["n"] for b in reliability_equal_mass(p.max(1), p.argmax(1) == labels)} <= {66, 67}
 
-    def test_the_order_of_equally_sure_images_does_not_matter(self):
+    def test_the_order_of_equally_confident_images_does_not_matter(self):
         confidence, correct = np.full(100, 0.9), np.arange(100) < 50
-        assert expected_calibration_error(confidence, correct) == pytest.approx(0.4)
-        assert expected_calibration_error(confidence, correct[::-1]) == pytest.approx(0.4)
+        assert adaptive(confidence, correct) == pytest.approx(0.4)
+        assert adaptive(confidence, correct[::-1]) == pytest.approx(0.4)
+
+
+class TestCalibrationErrors:
+    def test_each_name_has_its_bins(self):
+        logits, labels = draws(500, temperature=2.0)
+        p = softmax(logits)
+        found = calibration_errors(p, labels, repeats=1)
+        confidence, correct = p.max(1), p.argmax(1) == labels
+        assert found["ece"] == expected_calibration_error(reliability(confidence, correct))
+        assert found["adaptive_ece"] == adaptive(confidence, correct)
+        assert abs(found["ece"] - found["adaptive_ece"]) > 1e-4
 
     def test_falls_to_near_0_with_the_right_temperature(self):
         logits, labels = draws(20_000, temperature=2.5)
-        before = calibration_error(softmax(logits), labels, repeats=50)
-        after = calibration_error(softmax(logits, fit_temperature(logits, labels)), labels, repeats=50)
-        assert before["ece"] > 0.1
-        assert after["ece"] < 0.02  # the bias of 20,000 images
+        before = calibration_errors(softmax(logits), labels, repeats=50)
+        after = calibration_errors(softmax(logits, fit_temperature(logits, labels)), labels, repeats=50)
+        for key in ("ece", "adaptive_ece"):
+            assert before[key] > 0.1
+            assert after[key] < 0.02  # the bias of 20,000 images
 
     def test_interval_holds_the_error_in_most_draws(self):
-        # Softmax at 1 of labels drawn at 2: an error that 200,000 images tell exactly enough.
+        # Softmax at 1 of labels drawn at 2: an error that 200,000 images give exactly enough.
         logits, labels = draws(200_000, temperature=2.0, seed=99)
-        truth = expected_calibration_error(softmax(logits).max(1), logits.argmax(1) == labels)
+        truth = adaptive(softmax(logits).max(1), logits.argmax(1) == labels)
         held = 0
         for seed in range(50):
             logits, labels = draws(400, temperature=2.0, seed=seed)
-            low, high = calibration_error(softmax(logits), labels, repeats=100, seed=seed)["interval"]
+            low, high = calibration_errors(softmax(logits), labels, repeats=100, seed=seed)["interval"]
             held += low <= truth <= high
         assert held >= 42  # 95 % of 50 is 47.5, and 42 its 0.5 % quantile
 
     def test_groups_widen_it(self):
         logits, labels = draws(300, temperature=3.0)
         logits, labels = logits.repeat(4, 0), labels.repeat(4)
-        alone = calibration_error(softmax(logits), labels, repeats=300)["interval"]
-        grouped = calibration_error(softmax(logits), labels, np.arange(300).repeat(4), repeats=300)["interval"]
+        alone = calibration_errors(softmax(logits), labels, repeats=300)["interval"]
+        grouped = calibration_errors(softmax(logits), labels, np.arange(300).repeat(4), repeats=300)["interval"]
         assert grouped[1] - grouped[0] > 1.5 * (alone[1] - alone[0])
 
-    def test_brier_and_log_loss_as_scikit_learn(self):
-        logits, labels = draws(500)
-        p = softmax(logits)
-        expected = brier_score_loss(labels, p, labels=range(4), scale_by_half=False)
-        assert brier(p, labels) == pytest.approx(expected)
-        assert log_loss(logits, labels) == pytest.approx(sklearn_log_loss(labels, p, labels=range(4)))
+
+def test_brier_score_and_log_loss_as_scikit_learn():
+    logits, labels = draws(500)
+    p = softmax(logits)
+    expected = brier_score_loss(labels, p, labels=range(4), scale_by_half=False)
+    assert brier(p, labels) == pytest.approx(expected)
+    assert log_loss(p, labels) == pytest.approx(sklearn_log_loss(labels, p, labels=range(4)))
 
 
 class TestRiskCoverage:

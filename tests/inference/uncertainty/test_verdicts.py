@@ -334,7 +334,7 @@ class TestEvaluate:
         assert found["far"]["lowest"] == "like"
         assert found["far"]["rate"] == pytest.approx((1 + found["far"]["families"]["like"]["rate"]) / 2)
         assert (found["parts"]["official"]["n"], found["parts"]["twin_free"]["n"]) == (400, 100)
-        assert found["parts"]["official"]["after"]["ece"] < 0.05
+        assert found["parts"]["official"]["after"]["adaptive_ece"] < 0.05
 
     def test_silent_errors_are_wrong_and_ok_on_tumours(self, trust, parts):
         test = parts[2]

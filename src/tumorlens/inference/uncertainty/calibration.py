@@ -1,10 +1,11 @@
-"""Are probabilities what they say? One temperature to correct them, and how far off they are.
+"""Temperature scaling, and the scores of probabilistic predictions: calibration errors, Brier score, log loss.
 
-For the study; classifying needs none of it.
+The only definitions in the package; evaluation, export and benchmarks use these. Classifying needs none of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -13,22 +14,18 @@ from scipy.optimize import minimize_scalar
 
 from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
-from tumorlens.inference.uncertainty.arrays import (
-    Bools,
-    Floats,
-    Ints,
-    softmax,
-)
+from tumorlens.inference.uncertainty.arrays import Bools, Floats, Ints
 
-BINS = 15  # of equal mass
+BINS = 15  # of reliability diagrams and calibration errors, as in Guo et al. 2017
 COOLEST, HOTTEST = 0.05, 20.0  # temperatures searched: beyond them softmax is one-hot or flat
+_EPS = float(np.finfo(np.float64).eps)  # least probability of the true class in the log loss, as in scikit-learn
 
 
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """The temperature T under which softmax(logits / T) has the least negative log-likelihood.
+    """The temperature T that minimises the negative log-likelihood of softmax(logits / T).
 
-    Guo et al., ICML 2017, section 4.2. The likelihood is convex in 1 / T, so a bounded search (Brent's)
-    finds the one minimum. It never changes which class is most probable.
+    Guo et al., ICML 2017, section 4.2. The negative log-likelihood is convex in 1 / T, so a bounded search (Brent's)
+    finds its only minimum. A temperature never changes which class is most probable.
 
     Parameters
     ----------
@@ -40,19 +37,19 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     Returns
     -------
     float
-        0.05 to 20; above 1 where the model is too sure. 1 where every image is right: the likelihood would
-        then grow forever as T falls, which proves no probability of 1.
+        0.05 to 20; above 1 if the model is overconfident. 1 if every prediction is correct: the likelihood then
+        grows without bound as T falls, which does not justify probabilities of 1.
 
     Raises
     ------
     DataError
-        No images, other shapes, or values out of range.
+        There are no images, shapes do not match, or values are out of range.
     """
     z, y = np.asarray(logits, np.float64), np.asarray(labels)
     check_labels(z, y)
     if (z.argmax(1) == y).all():
         return 1.0
-    margins = z - z[np.arange(len(y)), y][:, None]  # ≤ 0 for all other classes where the image is right
+    margins = z - z[np.arange(len(y)), y][:, None]  # ≤ 0 for all other classes if the prediction is correct
 
     def loss(inverse: float) -> float:
         scaled = margins * inverse
@@ -64,68 +61,80 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 def check_labels(values: Floats, labels: npt.NDArray[np.generic]) -> None:
-    """DataError unless `values` is finite [n, k] and `labels` holds n whole numbers from 0 to k − 1."""
+    """Raise DataError unless `values` is finite [n, k], n ≥ 1, and `labels` holds n integers from 0 to k − 1."""
     if values.ndim != 2 or not len(values) or labels.shape != values.shape[:1] or not np.isfinite(values).all():
         raise DataError(
-            f"Values {values.shape} and labels {labels.shape} do not fit, are none, or are not finite.",
-            cure="Give finite values [n, classes] and labels [n] of at least one image.",
+            f"Values {values.shape} and labels {labels.shape} do not match, are empty, or are not finite.",
+            cure="Pass finite values [n, classes] and labels [n] of at least one image.",
         )
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= values.shape[1]:
-        raise DataError(
-            f"Labels are not whole numbers from 0 to {values.shape[1] - 1}.", cure="Pass indices of classes."
-        )
+        raise DataError(f"Labels are not integers from 0 to {values.shape[1] - 1}.", cure="Pass class indices.")
 
 
-def reliability(confidence: Floats, correct: Bools, bins: int = BINS) -> list[Json]:
-    """The reliability diagram in bins of equal mass.
+def reliability(confidence: Floats, correct: Bools) -> list[Json]:
+    """The reliability diagram in 15 bins of equal width, (low, high], as in Guo et al., ICML 2017.
 
     Parameters
     ----------
     confidence
-        float64 [n], probability of the predicted class, 0 to 1.
+        float64 [n], n ≥ 1, probability of the predicted class, 0 to 1.
     correct
         bool [n].
-    bins
-        At most; each holds n / bins images, rounded either way.
 
     Returns
     -------
     list of dict
-        From the least sure bin: n, mean `confidence`, `accuracy`, and the `low` and `high` confidence.
+        The bins that hold images, from the least confident: `low` and `high` edges, `n`, mean `confidence`, and
+        `accuracy`.
     """
-    order = np.argsort(confidence, kind="stable")
-    sure = confidence[order]
-    # Equal confidences share their accuracy, so that the order of images does not move the bins' contents.
-    _, of, counts = np.unique(sure, return_inverse=True, return_counts=True)
-    right = (np.bincount(of, correct[order]) / counts)[of]
-    edges = np.linspace(0, len(sure), min(bins, len(sure)) + 1).round().astype(int)
+    edges = np.linspace(0, 1, BINS + 1)
+    bin_of = np.digitize(confidence, edges[1:-1], right=True)
     return [
-        {
-            "low": float(sure[start]),
-            "high": float(sure[stop - 1]),
-            "n": int(stop - start),
-            "confidence": float(sure[start:stop].mean()),
-            "accuracy": float(right[start:stop].mean()),
-        }
-        for start, stop in pairwise(edges)
+        _bin(float(edges[i]), float(edges[i + 1]), confidence[bin_of == i], correct[bin_of == i])
+        for i in np.unique(bin_of)
     ]
 
 
-def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = BINS) -> float:
-    """Mean |accuracy − confidence| over bins of equal mass, weighted by images; 0 to 1.
+def reliability_equal_mass(confidence: Floats, correct: Bools, bins: int = BINS) -> list[Json]:
+    """The reliability diagram in bins of n / bins images each, rounded either way.
 
-    Guo et al. 2017, eq. 3, with the bins of Nguyen and O'Connor, EMNLP 2015: bins of equal width would leave
-    nearly all images of an accurate model in one. With few images it is biased upwards (Roelofs et al.,
-    AISTATS 2022): even perfect probabilities do not give 0.
+    Parameters and result are those of `reliability`, but `low` and `high` are the least and the largest confidence
+    in the bin. Images of equal confidence share their accuracy, so that their order does not matter.
     """
-    found = reliability(confidence, correct, bins)
-    return float(sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in found) / len(confidence))
+    order = np.argsort(confidence, kind="stable")
+    ordered = confidence[order]
+    _, value_of, counts = np.unique(ordered, return_inverse=True, return_counts=True)
+    accuracy = (np.bincount(value_of, correct[order]) / counts)[value_of]
+    edges = np.linspace(0, len(ordered), min(bins, len(ordered)) + 1).round().astype(int)
+    slices = [slice(start, stop) for start, stop in pairwise(edges)]
+    return [_bin(float(ordered[s][0]), float(ordered[s][-1]), ordered[s], accuracy[s]) for s in slices]
 
 
-def calibration_error(
+def _bin(low: float, high: float, confidence: Floats, correct: Bools | Floats) -> Json:
+    return {
+        "low": low,
+        "high": high,
+        "n": len(confidence),
+        "confidence": float(confidence.mean()),
+        "accuracy": float(correct.mean()),
+    }
+
+
+def expected_calibration_error(bins: Sequence[Json]) -> float:
+    """Mean |accuracy − confidence| over the bins of a reliability diagram, weighted by images; 0 to 1.
+
+    From `reliability` it is the expected calibration error of Guo et al. 2017, eq. 3, which we call `ece`. From
+    `reliability_equal_mass` it is the adaptive one (Nguyen and O'Connor, EMNLP 2015), which we call `adaptive_ece`:
+    bins of equal width hold nearly all images of an accurate model in one. With few images both are biased upwards
+    (Roelofs et al., AISTATS 2022): even perfect probabilities do not give 0.
+    """
+    return sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / sum(b["n"] for b in bins)
+
+
+def calibration_errors(
     probabilities: Floats, labels: Ints, groups: npt.ArrayLike | None = None, repeats: int = 1000, seed: int = 0
 ) -> Json:
-    """Calibration error of the predicted class, with a percentile bootstrap interval (95 %).
+    """Both calibration errors of the predicted class, the adaptive one with a percentile bootstrap interval (95 %).
 
     Parameters
     ----------
@@ -136,13 +145,13 @@ def calibration_error(
     groups
         Group of each image [n], such as patients or twins: whole groups are resampled.
     repeats, seed
-        Of the bootstrap.
+        Number of resamples, and the seed that makes them repeatable.
 
     Returns
     -------
     dict
-        `ece`, `interval` and `n`. Resampled images repeat, which biases the interval further upwards: read
-        its upper end as cautious.
+        `ece`, `adaptive_ece`, its `interval`, and `n`. Resampled images repeat, which biases the interval further
+        upwards: its upper end is conservative.
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
     ids = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
@@ -151,19 +160,23 @@ def calibration_error(
     values = []
     for _ in range(repeats):
         drawn = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        values.append(expected_calibration_error(confidence[drawn], correct[drawn]))
+        values.append(expected_calibration_error(reliability_equal_mass(confidence[drawn], correct[drawn])))
     low, high = np.percentile(values, [2.5, 97.5])
-    ece = expected_calibration_error(confidence, correct)
-    return {"ece": ece, "interval": [float(low), float(high)], "n": len(labels)}
+    return {
+        "ece": expected_calibration_error(reliability(confidence, correct)),
+        "adaptive_ece": expected_calibration_error(reliability_equal_mass(confidence, correct)),
+        "interval": [float(low), float(high)],
+        "n": len(labels),
+    }
 
 
 def brier(probabilities: Floats, labels: Ints) -> float:
-    """Mean squared distance between probabilities and the true class's unit vector, 0 to 2 (Brier 1950)."""
+    """Mean squared distance between the probabilities [n, k] and the true class's unit vector, 0 to 2 (Brier 1950)."""
     k = probabilities.shape[1]
     return float(((probabilities - np.eye(k)[labels]) ** 2).sum(1).mean())
 
 
-def log_loss(logits: npt.ArrayLike, labels: Ints, temperature: float = 1.0) -> float:
-    """Mean −ln p(true class) under a temperature; natural logarithm."""
-    p = softmax(logits, temperature)[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(p, np.finfo(np.float64).tiny)).mean())
+def log_loss(probabilities: Floats, labels: Ints) -> float:
+    """Mean −ln p(true class) of probabilities [n, k], p at least 2.2e-16; natural logarithm."""
+    # + 0.0 turns −0.0 into 0.0. scikit-learn's own warns of rows that sum to 1 only within float32's rounding.
+    return float(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], _EPS, 1)).mean()) + 0.0
