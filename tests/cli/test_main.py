@@ -259,7 +259,7 @@ def test_a_cross_validations_folder_names_its_folds(tmp_path: Path, capsys: pyte
         assert main([command, str(tmp_path)]) == 1
         said = capsys.readouterr().err
         assert "study.json is missing" in said
-        assert f"holds a cross-validation. Name one of its folds, such as {tmp_path / 'fold-1'}." in said
+        assert f"holds a cross-validation. Give one of its folds, such as {tmp_path / 'fold-1'}." in said
 
 
 def test_the_cache_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tumorlens.core.prefetch import ahead
+from tumorlens.core.prefetch import prefetch
 
 
 def test_order_is_kept():
-    assert list(ahead(iter(range(100)), 3)) == list(range(100))
+    assert list(prefetch(iter(range(100)), 3)) == list(range(100))
 
 
 def test_an_exception_arrives_in_its_place():
@@ -20,7 +20,7 @@ def test_an_exception_arrives_in_its_place():
         yield 1
         raise ValueError("here")
 
-    found = ahead(items(), 2)
+    found = prefetch(items(), 2)
     assert next(found) == 1
     with pytest.raises(ValueError, match="here"):
         next(found)
@@ -28,7 +28,7 @@ def test_an_exception_arrives_in_its_place():
 
 def test_a_reader_that_stops_stops_the_thread():
     made = itertools.count()
-    found = ahead(made, 2)
+    found = prefetch(made, 2)
     assert next(found) == 0
     found.close()
     assert next(made) < 6
@@ -37,4 +37,4 @@ def test_a_reader_that_stops_stops_the_thread():
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers()), st.integers(1, 4))
 def test_any_items_any_size(items, size):
-    assert list(ahead(iter(items), size)) == items
+    assert list(prefetch(iter(items), size)) == items

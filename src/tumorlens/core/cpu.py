@@ -1,4 +1,4 @@
-"""How many processors this process may use, fewer than the machine has in most containers, and for what."""
+"""CPU cores that this process may use (in containers often fewer than the machine has), and how many BLAS uses."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
 
-_GROUP = Path("/sys/fs/cgroup")  # of a container, its own
+_GROUP = Path("/sys/fs/cgroup")  # inside a container this is its own group
 
 
 def usable_cores(group: Path = _GROUP) -> int:
-    """Cores that this process may use, at least 1: those it may run on, or what its container's share is worth."""
+    """CPU cores that this process may use, at least 1: the smaller of its affinity and its container's CPU quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(allowed, _quota(group))))
 
 
 def _quota(group: Path) -> float:
-    """Cores' worth of time that Linux lets a control group have; infinite where nothing says so."""
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of version 2, of version 1
+    """CPU quota of a Linux control group in cores; infinite if there is none."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # cgroup v2, v1
         try:
             quota, period = (int(word) for name in names for word in (group / name).read_text().split())
-        except (OSError, ValueError):  # not there, or "max"
+        except (OSError, ValueError):  # missing, or "max"
             continue
-        if quota > 0 and period > 0:  # -1 stands for no limit
+        if quota > 0 and period > 0:  # -1: no limit
             return quota / period
     return math.inf
 
 
-def one_for_matrices() -> AbstractContextManager[object]:
-    """Within it numpy multiplies matrices on one core.
+def single_threaded_blas() -> AbstractContextManager[object]:
+    """Limit BLAS to one thread inside a `with` block.
 
-    Its threads spin for a while after each product, and take the cores from the network and from decoding.
+    BLAS threads spin for a while after each product, which slows down inference and decoding on the same cores.
     """
     limited: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
     return limited

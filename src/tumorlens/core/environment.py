@@ -1,9 +1,8 @@
-"""What a run ran on: versions, git state, peak memory."""
+"""The environment of a run: package versions, git state, peak memory."""
 
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ from tumorlens.core.files import Json
 
 
 def environment() -> Json:
-    """Versions of what computes, as recorded in study.json."""
-    from importlib.metadata import PackageNotFoundError, version  # a tenth of what `tumorlens --help` takes to import
+    """Versions of Python, the platform and the numerical packages, as recorded in study.json."""
+    from importlib.metadata import PackageNotFoundError, version  # a tenth of the import time of `tumorlens --help`
 
     packages = ("tumorlens", "torch", "torchvision", "numba", "numpy", "pillow", "scikit-learn", "scipy")
     found: Json = {"python": platform.python_version(), "platform": platform.platform()}
@@ -26,7 +25,7 @@ def environment() -> Json:
 
 
 def git_state() -> Json | None:
-    """Commit and cleanliness of the source tree that ran, or None for an installed package."""
+    """Commit of the source tree, and whether it is clean; None for an installed package."""
     here = Path(__file__).resolve().parent
     if not (here.parents[2] / ".git").exists():
         return None
@@ -43,7 +42,14 @@ def git_state() -> Json | None:
     return {"commit": commit, "clean": not changes}
 
 
-def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far, in GB (1e9 bytes), mapped caches included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+def peak_memory_gb() -> float | None:
+    """Peak resident memory of this process in GB (1e9 bytes), to 0.001, mapped files included.
+
+    None on systems that do not report it (Windows).
+    """
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 3)

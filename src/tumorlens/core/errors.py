@@ -1,27 +1,27 @@
-"""What can go wrong, as one tree. The command line prints the message and exits with 1.
+"""The exceptions of the package. The command line prints the message and exits with 1.
 
     TumorlensError
     ├── DataError           a data set, archive, index or split file that cannot be used
     │   └── ImageError      one image file that cannot be used
     ├── FetchError          a data set or weights that could not be downloaded
-    ├── WeightsError        a weights file with wrong content
-    ├── ConfigError         an option or configuration file with a wrong value
-    ├── RunError            a run's folder: unwritable, full, unfinished, or another study's
-    └── MissingExtraError   a library of an extra that is not installed
+    ├── WeightsError        a weights file that is not a ResNet18 state dict
+    ├── ConfigError         an option or configuration file with an invalid value
+    ├── RunError            a run folder that cannot be written, is incomplete or belongs to another study
+    └── MissingExtraError   an optional dependency that is not installed
 
-A message says what is wrong, where, with which value; `cure` says what to do about it.
+A message states what happened, where, and the value; `cure` states what to do about it.
 """
 
 
 class TumorlensError(Exception):
-    """Base of every error that a user can cause and cure.
+    """Base class of all errors that a user can cause and resolve.
 
     Parameters
     ----------
     what
-        What is wrong, where, and the offending value.
+        What happened, where, and the offending value.
     cure
-        What the user can do; printed on a line of its own.
+        What the user can do; printed on a separate line.
     """
 
     def __init__(self, what: str, *, cure: str = "") -> None:
@@ -34,12 +34,12 @@ class TumorlensError(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with what is to be said of going on; the command line exits with 130."""
+    """Ctrl-C, with advice on how to resume; the command line exits with 130."""
 
     def __init__(self, more: str | None = None, advice: str = "") -> None:
         super().__init__()
         self.more = more
-        """Words that make the same command go on; None where it cannot."""
+        """Options to append to the command so that it resumes; None if it cannot resume."""
         self.advice = advice
 
 
@@ -56,22 +56,22 @@ class FetchError(TumorlensError):
 
 
 class WeightsError(TumorlensError):
-    """A weights file with wrong content."""
+    """A weights file that is not a ResNet18 state dict."""
 
 
 class ConfigError(TumorlensError):
-    """An option or configuration file with a wrong value."""
+    """An option or configuration file with an invalid value."""
 
 
 class RunError(TumorlensError):
-    """A run's folder that cannot be written or does not hold what is needed."""
+    """A run folder that cannot be written, is incomplete or belongs to another study."""
 
 
 class MissingExtraError(TumorlensError):
-    """A library that belongs to an extra which is not installed."""
+    """An optional dependency that is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
             f"This needs the Python package {module!r}, which is not installed.",
-            cure=f"Install tumorlens[{extra}], which brings it: pip install '.[{extra}]' in the source's folder.",
+            cure=f"Install it with the extra {extra!r}: pip install '.[{extra}]' in the source folder.",
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
@@ -22,12 +21,12 @@ Json = dict[str, Any]
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name only when complete (write, fsync, rename).
+    """Write a file atomically: it appears under its name only when complete (write, fsync, rename).
 
     Raises
     ------
     RunError
-        The folder cannot be written or the disk is full. An older file of that name stays whole.
+        The folder cannot be written or the disk is full. An existing file of that name is left unchanged.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -48,21 +47,30 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Within it no other tumorlens holds the same lock file, which is made where it is absent."""
+    """Hold the lock file `file` exclusively among all processes; it is created if needed.
+
+    Raises
+    ------
+    OSError
+        The lock file cannot be created.
+    """
+    from filelock import FileLock, Timeout  # its import takes as long as all else that `tumorlens --help` needs
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info(f"Waiting for another tumorlens that is writing into {file.parent} …")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info(f"Waiting for another tumorlens process that is writing to {file.parent} …")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
-def disk_error(
-    error: OSError, path: Path, again: str = "run the same command again; a study goes on from there"
-) -> RunError:
-    """The message for a failed write to `path`; `again` is what to do when there is space."""
+def disk_error(error: OSError, path: Path, again: str = "run the same command again; a study resumes") -> RunError:
+    """The error for a failed write to `path`; `again` is what to do once there is space."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(
             f"The disk is full: {path} could not be written.",
@@ -72,19 +80,19 @@ def disk_error(
     why = f"{blocking} is a file" if blocking else error.strerror or error
     return RunError(
         f"{path} cannot be written ({why}).",
-        cure="Name a folder that you may write to with --out (or --cache for caches).",
+        cure="Choose a writable folder with --out (or --cache for caches).",
     )
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, indented, with a final newline. NaN is refused."""
+    """Write indented JSON atomically, with a final newline. NaN raises ValueError."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with writing(path) as file:
         file.write(text.encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of a run.
+    """Read a JSON file of a run folder.
 
     Raises
     ------
@@ -94,9 +102,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        cure = "Run `tumorlens study` first, or name the folder of a finished run."
+        cure = "Run `tumorlens study` first, or give the folder of a finished run."
         if folds := sorted(path.parent.glob(f"fold-*/{path.name}")):
-            cure = f"{path.parent} holds a cross-validation. Name one of its folds, such as {folds[0].parent}."
+            cure = f"{path.parent} holds a cross-validation. Give one of its folds, such as {folds[0].parent}."
         raise RunError(f"{path} is missing.", cure=cure) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(
@@ -109,7 +117,7 @@ def read_json(path: Path) -> Any:
 
 
 def cache_dir() -> Path:
-    """Where decoded images and activations are kept: $TUMORLENS_CACHE, else the user's cache folder."""
+    """Folder for decoded images and activations: $TUMORLENS_CACHE, by default in the user's cache folder."""
     if named := os.environ.get("TUMORLENS_CACHE"):
         return Path(named).expanduser()
     if sys.platform == "darwin":
@@ -118,26 +126,26 @@ def cache_dir() -> Path:
 
 
 def csv_line(values: Sequence[str]) -> str:
-    """One line of CSV that csv reads back, whatever the values hold."""
-    # With "\n" as its terminator, csv leaves a lone "\r" in a name unquoted and cannot read it back.
+    """One line of CSV that `csv.reader` reads back, whatever characters the values contain."""
+    # With "\n" as line terminator, csv does not quote a lone "\r" and cannot read it back.
     text = io.StringIO()
     csv.writer(text).writerow(values)
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def probe_writable(root: Path, option: str = "--out") -> None:
-    """Fail now, not after an hour, where a run's folder cannot be written.
+    """Check that a folder can be created and written, before work that takes long.
 
     Raises
     ------
     RunError
-        It cannot.
+        It cannot be written.
     """
     if root.exists() and not root.is_dir():
-        raise RunError(f"{option} {root} is a file.", cure="Name a folder.")
+        raise RunError(f"{option} {root} is a file.", cure="Choose a folder.")
     probe = root / ".probe"
     try:
         write_json(probe, {})
-    except RunError as error:  # the user named the folder, not the probe in it
+    except RunError as error:  # report the folder, not the probe file
         raise RunError(error.what.replace(str(probe), str(root)), cure=error.cure) from None
     probe.unlink()

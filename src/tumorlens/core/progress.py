@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _QUIET_SECONDS = 2.0  # steps shorter than this show nothing
-_LOG_EVERY = 15.0  # seconds between lines where stderr is no terminal
-
+_LOG_EVERY = 15.0  # seconds between lines if stderr is not a terminal
 
 #: The package's logger. As a library, tumorlens prints nothing; `log_to_stderr` shows progress as the commands do.
 log = logging.getLogger("tumorlens")
@@ -23,10 +22,10 @@ log.addHandler(logging.NullHandler())
 
 
 class _Stderr(logging.Handler):
-    """Writes to the sys.stderr of the moment, which may be redirected."""
+    """Writes to the current `sys.stderr`, which may have been redirected since the handler was made."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if sys.stderr is not None:  # closed by whoever began the process
+        if sys.stderr is not None:  # None if the parent process closed it
             print(record.getMessage(), file=sys.stderr, flush=True)
 
 
@@ -34,7 +33,7 @@ _handler = _Stderr()
 
 
 def log_to_stderr() -> None:
-    """Print log lines and progress on stderr, so that stdout stays free for results; again is harmless."""
+    """Print log lines and progress bars on stderr; stdout stays free for results. May be called repeatedly."""
     log.addHandler(_handler)
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -43,8 +42,8 @@ def log_to_stderr() -> None:
 class Bar:
     """A progress bar with rate and time left, used as a context manager.
 
-    On a terminal it is live; elsewhere a line is printed every 15 s, and one at the end
-    for a step that took over 2 s.
+    After `log_to_stderr`, a terminal shows a live bar. Otherwise a line is logged every 15 s, and one at the end of a
+    step that took over 2 s.
 
     Parameters
     ----------
@@ -61,11 +60,9 @@ class Bar:
         self.done = 0
         self._start = self._last = time.monotonic()
         self._live: Progress | None = None
-        if log.isEnabledFor(logging.INFO) and sys.stderr is not None and sys.stderr.isatty():
-            from tumorlens.core.live import live_bar  # rich takes a tenth of the time to a first answer to import
-
-            self._live = live_bar(unit)
-            self._task = self._live.add_task(title, total=total)
+        if _handler in log.handlers and sys.stderr is not None and sys.stderr.isatty():
+            self._live = _live_bar()
+            self._task = self._live.add_task(title, total=total, rate="")
 
     def __enter__(self) -> Self:
         if self._live:
@@ -75,13 +72,12 @@ class Bar:
     def advance(self, n: int = 1) -> None:
         """Count `n` more units as done."""
         self.done += n
-        if self._live:
-            self._live.advance(self._task, n)
-            return
         now = time.monotonic()
-        if now - self._last >= _LOG_EVERY and self.done < self.total:
+        rate = self.done / max(now - self._start, 1e-9)
+        if self._live:
+            self._live.update(self._task, advance=n, rate=f"{rate:,.0f} {self.unit}/s")
+        elif now - self._last >= _LOG_EVERY and self.done < self.total:
             self._last = now
-            rate = self.done / (now - self._start)
             left = (self.total - self.done) / rate if rate else float("inf")
             log.info(f"{self.title}: {self.done:,}/{self.total:,}, {rate:,.0f} {self.unit}/s, {left:,.0f} s left")
 
@@ -94,6 +90,22 @@ class Bar:
         if kind is None and took >= _QUIET_SECONDS:
             rate = self.done / took
             log.info(f"{self.title}: {self.done:,} {self.unit} in {took:,.1f} s, {rate:,.0f} {self.unit}/s")
+
+
+def _live_bar() -> Progress:
+    """A bar on stderr with title, count, rate and time left; removed at its end."""
+    from rich.console import Console  # a tenth of the time that a first prediction takes
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
 
 
 class Clock:
@@ -114,4 +126,5 @@ class Clock:
 
     @property
     def total(self) -> float:
+        """Seconds since the clock was made."""
         return round(time.perf_counter() - self._began, 2)

@@ -1,4 +1,4 @@
-"""The layout of a run's folder."""
+"""The layout of a run folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INTENDED_USE = "Research and teaching. Not for diagnosis."
 
 @dataclass(frozen=True)
 class Run:
-    """The names inside one run's folder."""
+    """The paths of the files of one run."""
 
     root: Path
 
@@ -28,7 +28,7 @@ class Run:
 
     @property
     def baselines(self) -> Path:
-        """What no-learning baselines say about each test image."""
+        """Predictions of the baselines without training, for each test image."""
         return self.root / "baselines.csv"
 
     @property
@@ -40,7 +40,7 @@ class Run:
         return self.root / "report.html"
 
     def folder(self, configuration: str) -> Path:
-        """The folder of one configuration."""
+        """Subfolder of one configuration."""
         return self.root / configuration
 
     def metrics(self, configuration: str) -> Path:
@@ -53,9 +53,9 @@ class Run:
         return self.folder(configuration) / "history.jsonl"
 
     def training(self, configuration: str) -> Path:
-        """Summary of a finished training; its presence marks it as finished."""
+        """Summary of a finished training; it exists only once the training is finished."""
         return self.folder(configuration) / "training.json"
 
     def last(self, configuration: str) -> Path:
-        """State to resume from; removed once the training is finished."""
+        """Checkpoint to resume training from; removed once the training is finished."""
         return self.folder(configuration) / "last.pt"

@@ -1,32 +1,32 @@
-"""Measured numbers as they stand in prose, on terminals and on pages alike."""
+"""Formatting of measured numbers in prose, on terminals and in reports."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-SIGNIFICANT = 0.05  # p from which on chance alone can explain a difference
+SIGNIFICANT = 0.05  # significance level
 NBSP = "\N{NO-BREAK SPACE}"
 _BOUND = re.compile(r"(?<=\d) (?=%|s\b|min\b|h\b|GB\b|points\b)|(?<=\bp) (?=[<=])|(?<=\bp [<=]) (?=\d)")
 
 
 def bound(text: object) -> str:
-    """The text, with each number bound to its unit by a space that does not break."""
+    """The text, with a no-break space between each number and its unit."""
     return _BOUND.sub(NBSP, str(text))
 
 
 def p_value_text(p: float) -> str:
-    """A p-value as it stands in prose: `p = 0.34`, `p = 0.012`, `p < 0.001`."""
+    """A p-value for prose: `p = 0.34`, `p = 0.012`, `p < 0.001`."""
     if p < 0.001:
         return "p < 0.001"
     digits = 2 if p >= 0.1 else 3
     while digits < 9 and p != SIGNIFICANT and float(f"{p:.{digits}f}") == SIGNIFICANT:
-        digits += 1  # or 0.0499 and 0.0501 would read alike
+        digits += 1  # 0.0499 and 0.0501 must not read alike
     return f"p = {p:.{digits}f}"
 
 
 def number(fraction: float, digits: int) -> str:
-    """In per cent, without the sign; never rounded up to 100 or down to 0 unless it is exactly that."""
+    """A fraction in per cent, without the % sign; rounded to 100 or 0 only if it is exactly that."""
     text = f"{100 * fraction:.{digits}f}"
     while digits < 6 and ((fraction < 1 and float(text) == 100) or (fraction > 0 and float(text) == 0)):
         digits += 1
@@ -35,7 +35,7 @@ def number(fraction: float, digits: int) -> str:
 
 
 def percent(fraction: float, digits: int = 2) -> str:
-    """As `number`, with the sign."""
+    """As `number`, with the % sign."""
     return f"{number(fraction, digits)} %"
 
 
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 def shown(name: str) -> str:
-    """A name that is safe to print: control, formatting and undecodable characters become escapes."""
+    """A file name that is safe to print: control, format and undecodable characters become escapes."""
     return "".join(
         c.encode("unicode_escape").decode("ascii") if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c
         for c in name

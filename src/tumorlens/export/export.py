@@ -23,7 +23,7 @@ from tumorlens.core.files import (
     read_json,
     writing,
 )
-from tumorlens.core.prefetch import ahead
+from tumorlens.core.prefetch import prefetch
 from tumorlens.core.progress import Bar, log
 from tumorlens.core.run_folder import INTENDED_USE, Run
 from tumorlens.data.fetch import fetch
@@ -83,7 +83,7 @@ class Source:
         """
         made = (np.stack([self._pixels(r) for r in rows[i : i + BATCH]]) for i in range(0, len(rows), BATCH))
         with Bar(title, len(rows)) as bar:
-            for pixels in ahead(made, 3):
+            for pixels in prefetch(made, 3):
                 yield pixels
                 bar.advance(len(pixels))
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.core.cpu import one_for_matrices, usable_cores
+from tumorlens.core.cpu import single_threaded_blas, usable_cores
 from tumorlens.core.errors import (
     ConfigError,
     RunError,
@@ -133,7 +133,7 @@ class Classifier:
 
     def judge(self, outputs: Outputs, pixels: Pixels, *, coverage: float = 0.95) -> Judgement:
         """Calibrated probabilities, prediction sets and verdicts of what `run` gave for `pixels`."""
-        with one_for_matrices():
+        with single_threaded_blas():
             return self.trust.judge(outputs.logits, outputs.features, outputs.statistics, pixels, coverage=coverage)
 
     def classify(self, pixels: Pixels, *, coverage: float = 0.95) -> Judgement:

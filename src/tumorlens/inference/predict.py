@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.core.files import disk_error
-from tumorlens.core.prefetch import ahead, grouped
+from tumorlens.core.prefetch import batched, prefetch
 from tumorlens.core.progress import Bar
 from tumorlens.inference.classifier import BATCH, Classifier, Outputs
 from tumorlens.inference.records import (
@@ -124,7 +124,7 @@ def predict(
         # Read here: an interrupted thread that waits for standard input could not be ended.
         stdin = io.BytesIO(standard_input().read(Limits().bytes + 1))
     items = unfinished(read_inputs(inputs, plane=job.plane, stdin=stdin, written=written), before)
-    rows = _answers(ahead(items, 2 * max(job.batch, classifier.threads)), classifier, job, on_slice)
+    rows = _answers(prefetch(items, 2 * max(job.batch, classifier.threads)), classifier, job, on_slice)
     return with_volumes(rows, classifier.classes, before.slices)
 
 
@@ -141,7 +141,7 @@ class _Computed:
 
 
 def _answers(items: Iterator[Item], classifier: Classifier, job: Job, on_slice: OnSlice | None) -> Iterator[Row]:
-    for computed in ahead(_computed(items, classifier, job.batch), 1):  # judged while the next ones are computed
+    for computed in prefetch(_computed(items, classifier, job.batch), 1):  # judged while the next ones are computed
         rows = _classified(computed, classifier, job, on_slice)
         for item in computed.group:
             yield next(rows) if isinstance(item, Slice) else failed_row(item)
@@ -157,11 +157,11 @@ def _computed(items: Iterator[Item], classifier: Classifier, batch: int) -> Iter
         except Exception as what:  # raised when what was read before is answered
             error = what
 
-    groups = grouped(readable(), batch)
+    groups = batched(readable(), batch)
     first = list(islice(groups, 2)) if batch < classifier.threads else []
     if len(first) == 2:
         beside = _beside(chain(first, groups), classifier, classifier.at_once(batch))
-        yield from map(_joined, grouped(beside, math.ceil(_TOGETHER / batch)))
+        yield from map(_joined, batched(beside, math.ceil(_TOGETHER / batch)))
     else:
         yield from (_run(group, classifier) for group in chain(first, groups))
     if error:

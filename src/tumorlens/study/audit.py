@@ -93,7 +93,7 @@ def run_audit(
 
         with clock.step("page_s"):
             write_audit_page(html, result, folder.root)
-    return result | {"timing": {**clock.steps, "total_s": clock.total}, "peak_memory_gb": round(peak_memory_gb(), 3)}
+    return result | {"timing": {**clock.steps, "total_s": clock.total}, "peak_memory_gb": peak_memory_gb()}
 
 
 def _doubts(rows: tuple[Row, ...], root: Path, weights: Weights, cache: Path) -> list[Json]:

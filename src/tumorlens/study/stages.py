@@ -24,7 +24,7 @@ def note_timing(run: Run, clock: Clock) -> None:
     """Write this invocation's seconds and peak memory into study.json."""
     record = read_json(run.study)
     record["timing"] = {**clock.steps, "total_s": clock.total}
-    record["peak_memory_gb"] = round(peak_memory_gb(), 3)
+    record["peak_memory_gb"] = peak_memory_gb()
     write_json(run.study, record)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from tumorlens.core.prefetch import ahead
+from tumorlens.core.prefetch import prefetch
 from tumorlens.training.configurations import Configuration
 from tumorlens.training.distributed import World
 from tumorlens.training.features import InMemory
@@ -80,7 +80,7 @@ class Steps:
         Every process computes its share. What lies in a file is read while the batch before is learned from.
         """
         shares = ((batch, self._share(batch)) for batch in batches)
-        for batch, (x, y) in shares if isinstance(self.source, InMemory) else ahead(shares, 1):
+        for batch, (x, y) in shares if isinstance(self.source, InMemory) else prefetch(shares, 1):
             self._step(x.to(self.device), y.to(self.device), len(batch))
             yield batch
 
