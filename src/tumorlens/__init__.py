@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tumorlens.core.errors import TumorlensError
     from tumorlens.inference.classifier import Classifier, load_classifier
     from tumorlens.study.options import Study
+    from tumorlens.study.result import StudyResult
     from tumorlens.study.run import run_study
     from tumorlens.study.stages import compare_run, evaluate_run, report_run
     from tumorlens.training.configurations import Configuration
@@ -27,6 +28,7 @@ __all__ = [
     "Classifier",
     "Configuration",
     "Study",
+    "StudyResult",
     "TumorlensError",
     "__version__",
     "compare_run",
@@ -41,6 +43,7 @@ _HOMES = {
     "Configuration": "training.configurations",
     "TumorlensError": "core.errors",
     "Study": "study.options",
+    "StudyResult": "study.result",
     "compare_run": "study.stages",
     "evaluate_run": "study.stages",
     "load_classifier": "inference.classifier",
@@ -54,3 +57,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"tumorlens.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'tumorlens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

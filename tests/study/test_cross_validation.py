@@ -53,7 +53,7 @@ def folds(root: Path, out: Path, cache: Path, **more) -> Study:
 
 def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys) -> None:
     root, cache, out = with_copy, tmp_path / "cache", tmp_path / "cv"
-    assert run_study(folds(root, out, cache, fold=2))["cv"]["done"] == [2]
+    assert run_study(folds(root, out, cache, fold=2)).cross_validation["done"] == [2]
     record = (out / "fold-2" / "study.json").read_bytes()
     result = run_study(folds(root, out, cache))
     assert (out / "fold-2" / "study.json").read_bytes() == record  # of the command and versions that trained it
@@ -65,7 +65,7 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     assert page.count('<a href="fold-') == len(cv["done"])
     for one in cv["configurations"].values():
         assert f"{one['pooled']['accuracy'] * 100:.2f}" in page
-    assert result["cv"] == cv
+    assert result.cross_validation == cv
     assert cv["done"] == [1, 2]
     pooled = cv["configurations"]["initial"]["pooled"]
     assert pooled["n"] == 44 == sum(cv["configurations"]["initial"]["n"])
@@ -90,7 +90,7 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     assert not tested[0] & tested[1]
     before = (out / "fold-2" / "initial" / "training.json").stat().st_mtime_ns
     (out / "fold-1" / "report.html").unlink()  # as if killed just before the first fold's end
-    assert run_study(folds(root, out, cache))["cv"] == cv
+    assert run_study(folds(root, out, cache)).cross_validation == cv
     said = capsys.readouterr().err
     assert "initial: already trained" in said
     assert "Fold 2 of 2: finished" in said
@@ -112,10 +112,10 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     assert "Random weights" in page
     # A configuration more, fold by fold.
     two = dataclasses.replace(folds(root, out, cache, fold=1), configurations=("initial", "initial_lbfgs"))
-    cv = run_study(two)["cv"]
+    cv = run_study(two).cross_validation
     assert (cv["unfinished"], list(cv["configurations"])) == (["initial_lbfgs"], ["initial"])
     assert "Not every fold has initial_lbfgs" in (out / "report.html").read_text()
-    cv = run_study(dataclasses.replace(two, fold=None))["cv"]
+    cv = run_study(dataclasses.replace(two, fold=None)).cross_validation
     assert (cv["unfinished"], list(cv["configurations"])) == ([], ["initial", "initial_lbfgs"])
     for changed, value, told in (
         ("study.json", ("weights", "name", "random weights of another kind"), "its weights is random weights of"),

@@ -55,7 +55,7 @@ def options(small_folder: Path, small_cache: Path, out: Path, **changes: object)
 def finished(small_folder: Path, small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     result = run_study(options(small_folder, small_cache, out), command="tumorlens study --data x")
-    assert result["report"] == str(out / "report.html")
+    assert result.report == out / "report.html"
     return out
 
 

@@ -73,15 +73,15 @@ def study(options: Options = _DEFAULT, *, json: bool = False) -> None:
 
     result = run_study(options, command=_command())
     if json:
-        _print_json(result)
-    elif "cv" in result:
+        _print_json(result.to_dict())
+    elif result.cross_validation is not None:
         from tumorlens.study.cross_validation import folds_text
 
-        print(folds_text(result["cv"]))
-        print(f"Report: {result['report']}")
+        print(folds_text(result.cross_validation))
+        print(f"Report: {result.report}")
     else:
-        _print_summary(result["comparison"])
-        print(f"Report: {result['report']}")
+        _print_summary(result.comparison)
+        print(f"Report: {result.report}")
 
 
 @app.command(help_epilogue="Example: tumorlens train --data phantom --configurations initial --out runs/mine")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorlens.core.errors import ConfigError
-from tumorlens.core.files import Json, read_json
+from tumorlens.core.files import read_json
 from tumorlens.core.memory import garbage_left, give_back_memory
 from tumorlens.core.progress import Clock, log
 from tumorlens.core.run_folder import Run
 from tumorlens.study.options import Study
 from tumorlens.study.prepare import prepare
+from tumorlens.study.result import StudyResult
 from tumorlens.study.stages import compare_run, note_timing, report_run
 from tumorlens.training.distributed import World, joined
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Study", "run_study", "train_study"]
 
 
-def run_study(study: Study, *, command: str = "") -> Json:
+def run_study(study: Study, *, command: str = "") -> StudyResult:
     """Run a whole study, or what is left of it, and leave its folder.
 
     Parameters
@@ -35,10 +35,9 @@ def run_study(study: Study, *, command: str = "") -> Json:
 
     Returns
     -------
-    dict
-        `run`, `report` (paths), `comparison` (as in comparison.json) and, for every
-        configuration, `accuracy` on train, validation and test. With the protocol grouped-cv in place of
-        `comparison` `cv` (as in cv.json), and `accuracy` of each is one number, pooled over the finished folds.
+    StudyResult
+        Run folder, report, metrics of each configuration and the comparison. With the protocol grouped-cv, the pooled
+        result of the finished folds.
 
     Notes
     -----
@@ -69,7 +68,7 @@ def train_study(study: Study, *, command: str = "") -> Workbench:
     return bench
 
 
-def _run_one(study: Study, command: str, world: World) -> Json:
+def _run_one(study: Study, command: str, world: World) -> StudyResult:
     clock = Clock()
     bench = _trained(study, command, clock, world)
     return world.led(_judged, bench, clock)
@@ -89,7 +88,7 @@ def _trained(study: Study, command: str, clock: Clock, world: World) -> Workbenc
     return bench
 
 
-def _judged(bench: Workbench, clock: Clock) -> Json:
+def _judged(bench: Workbench, clock: Clock) -> StudyResult:
     """Test, compare and report what was trained."""
     with clock.step("doubts_s"):
         bench.doubt_labels()
@@ -102,17 +101,11 @@ def _judged(bench: Workbench, clock: Clock) -> Json:
     with clock.step("report_s"):
         report = report_run(bench.run.root, images=bench.folder.root)
     note_timing(bench.run, clock)
-    names = comparison["configurations"]
-    metrics = {name: read_json(bench.run.metrics(name))["parts"] for name in names}
-    return {
-        "run": str(bench.run.root),
-        "report": str(report),
-        "accuracy": {n: {part: m["accuracy"] for part, m in parts.items()} for n, parts in metrics.items()},
-        "comparison": comparison,
-    }
+    metrics = {name: read_json(bench.run.metrics(name)) for name in comparison["configurations"]}
+    return StudyResult.of_run(bench.run.root, report, comparison, metrics)
 
 
-def _run_folds(study: Study, command: str, world: World) -> Json:
+def _run_folds(study: Study, command: str, world: World) -> StudyResult:
     """Every fold, or the one that is asked for, as a study of its own, in a folder of its own; finished ones are
     not trained again, and all finished ones are pooled."""
     from tumorlens.study.cross_validation import fold_folder
@@ -125,9 +118,8 @@ def _run_folds(study: Study, command: str, world: World) -> Json:
         else:
             log.info(f"Fold {fold} of {study.folds * study.repeats}:")
             _run_one(one, command, world)
-        result, report = world.led(_summed_up, study)
-    return {"run": str(root), "report": str(report), "cv": result, "accuracy": {n: c["pooled"]["accuracy"] for n, c in
-            result["configurations"].items()}}  # fmt: skip
+        result = world.led(_summed_up, study)
+    return result
 
 
 def _finished(fold: Study) -> bool:
@@ -145,12 +137,12 @@ def _finished(fold: Study) -> bool:
     return True
 
 
-def _summed_up(study: Study) -> tuple[Json, Path]:
-    """What the finished folds give together, and the page that shows it."""
+def _summed_up(study: Study) -> StudyResult:
+    """Pool the finished folds and write the page that shows them."""
     from tumorlens.report import write_folds_page
     from tumorlens.study.cross_validation import fold_folder, sum_up_folds
 
     root = study.run.root
     result = sum_up_folds(root, study.folds, study.repeats)
     records = {k: read_json(Run(fold_folder(root, k)).study) for k in result["done"]}
-    return result, write_folds_page(root, result, records)
+    return StudyResult.of_folds(root, write_folds_page(root, result, records), result)
