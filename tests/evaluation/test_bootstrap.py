@@ -6,6 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from evaluation_cases import correctness
 from scipy import stats
 from sklearn.metrics import f1_score
 
@@ -19,13 +20,6 @@ from tumorlens.evaluation.bootstrap import (
 )
 from tumorlens.evaluation.metrics import measure
 from tumorlens.evaluation.statistics import wilson
-
-
-def answers(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong of two models with these four counts."""
-    first = [True] * (both + only_first) + [False] * (only_second + neither)
-    second = [True] * both + [False] * only_first + [True] * only_second + [False] * neither
-    return np.array(first), np.array(second)
 
 
 def every_resample(groups: np.ndarray) -> list[np.ndarray]:
@@ -68,7 +62,7 @@ def small_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 class TestDifference:
     def test_repeatable_and_turns_with_the_order(self):
-        first, second = answers(200, 10, 30, 60)
+        first, second = correctness(200, 10, 30, 60)
         low, high = bootstrap_difference(first, second)
         assert bootstrap_difference(first, second) == (low, high)
         assert low < 20 / 300 < high
@@ -77,7 +71,7 @@ class TestDifference:
 
     @pytest.mark.parametrize("groups", [None, np.repeat(range(20), 10)])
     def test_same_answers_are_no_certainty(self, groups):
-        low, high = bootstrap_difference(*answers(180, 0, 0, 20), groups)
+        low, high = bootstrap_difference(*correctness(180, 0, 0, 20), groups)
         assert low == pytest.approx(-high)
         assert high > (0.05 if groups is not None else 0.005)
 
@@ -94,22 +88,22 @@ class TestDifference:
         assert covered / 400 > 0.93  # resampling alone: 0.64 and 0.74
 
     def test_as_the_normal_approximation(self):
-        low, high = bootstrap_difference(*answers(800, 40, 100, 60), repeats=20_000)
+        low, high = bootstrap_difference(*correctness(800, 40, 100, 60), repeats=20_000)
         se = math.sqrt((140 / 1000 - 0.06**2) / 1000)
         assert (low, high) == (pytest.approx(0.06 - 1.96 * se, abs=0.002), pytest.approx(0.06 + 1.96 * se, abs=0.002))
 
     def test_groups_of_one_are_images(self):
-        first, second = answers(800, 40, 100, 60)
+        first, second = correctness(800, 40, 100, 60)
         alone = bootstrap_difference(first, second, repeats=8000)
         grouped = bootstrap_difference(first, second, groups=np.arange(1000), repeats=8000)
         assert grouped == pytest.approx(alone, abs=0.004)
 
     def test_copies_widen_only_the_grouped_interval(self):
-        first, second = (np.repeat(a, 9) for a in answers(80, 4, 10, 6))
+        first, second = (np.repeat(a, 9) for a in correctness(80, 4, 10, 6))
         groups = np.repeat([f"patient {i}" for i in range(100)], 9)
         alone = np.diff(bootstrap_difference(first, second))[0]
         grouped = np.diff(bootstrap_difference(first, second, groups))[0]
-        single = np.diff(bootstrap_difference(*answers(80, 4, 10, 6)))[0]
+        single = np.diff(bootstrap_difference(*correctness(80, 4, 10, 6)))[0]
         assert grouped == pytest.approx(3 * alone, rel=0.15)
         assert grouped == pytest.approx(single, rel=0.15)
 
@@ -199,11 +193,11 @@ class TestAccuracy:
         assert (low, high) == pytest.approx(expected, abs=0.1 * (expected[1] - expected[0]))
 
     def test_groups_of_one_are_images(self):
-        right, _ = answers(930, 0, 0, 70)
+        right, _ = correctness(930, 0, 0, 70)
         assert bootstrap_accuracy(right, np.arange(1000)[::-1]) == bootstrap_accuracy(right)
 
     def test_copies_are_one_image(self):
-        right, _ = answers(93, 0, 0, 7)
+        right, _ = correctness(93, 0, 0, 7)
         copies = bootstrap_accuracy(np.repeat(right, 9), np.repeat([f"patient {i}" for i in range(100)], 9))
         assert copies == pytest.approx(bootstrap_accuracy(right), abs=1e-9)
 
@@ -225,7 +219,7 @@ class TestAccuracy:
         assert bootstrap_accuracy([True] * 6, [0, 1, 2, 2, 2, 2]) == wilson(2, 2)
 
     def test_more_confidence_is_wider(self):
-        right, _ = answers(930, 0, 0, 70)
+        right, _ = correctness(930, 0, 0, 70)
         low, high = bootstrap_accuracy(right, confidence=0.8)
         wide_low, wide_high = bootstrap_accuracy(right, confidence=0.99)
         assert 0 <= wide_low < low < 0.93 < high < wide_high <= 1
@@ -302,9 +296,9 @@ class TestMacroF1:
     @pytest.mark.parametrize(
         ("labels", "predicted", "match"),
         [
-            ([], [], "do not fit"),
-            ([0, 1], [0, 1, 1], "do not fit"),
-            ([[0, 1]], [[0, 1]], "do not fit"),
+            ([], [], "do not match"),
+            ([0, 1], [0, 1, 1], "do not match"),
+            ([[0, 1]], [[0, 1]], "do not match"),
             ([0, 3], [0, 1], "0 to 2"),
             ([0, 1], [0, 3], "0 to 2"),
             ([0, -1], [0, 1], "0 to 2"),

@@ -5,16 +5,16 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from evaluation_cases import correctness
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import kstest, ttest_rel
+from scipy.stats import kstest
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from tumorlens.core.errors import DataError
-from tumorlens.evaluation.seeds import paired_seeds, summarise_seeds
 from tumorlens.evaluation.statistics import (
     delong,
     holm,
@@ -22,14 +22,6 @@ from tumorlens.evaluation.statistics import (
     newcombe,
     wilson,
 )
-
-
-def answers(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong of two models with these four counts."""
-    first = [True] * (both + only_first) + [False] * (only_second + neither)
-    second = [True] * both + [False] * only_first + [True] * only_second + [False] * neither
-    return np.array(first), np.array(second)
-
 
 counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -88,32 +80,32 @@ class TestNewcombe:
 class TestMcnemar:
     def test_exact_by_hand(self):
         # 1 against 9: 2 * (C(10,0) + C(10,1)) / 2^10 = 22 / 1024
-        found = mcnemar(*answers(100, 1, 9, 5))
+        found = mcnemar(*correctness(100, 1, 9, 5))
         assert found["p_value"] == pytest.approx(22 / 1024)
         assert found["statistic"] == 1
         assert found["method"] == "exact binomial"
 
     def test_chi_squared_by_hand(self):
         # 6 against 85: (|6 - 85| - 1)² / 91 = 6084 / 91
-        found = mcnemar(*answers(1209, 6, 85, 11))
+        found = mcnemar(*correctness(1209, 6, 85, 11))
         assert found["statistic"] == pytest.approx(6084 / 91)
         assert found["p_value"] == pytest.approx(math.erfc(math.sqrt(6084 / 91 / 2)), rel=1e-9)
         assert found["method"] == "chi-squared, continuity corrected"
 
     @pytest.mark.parametrize(("discordant", "method"), [(24, "exact"), (25, "chi-squared")])
     def test_where_the_method_changes(self, discordant, method):
-        assert mcnemar(*answers(3, 4, discordant - 4, 3))["method"].startswith(method)
+        assert mcnemar(*correctness(3, 4, discordant - 4, 3))["method"].startswith(method)
 
     def test_no_discordant_pair(self):
-        assert mcnemar(*answers(7, 0, 0, 2))["p_value"] == 1
+        assert mcnemar(*correctness(7, 0, 0, 2))["p_value"] == 1
 
     @pytest.mark.parametrize("each", [1, 12, 13, 400])
     def test_balanced_pairs_are_no_evidence(self, each):
-        assert mcnemar(*answers(0, each, each, 0))["p_value"] == pytest.approx(1)
+        assert mcnemar(*correctness(0, each, each, 0))["p_value"] == pytest.approx(1)
 
     @given(st.integers(0, 60), st.integers(0, 60))
     def test_as_statsmodels(self, only_first, only_second):
-        found = mcnemar(*answers(5, only_first, only_second, 5))
+        found = mcnemar(*correctness(5, only_first, only_second, 5))
         exact = only_first + only_second < 25
         if not exact and only_first == only_second:
             return  # its correction overshoots equality there; ours is tested above
@@ -124,7 +116,7 @@ class TestMcnemar:
     def test_rejects_at_its_level_where_models_are_equal(self):
         random = np.random.default_rng(1)
         only_first = random.binomial(60, 0.5, size=2000)
-        p = {int(b): mcnemar(*answers(0, int(b), 60 - int(b), 0))["p_value"] for b in np.unique(only_first)}
+        p = {int(b): mcnemar(*correctness(0, int(b), 60 - int(b), 0))["p_value"] for b in np.unique(only_first)}
         assert 0.01 < np.mean([p[int(b)] < 0.05 for b in only_first]) < 0.06
 
     @pytest.mark.parametrize(("first", "second"), [([], []), ([True], [True, False]), ([2], [1]), ([[True]], [[True]])])
@@ -262,80 +254,3 @@ class TestHolm:
     def test_refuses_what_is_no_probability(self, p_values):
         with pytest.raises(DataError, match="from 0 to 1"):
             holm(p_values)
-
-
-class TestPairedSeeds:
-    @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
-    def test_as_scipy(self, pairs):
-        first, second = np.array(pairs).T
-        found = paired_seeds(first.tolist(), second.tolist())
-        assert found["n"] == len(pairs)
-        assert found["mean_difference"] == pytest.approx(float(np.mean(second - first)), abs=1e-12)
-        if np.std(second - first) < 1e-9:
-            return  # scipy warns of it; ours is tested below
-        expected = ttest_rel(second, first)
-        assert found["statistic"] == pytest.approx(expected.statistic, rel=1e-9, abs=1e-12)
-        assert found["p_value"] == pytest.approx(expected.pvalue, rel=1e-9)
-        assert found["interval"] == pytest.approx(list(expected.confidence_interval(0.95)), abs=1e-9)
-
-    def test_by_hand(self):
-        # Differences 1, 2, 3: mean 2, sd 1, t = 2 √3, and t(0.975, 2) = 4.302653.
-        found = paired_seeds([0, 0, 0], [1, 2, 3])
-        assert (found["n"], found["mean_difference"], found["sd"]) == (3, 2, 1)
-        assert found["statistic"] == pytest.approx(2 * math.sqrt(3))
-        assert found["interval"] == pytest.approx([2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)])
-
-    def test_one_seed_has_no_test(self):
-        assert paired_seeds([0.9], [0.95]) == {
-            "n": 1,
-            "mean_difference": pytest.approx(0.05),
-            "sd": None,
-            "interval": None,
-            "statistic": None,
-            "p_value": None,
-        }
-
-    def test_same_numbers_are_no_difference(self):
-        found = paired_seeds([0.3, 0.7, 0.1], [0.1 + 0.2, 0.7, 0.1])  # 0.1 + 0.2 is 0.3 up to rounding
-        assert (found["mean_difference"], found["sd"], found["p_value"], found["interval"]) == (0, 0, 1, [0, 0])
-
-    def test_a_difference_that_repeats_itself_proves_nothing(self):
-        found = paired_seeds([0.985, 0.987, 0.989], [0.986, 0.988, 0.990])
-        assert (found["mean_difference"], found["sd"]) == (pytest.approx(0.001), 0)
-        assert (found["interval"], found["statistic"], found["p_value"]) == (None, None, None)
-
-    def test_rejects_at_its_level_where_configurations_are_equal(self):
-        draws = np.random.default_rng(6).normal(size=(1000, 2, 5))
-        p = [paired_seeds(*draw)["p_value"] for draw in draws]
-        assert 0.035 <= np.mean(np.array(p) < 0.05) <= 0.065
-
-    @pytest.mark.parametrize(("first", "second"), [([], []), ([0.9], [0.9, 0.8]), ([0.9, math.nan], [0.9, 0.8])])
-    def test_refuses_what_cannot_be_paired(self, first, second):
-        with pytest.raises(DataError, match="Cannot pair"):
-            paired_seeds(first, second)
-
-
-class TestSeeds:
-    def test_by_hand(self):
-        found = summarise_seeds([0.985, 0.987, 0.989])
-        assert found == {
-            "n": 3,
-            "mean": pytest.approx(0.987),
-            "sd": pytest.approx(0.002),
-            "min": 0.985,
-            "max": 0.989,
-            "values": [0.985, 0.987, 0.989],
-        }
-
-    def test_one_seed_has_no_spread(self):
-        assert summarise_seeds([0.9])["sd"] is None
-
-    @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-    def test_mean_lies_in_the_range(self, values):
-        found = summarise_seeds(values)
-        assert found["min"] <= found["mean"] <= found["max"]
-
-    @pytest.mark.parametrize("values", [[], [0.9, float("nan")]])
-    def test_refuses_nothing_and_nan(self, values):
-        with pytest.raises(DataError, match="Cannot summarise"):
-            summarise_seeds(values)

@@ -1,22 +1,22 @@
-"""How far a number measured on images that belong together can be trusted: bootstrap intervals.
+"""Bootstrap intervals of accuracy and macro-F1, for one configuration and for the difference of two.
 
-What is drawn with replacement are images or, where `groups` is given, whole groups of them (patients,
-sets of near-duplicates): the cluster bootstrap of Davison and Hinkley, Bootstrap Methods and their
-Application, 1997, section 3.8, strategy 1. Everything below needs only sums over groups, and groups
-with the same sums are one kind; a resample is thus one multinomial draw of how often each kind comes.
+Images are resampled with replacement or, if `groups` is given, whole groups of them (patients, sets of
+near-duplicates): the cluster bootstrap of Davison and Hinkley, Bootstrap Methods and their Application, 1997,
+section 3.8, strategy 1. Everything below needs only sums over groups, and groups with equal sums are
+interchangeable ("of one kind"); a resample is thus one multinomial draw of how often each kind occurs.
 
-- One configuration, whose score sits near its upper end and is skewed: studentised (bootstrap-t)
-  intervals, estimate − t* · error with t* = (resample − estimate) / error of the resample (Efron and
-  Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5; Davison and Hinkley, section 5.2).
-  Errors are linearised: the root of Σ u² over the drawn groups, u the group's sums times the score's
-  gradient (Davison and Hinkley, section 2.7.2; the sum of u is 0).
-- Difference of two configurations, symmetric but carried by the few groups where they disagree:
-  percentile intervals whose levels are moved from α to Φ(t(α, df) · √(G / (G − 1))) (the expanded
-  percentile interval of Hesterberg, The American Statistician 69, 2015). Hesterberg's df is G − 1 of
-  G groups; here it is what the error itself is worth, 2 V² / var(V) with V = Σ u² and
-  var(V) = Σ u⁴ − V² / G, at most G − 1 (Satterthwaite, Biometrics Bulletin 2, 1946).
+- One configuration, whose score lies near its upper bound and is skewed: studentised (bootstrap-t) intervals,
+  estimate − t* · error with t* = (resample − estimate) / error of the resample (Efron and Tibshirani, An
+  Introduction to the Bootstrap, 1993, section 12.5; Davison and Hinkley, section 5.2). Errors are linearised: the
+  root of Σ u² over the drawn groups, u the group's sums times the score's gradient (Davison and Hinkley, section
+  2.7.2; the sum of u is 0).
+- Difference of two configurations, symmetric but determined by the few groups on which they disagree: percentile
+  intervals whose levels are moved from α to Φ(t(α, df) · √(G / (G − 1))) (the expanded percentile interval of
+  Hesterberg, The American Statistician 69, 2015). Hesterberg's df is G − 1 of G groups; here it is that of the
+  error itself, 2 V² / var(V) with V = Σ u² and var(V) = Σ u⁴ − V² / G, at most G − 1 (Satterthwaite, Biometrics
+  Bulletin 2, 1946).
 
-benchmarks/intervals.py shows how often these intervals hold the truth.
+benchmarks/intervals.py measures how often these intervals hold the true value.
 """
 
 from __future__ import annotations
@@ -30,16 +30,11 @@ import numpy.typing as npt
 from scipy import stats
 
 from tumorlens.core.errors import DataError
-from tumorlens.evaluation.statistics import (
-    answers,
-    newcombe_paired,
-    paired_answers,
-    wilson,
-)
+from tumorlens.evaluation.statistics import as_bools, newcombe_paired, paired_bools, wilson
 
-_FEW = 10  # images that tell two models apart
+_FEW = 10  # discordant images, below which resamples vary too little
 _CHUNK = 1 << 20  # counts drawn at a time, repeats x kinds: a few arrays of 8 MB
-_NOTHING = 1e-12  # a fraction below it is rounding: one image of a billion weighs more
+_NEGLIGIBLE = 1e-12  # a fraction below it is rounding: one image of a billion weighs more
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -56,20 +51,21 @@ def bootstrap_accuracy(
 ) -> tuple[float, float]:
     """Studentised bootstrap interval of one configuration's accuracy.
 
-    Where errors sit in so few groups (up to about three) that resamples without one decide the bound,
+    If errors lie in so few groups (up to about three) that resamples without any error determine the bound,
     Wilson's interval is returned for n = (Σ size)² / Σ size² images: the worst case, in which a group is
-    right or wrong as a whole (effective sample size of Kish, Survey Sampling, 1965).
+    classified correctly or wrongly as a whole (effective sample size of Kish, Survey Sampling, 1965).
 
     Parameters
     ----------
     correct
         bool [n].
     groups
-        Group of each image [n], any sortable ids: patients, or sets of near-duplicates.
+        Group of each image [n], any sortable ids (patients, or sets of near-duplicates); None if images are
+        independent.
     repeats
         Number of resamples.
     seed
-        Makes the result repeatable.
+        Seed of the resampling.
     confidence
         Nominal coverage, between 0 and 1.
 
@@ -81,15 +77,14 @@ def bootstrap_accuracy(
     Raises
     ------
     DataError
-        No images, unequal lengths, no resample, or fewer than two groups or images.
+        There are no images or resamples, lengths differ, or there are fewer than two groups or images.
     """
-    right = answers(correct)
+    right = as_bools(correct)
     sums = _group_sums(right.astype(np.int64), groups)
-    found = _resample(sums, _ratio, repeats, seed).studentised(confidence)
-    if found is not None:
-        return found
-    effective = _effective(sums[:, 1])
-    return wilson(float(right.mean()) * effective, effective, confidence)
+    n = _effective_size(sums[:, 1])
+    return _resample(sums, _ratio, repeats, seed).studentised(confidence) or wilson(
+        float(right.mean()) * n, n, confidence
+    )
 
 
 def bootstrap_difference(
@@ -102,10 +97,10 @@ def bootstrap_difference(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the accuracy difference second − first on the same images.
 
-    Without groups the plain one (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter
-    13); with groups the expanded one of this module's head. Resamples vary too little where fewer than ten images
-    tell the two apart, and not at all where none does: then it is `statistics.newcombe_paired`, with groups (for
-    none alone, as the expanded interval allows for few) for as many images as they are worth.
+    Without groups the plain one (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13); with
+    groups the expanded one of the module's docstring. Resamples vary too little if fewer than ten images are
+    discordant (with groups: if none is, as the expanded interval allows for few): the result is then
+    `statistics.newcombe_paired`, with groups for their effective number of images.
 
     Parameters
     ----------
@@ -122,17 +117,17 @@ def bootstrap_difference(
     Raises
     ------
     DataError
-        No images, unequal lengths, no resample, or fewer than two groups.
+        There are no images or resamples, lengths differ, or there are fewer than two groups.
     """
-    first, second = paired_answers(first_correct, second_correct)
+    first, second = paired_bools(first_correct, second_correct)
     gain = second.astype(np.int64) - first  # (n,), each -1, 0 or 1
     n = len(gain)
     _check_repeats(repeats)
-    group_of = np.arange(n) if groups is None else _grouped(groups, n)
+    group_of = np.arange(n) if groups is None else _group_indices(groups, n)
     if np.count_nonzero(gain) < (_FEW if groups is None else 1):
-        worth = _effective(np.bincount(group_of)) / n  # of an image
-        both, one, other = (worth * int(kind.sum()) for kind in (first & second, first & ~second, ~first & second))
-        return newcombe_paired(both, one, other, worth * n - both - one - other, confidence)
+        weight = _effective_size(np.bincount(group_of)) / n  # of an image
+        both, one, other = (weight * int(kind.sum()) for kind in (first & second, first & ~second, ~first & second))
+        return newcombe_paired(both, one, other, weight * n - both - one - other, confidence)
     if groups is not None:
         return _resample(_group_sums(gain, groups), _ratio, repeats, seed).percentile(confidence)
     # Resampling n values of three kinds is a multinomial draw of the three counts.
@@ -152,12 +147,12 @@ def bootstrap_macro_f1(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Studentised bootstrap interval of one configuration's macro-F1, as `evaluate.measure` defines it.
+    """Studentised bootstrap interval of one configuration's macro-F1, as `metrics.measure` defines it.
 
-    Each resample's mean goes over the classes that have images in it. Where errors sit in so few groups
-    (up to about three) that resamples without one decide the bound, the expanded percentile interval is
-    returned. Where every image is right it is (1, 1), for no resample shows an error; the interval of
-    the accuracy says more then.
+    Each resample's mean is over the classes that have images in it. If errors lie in so few groups (up to about
+    three) that resamples without any error determine the bound, the expanded percentile interval is returned. If
+    every prediction is correct it is (1, 1), as no resample holds an error; the interval of the accuracy is more
+    informative then.
 
     Parameters
     ----------
@@ -176,7 +171,8 @@ def bootstrap_macro_f1(
     Raises
     ------
     DataError
-        No images, unequal lengths, labels out of range, no resample, or fewer than two groups or images.
+        There are no images or resamples, lengths differ, labels are out of range, or there are fewer than two groups
+        or images.
     """
     found = _resample(_class_sums(labels, [predicted], classes, groups), _macro_f1, repeats, seed)
     return found.studentised(confidence) or found.percentile(confidence)
@@ -207,28 +203,28 @@ def bootstrap_macro_f1_difference(
 
 @dataclass(frozen=True, eq=False)
 class _Resampled:
-    """A score, and what resampling makes of it."""
+    """A score, its linearised error, and both of each resample."""
 
     groups: int
     estimate: float
     error: float
     """Linearised standard error of `estimate`."""
     freedom: float
-    """Degrees of freedom that `error` is worth, 1 to groups − 1."""
+    """Degrees of freedom of `error`, 1 to groups − 1."""
     scores: Floats
     """(repeats,)."""
     errors: Floats
     """(repeats,), of each of `scores`."""
 
     def studentised(self, confidence: float) -> tuple[float, float] | None:
-        """Bootstrap-t interval within 0 and 1, or None where a bound hangs on resamples that do not vary."""
+        """Bootstrap-t interval within 0 and 1, or None if a bound depends on resamples that do not vary."""
         off = self.scores - self.estimate
-        # A resample that does not vary is infinitely far off, but for one that hits the estimate.
-        t = np.where(np.abs(off) < _NOTHING, 0.0, np.copysign(np.inf, off))
-        np.divide(off, self.errors, out=t, where=self.errors >= _NOTHING)
+        # A resample that does not vary is infinitely far off, unless it equals the estimate.
+        t = np.where(np.abs(off) < _NEGLIGIBLE, 0.0, np.copysign(np.inf, off))
+        np.divide(off, self.errors, out=t, where=self.errors >= _NEGLIGIBLE)
         tail = (1 - confidence) / 2
         below, above = np.quantile(t, tail, method="lower"), np.quantile(t, 1 - tail, method="higher")
-        if self.error < _NOTHING or not np.isfinite([below, above]).all():
+        if self.error < _NEGLIGIBLE or not np.isfinite([below, above]).all():
             return None
         low, high = np.clip(self.estimate - np.array([above, below]) * self.error, 0, 1)
         return float(low), float(high)
@@ -242,7 +238,7 @@ class _Resampled:
 
 
 def _resample(sums: Ints, score: Score, repeats: int, seed: int) -> _Resampled:
-    """Draw groups with replacement. `sums` (groups, d) holds each group's; `score` is of their total."""
+    """Draw groups with replacement; `sums` (groups, d) holds each group's sums, `score` takes their total."""
     _check_repeats(repeats)
     kinds, times = np.unique(sums.astype(np.float64), axis=0, return_counts=True)  # (kinds, d), (kinds,)
     n = len(sums)
@@ -269,15 +265,15 @@ def _resample(sums: Ints, score: Score, repeats: int, seed: int) -> _Resampled:
 
 
 def _ratio(sums: Floats) -> tuple[Floats, Floats]:
-    """Of (r, 2), the first column by the second."""
-    part, whole = sums.T
-    return part / whole, np.stack([1 / whole, -part / whole**2], 1)
+    """The first column of (r, 2) divided by the second."""
+    numerator, denominator = sums.T
+    return numerator / denominator, np.stack([1 / denominator, -numerator / denominator**2], 1)
 
 
 def _macro_f1(sums: Floats) -> tuple[Floats, Floats]:
-    """Of (r, 3 k): images of each class, those of them that are right, and images predicted as it."""
+    """Macro-F1 from (r, 3 k): images of each class, those classified correctly, and those predicted as the class."""
     support, hits, predicted = np.split(sums, 3, axis=1)  # (r, k) each
-    f1 = 2 * hits / np.maximum(support + predicted, 1)  # a class that is nowhere has 0 hits
+    f1 = 2 * hits / np.maximum(support + predicted, 1)  # a class that is neither true nor predicted has 0 hits
     present = support > 0
     weight = present / present.sum(1, keepdims=True)
     slope = weight / np.maximum(support + predicted, 1)
@@ -285,39 +281,39 @@ def _macro_f1(sums: Floats) -> tuple[Floats, Floats]:
 
 
 def _macro_f1_difference(sums: Floats) -> tuple[Floats, Floats]:
-    """Of (r, 5 k): images of each class, then right and predicted ones of the first, then of the second."""
+    """Of (r, 5 k): images of each class, then correct and predicted ones of the first model, then of the second."""
     k = sums.shape[1] // 5
     first, second = _macro_f1(sums[:, : 3 * k]), _macro_f1(np.delete(sums, slice(k, 3 * k), axis=1))
     by_support = second[1][:, :k] - first[1][:, :k]
     return second[0] - first[0], np.hstack([by_support, -first[1][:, k:], second[1][:, k:]])
 
 
-def _effective(sizes: Ints) -> float:
-    """How many independent images groups of these sizes are worth at least (Kish 1965)."""
+def _effective_size(sizes: Ints) -> float:
+    """Least effective number of independent images in groups of these sizes (Kish 1965)."""
     return float(sizes.sum()) ** 2 / float((sizes**2).sum())
 
 
 def _group_sums(values: Ints, groups: npt.ArrayLike | None) -> Ints:
-    """(groups, 2), the columns of `_ratio`: the sum of each group's values, and how many it has."""
-    group_of = _grouped(groups, len(values))
+    """(groups, 2), the columns of `_ratio`: sum and number of each group's values."""
+    group_of = _group_indices(groups, len(values))
     return np.stack([np.bincount(group_of, weights=values).astype(np.int64), np.bincount(group_of)], 1)
 
 
 def _class_sums(
     labels: npt.ArrayLike, predictions: list[npt.ArrayLike], classes: int, groups: npt.ArrayLike | None
 ) -> Ints:
-    """(groups, k + 2 k a prediction), the columns of `_macro_f1`, or a DataError."""
+    """(groups, k + 2 k per prediction), the columns of `_macro_f1`, or a DataError."""
     found = [np.asarray(values) for values in (labels, *predictions)]
     for values in found:
         if values.ndim != 1 or values.shape != found[0].shape or not values.size:
             raise DataError(
-                f"Labels {found[0].shape} and predicted classes {values.shape} do not fit.",
-                cure="Give one of each an image, for at least one image.",
+                f"Labels {found[0].shape} and predicted classes {values.shape} do not match.",
+                cure="Pass one of each per image, for at least one image.",
             )
         if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= classes:
-            raise DataError(f"Labels are not whole numbers from 0 to {classes - 1}.", cure="Pass indices of classes.")
+            raise DataError(f"Labels are not integers from 0 to {classes - 1}.", cure="Pass class indices.")
     y, *predicted = (values.astype(np.int64) for values in found)
-    group_of = _grouped(groups, len(y))
+    group_of = _group_indices(groups, len(y))
     n, width = int(group_of.max()) + 1, classes * (1 + 2 * len(predicted))
     first = group_of * width  # an image's first cell in the flat table
     cells = [first + y]
@@ -327,21 +323,21 @@ def _class_sums(
     return np.bincount(np.concatenate(cells), minlength=n * width).reshape(n, width)
 
 
-def _grouped(groups: npt.ArrayLike | None, n: int) -> npt.NDArray[np.intp]:
-    """Each image's group as 0, 1, …; each a group of its own where none are given. At least two groups."""
+def _group_indices(groups: npt.ArrayLike | None, n: int) -> npt.NDArray[np.intp]:
+    """Each image's group as 0, 1, …; without groups each image is its own. DataError for fewer than two groups."""
     if groups is None:
         if n < 2:
-            raise DataError("There is one image, so nothing can be resampled.", cure="Measure two or more.")
+            raise DataError("There is one image, so nothing can be resampled.", cure="Measure two or more images.")
         return np.arange(n)
     found: npt.NDArray[Any] = np.asarray(groups)
     if found.shape != (n,):
-        raise DataError(f"{found.size} groups for {n} images.", cure="Give each image one group.")
+        raise DataError(f"{found.size} groups for {n} images.", cure="Pass one group per image.")
     _, group_of = np.unique(found, return_inverse=True)
     if not group_of.any():
-        raise DataError("All images are in one group, so nothing can be resampled.", cure="Leave the groups out.")
+        raise DataError("All images are in one group, so nothing can be resampled.", cure="Leave out the groups.")
     return group_of
 
 
 def _check_repeats(repeats: int) -> None:
     if repeats < 1:
-        raise DataError(f"repeats = {repeats}: nothing to resample.", cure="Say 1 or more.")
+        raise DataError(f"repeats = {repeats}: nothing to resample.", cure="Use 1 or more.")

@@ -1,7 +1,4 @@
-"""Two or more configurations side by side, tested on the same images: comparison.json and its table.
-
-Every text in the summary is derived from measurements, and each row says by which rule.
-"""
+"""The comparison of configurations that were tested on the same images: the content of comparison.json."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import f1_score
 
 from tumorlens.core.errors import DataError, RunError
 from tumorlens.core.files import Json
 from tumorlens.evaluation.bootstrap import bootstrap_difference, bootstrap_macro_f1_difference
-from tumorlens.evaluation.metrics import measure
 from tumorlens.evaluation.predictions import Predictions
 from tumorlens.evaluation.statistics import delong, holm, mcnemar
 from tumorlens.evaluation.summary import ROWS, Facts, verdict
@@ -34,16 +31,16 @@ def compare(
     published: Mapping[str, float] | None,
     groups: Mapping[str, str] | None = None,
 ) -> Json:
-    """Compare configurations on the test part.
+    """Compare configurations on the test split.
 
     Parameters
     ----------
     names
-        Configurations in the order of the table; the first is what the others are compared with.
+        Configurations in the order of the table; the others are compared with the first.
     training, metrics, predictions
-        Of each configuration, as in training.json, metrics.json and predictions.csv.
+        By configuration, as in training.json, metrics.json and predictions.csv.
     published
-        Published test accuracy (0 to 1) by configuration, or None where the data set is another one.
+        Published test accuracy (0 to 1) by configuration, or None if the data set differs.
     groups
         Group of each image by path: near-duplicates or a patient's. Without, images count as independent.
 
@@ -51,29 +48,27 @@ def compare(
     -------
     dict
         As in comparison.json. All pairs are compared, the earlier configuration first; differences are
-        second − first, with their bootstrap interval (95 %; `_group_` ones draw whole groups, the other one
-        images). `auc` compares one-against-rest ROC areas by class (DeLong). Pictures in a pair carry the
+        second − first, with their bootstrap interval (95 %; `_group_` ones resample whole groups, the other one
+        images). `auc` compares one-vs-rest ROC areas by class (DeLong). Images in a pair carry the
         probability that each configuration gave to the class it predicted; the most confident errors come
-        first. `mcnemar.p_holm` is corrected for the number of pairs (Holm), that of `auc` for pairs and classes.
+        first. `mcnemar.p_holm` is adjusted for the number of pairs (Holm), that of `auc` for pairs and classes.
 
     Raises
     ------
     DataError
-        No or repeated names, or the configurations were not tested on the same images.
+        There are no names, a name appears twice, or the configurations were not tested on the same images.
     RunError
-        A training.json lacks something, or metrics and predictions do not belong together.
+        A training.json lacks a key, or metrics and predictions do not match.
     """
     _check_inputs(names, training, metrics, predictions)
-    tests = {name: _sorted_by_path(predictions[name].part("test")) for name in names}
-    for name in names[1:]:
+    tests: dict[str, Predictions] = {}
+    for name in names:
+        test = predictions[name].for_split("test")
+        tests[name] = test.take(sorted(range(len(test)), key=lambda i, paths=test.paths: paths[i]))
         _check_same_test(names[0], tests[names[0]], name, tests[name])
     pairs = [_pair(a, tests[a], b, tests[b], groups) for a, b in combinations(names, 2)]
-    for pair, corrected in zip(pairs, holm([pair["mcnemar"]["p_value"] for pair in pairs]), strict=True):
-        pair["mcnemar"]["p_holm"] = corrected
-    areas = [area for pair in pairs for area in pair["auc"].values()]
-    tested = [area for area in areas if area["p_value"] is not None]  # None where nothing varies but areas differ
-    for area, corrected in zip(tested, holm([area["p_value"] for area in tested]), strict=True):
-        area["p_holm"] = corrected
+    _adjust([pair["mcnemar"] for pair in pairs])
+    _adjust([area for pair in pairs for area in pair["auc"].values() if area["p_value"] is not None])
     against_first = {pair["second"]: pair for pair in pairs if pair["first"] == names[0]}
     facts = [
         Facts(n, training[n], metrics[n]["parts"], tests[n].classes, (published or {}).get(n), against_first.get(n))
@@ -100,38 +95,32 @@ def _check_inputs(
     if not names or len(set(names)) < len(names):
         raise DataError(f"Configurations to compare are {list(names)}.", cure="Name one or more, each once.")
     for name in names:
-        for what, held in (("training", training), ("metrics", metrics), ("predictions", predictions)):
-            if name not in held:
+        for what, by_name in (("training", training), ("metrics", metrics), ("predictions", predictions)):
+            if name not in by_name:
                 raise DataError(f"There are no {what} of {name!r}.", cure="Train and evaluate it first.")
         if missing := [key for key in _TRAINING_KEYS if key not in training[name]]:
             raise RunError(
                 f"training.json of {name!r} lacks {missing[0]!r}.",
-                cure="It was written by another version or edited: train the configuration anew in another folder.",
+                cure="It was edited or written by another version: train the configuration again in another folder.",
             )
-        part = predictions[name].part("test")
-        right = int(np.sum(part.predicted == part.labels))
+        predicted = predictions[name].for_split("test")
+        n, right = len(predicted), int(np.sum(predicted.predicted == predicted.labels))
         test = metrics[name].get("parts", {}).get("test")
-        if not len(part) or test is None:
-            raise DataError(f"{name!r} has no test part.", cure="Evaluate it on at least one test image.")
-        if (test.get("n"), test.get("correct")) != (len(part), right):
+        if not n or test is None:
+            raise DataError(f"{name!r} has no test split.", cure="Evaluate it on at least one test image.")
+        if (test.get("n"), test.get("correct")) != (n, right):
             raise RunError(
-                f"metrics.json of {name!r} says {test.get('correct')} of {test.get('n')} right, "
-                f"predictions.csv {right} of {len(part)}.",
-                cure="Write both anew with `tumorlens evaluate`.",
+                f"metrics.json of {name!r} has {test.get('correct')} of {test.get('n')} correct, "
+                f"predictions.csv {right} of {n}.",
+                cure="Write both again with `tumorlens evaluate`.",
             )
-
-
-def _sorted_by_path(part: Predictions) -> Predictions:
-    order = sorted(range(len(part)), key=lambda i: part.paths[i])
-    paths, splits = tuple(part.paths[i] for i in order), tuple(part.splits[i] for i in order)
-    return Predictions(paths, part.labels[order], part.probabilities[order], splits, part.classes)
 
 
 def _check_same_test(first: str, one: Predictions, second: str, two: Predictions) -> None:
-    """Both sorted by path; DataError names the first difference."""
+    """Raise DataError at the first difference; both are sorted by path."""
     cure = "Evaluate both on the same data set and split."
     if one.classes != two.classes:
-        raise DataError(f"{first} knows the classes {list(one.classes)}, {second} {list(two.classes)}.", cure=cure)
+        raise DataError(f"{first} has the classes {list(one.classes)}, {second} {list(two.classes)}.", cure=cure)
     if one.paths != two.paths:
         differences = [
             f"{len(only)} only by {name} (first {min(only)!r})"
@@ -146,6 +135,12 @@ def _check_same_test(first: str, one: Predictions, second: str, two: Predictions
             f"for {second}.",
             cure=cure,
         )
+
+
+def _adjust(tests: Sequence[Json]) -> None:
+    """Add `p_holm` to each test."""
+    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+        test["p_holm"] = adjusted
 
 
 def _pair(first: str, one: Predictions, second: str, two: Predictions, groups: Mapping[str, str] | None) -> Json:
@@ -188,29 +183,25 @@ def _pair(first: str, one: Predictions, second: str, two: Predictions, groups: M
 
 
 def _by_group(one: Predictions, two: Predictions, groups: Mapping[str, str] | None) -> Json:
-    """Differences of accuracy and macro-F1 with intervals that draw whole groups; None where there is one group."""
-    labels, said1, said2 = one.labels, one.predicted, two.predicted
-    n = len(one.classes)
-    f1 = [float(measure(p.labels, p.probabilities, p.classes)["macro"]["f1"]) for p in (one, two)]
-    result: Json = {
-        "macro_f1_difference": f1[1] - f1[0],
-        "accuracy_difference_group_interval": None,
-        "macro_f1_difference_group_interval": None,
-        "groups": None,
+    """Differences of accuracy and macro-F1, with intervals that resample whole groups; None for fewer than two."""
+    labels, predicted1, predicted2 = one.labels, one.predicted, two.predicted
+    present = np.unique(labels)
+    f1 = [f1_score(labels, p, labels=present, average="macro", zero_division=0.0) for p in (predicted1, predicted2)]
+    group = None if groups is None else np.array([groups[path] for path in one.paths])
+    n = None if group is None else len(np.unique(group))
+    accuracy = macro = None
+    if n is not None and n > 1:
+        accuracy = list(bootstrap_difference(predicted1 == labels, predicted2 == labels, group))
+        macro = list(bootstrap_macro_f1_difference(labels, predicted1, predicted2, len(one.classes), group))
+    return {
+        "macro_f1_difference": float(f1[1] - f1[0]),
+        "accuracy_difference_group_interval": accuracy,
+        "macro_f1_difference_group_interval": macro,
+        "groups": n,
     }
-    if groups is None:
-        return result
-    group = np.array([groups[path] for path in one.paths])
-    result["groups"] = len(np.unique(group))
-    if result["groups"] > 1:
-        difference = bootstrap_difference(said1 == labels, said2 == labels, group)
-        result["accuracy_difference_group_interval"] = list(difference)
-        macro = bootstrap_macro_f1_difference(labels, said1, said2, n, group)
-        result["macro_f1_difference_group_interval"] = list(macro)
-    return result
 
 
 def _areas(one: Predictions, two: Predictions) -> Json:
-    """DeLong's comparison for each class that two or more test images have and two or more lack."""
+    """DeLong's comparison for each class with two or more test images of it and two or more of others."""
     present = [i for i in range(len(one.classes)) if 2 <= int(np.sum(one.labels == i)) <= len(one) - 2]
     return {one.classes[i]: delong(one.labels == i, one.probabilities[:, i], two.probabilities[:, i]) for i in present}

@@ -18,7 +18,7 @@ from sklearn.metrics import (
 
 from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
-from tumorlens.evaluation.predictions import PARTS, Predictions, Probabilities, _checked
+from tumorlens.evaluation.predictions import SPLITS, Predictions, Probabilities, checked_probabilities
 from tumorlens.evaluation.statistics import wilson
 from tumorlens.inference.uncertainty.calibration import (
     brier,
@@ -33,13 +33,13 @@ ROC_POINTS = 200  # at most, in metrics.json
 
 def evaluate_predictions(predictions: Predictions, configuration_name: str) -> Json:
     """The content of metrics.json: `measure` of each split that has images; DataError if there are none."""
-    parts = {split: predictions.part(split) for split in PARTS if split in predictions.splits}
-    if not parts:
+    found = {split: predictions.for_split(split) for split in SPLITS if split in predictions.splits}
+    if not found:
         raise DataError(f"{configuration_name} has no predictions.", cure="Predict at least one image.")
     return {
         "configuration": configuration_name,
         "classes": list(predictions.classes),
-        "parts": {name: measure(part.labels, part.probabilities, part.classes) for name, part in parts.items()},
+        "parts": {split: measure(one.labels, one.probabilities, one.classes) for split, one in found.items()},
     }
 
 
@@ -77,12 +77,13 @@ def measure(labels: npt.ArrayLike, probabilities: npt.ArrayLike, classes: Sequen
     DataError
         There are no images, a label is out of range, or a row is not a probability distribution.
     """
-    y, p = _checked(labels, probabilities, classes)
+    y, p = checked_probabilities(labels, probabilities, classes)
     n, k = p.shape
     if not n:
         raise DataError("There are no images to measure.", cure="Pass at least one image.")
-    predicted = p.argmax(1)
-    correct = int(np.sum(predicted == y))
+    predicted, confidence = p.argmax(1), p.max(1)
+    right = predicted == y
+    correct = int(np.sum(right))
     confusion = confusion_matrix(y, predicted, labels=range(k))
     precision, recall, f1, support = precision_recall_fscore_support(y, predicted, labels=range(k), zero_division=0.0)
     per_class: Json = {}
@@ -101,7 +102,6 @@ def measure(labels: npt.ArrayLike, probabilities: npt.ArrayLike, classes: Sequen
             roc[name] = _roc(y == i, p[:, i])
     present = [row for row in per_class.values() if row["support"]]
     basic = ("precision", "recall", "f1")
-    confidence, right = p.max(1), predicted == y
     bins = reliability(confidence, right)
     return {
         "n": n,

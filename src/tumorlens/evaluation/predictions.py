@@ -1,4 +1,4 @@
-"""Predictions of one configuration: probabilities per image, and the CSV file that holds them."""
+"""Predictions of one configuration: probabilities per image, and predictions.csv, the file that holds them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tumorlens.core.errors import DataError, RunError
 from tumorlens.core.files import csv_line, writing
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 _SUM_TOLERANCE = 1e-4  # a softmax of float32, written with 9 digits, stays far below
 _COLUMNS = ("path", "label", "predicted", "split")
 Labels = npt.NDArray[np.int64]
@@ -22,19 +22,19 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What one configuration says about every image.
+    """The predictions of one configuration for n images.
 
-    Probabilities are rounded to 9 significant digits here, once, so that everything computed
-    from them comes out the same from memory and from predictions.csv.
+    Probabilities are rounded to 9 significant digits here, once, so that everything computed from them is the same
+    from memory and from predictions.csv.
 
     Raises
     ------
     DataError
-        Shapes, labels, parts or probabilities are wrong, or a path stands twice.
+        Shapes, labels, splits or probabilities are invalid, or a path appears twice.
     """
 
     paths: tuple[str, ...]
-    """Relative to the data set's root; each once."""
+    """Relative to the data set's root, without duplicates."""
     labels: Labels
     """int64 [n], true class as index into `classes`."""
     probabilities: Probabilities
@@ -44,17 +44,17 @@ class Predictions:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        labels, probabilities = _checked(self.labels, self.probabilities, self.classes)
+        labels, probabilities = checked_probabilities(self.labels, self.probabilities, self.classes)
         if not len(self.paths) == len(self.splits) == len(labels):
             raise DataError(
-                f"{len(self.paths)} paths, {len(self.splits)} splits and {len(labels)} labels do not fit.",
-                cure="Give one of each an image.",
+                f"{len(self.paths)} paths, {len(self.splits)} splits and {len(labels)} labels do not match.",
+                cure="Pass one of each per image.",
             )
-        if unknown := sorted(set(self.splits) - set(PARTS)):
-            raise DataError(f"Split {unknown[0]!r} is unknown.", cure=f"Use one of {', '.join(PARTS)}.")
+        if unknown := sorted(set(self.splits) - set(SPLITS)):
+            raise DataError(f"Split {unknown[0]!r} is unknown.", cure=f"Use one of {', '.join(SPLITS)}.")
         if len(set(self.paths)) < len(self.paths):
             twice = next(path for i, path in enumerate(self.paths) if path in self.paths[:i])
-            raise DataError(f"Image {twice!r} is predicted twice.", cure="Give each image once.")
+            raise DataError(f"Image {twice!r} is predicted twice.", cure="Pass each image once.")
         rounded = np.array([float(f"{p:.9g}") for p in probabilities.ravel()]).reshape(probabilities.shape)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "probabilities", rounded)
@@ -64,13 +64,16 @@ class Predictions:
 
     @property
     def predicted(self) -> Labels:
-        """int64 [n], the most probable class; the first of equals."""
+        """int64 [n], the most probable class; the first of equally probable ones."""
         return np.asarray(self.probabilities.argmax(1), np.int64)
 
-    def part(self, split: str) -> Predictions:
-        """The images of one part, in the same order."""
-        rows = [i for i, name in enumerate(self.splits) if name == split]
-        paths, splits = tuple(self.paths[i] for i in rows), (split,) * len(rows)
+    def for_split(self, split: str) -> Predictions:
+        """The images of one split, in the same order."""
+        return self.take([i for i, name in enumerate(self.splits) if name == split])
+
+    def take(self, rows: Sequence[int]) -> Predictions:
+        """The images at these places, in this order."""
+        paths, splits = (tuple(values[i] for i in rows) for values in (self.paths, self.splits))
         return Predictions(paths, self.labels[rows], self.probabilities[rows], splits, self.classes)
 
 
@@ -80,7 +83,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     Raises
     ------
     RunError
-        It cannot be written.
+        The file cannot be written.
     """
     names = predictions.classes
     lines = [csv_line([*_COLUMNS, *(f"p_{name}" for name in names)])]
@@ -94,14 +97,14 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read predictions.csv as `write_predictions` left it, to its 9 significant digits.
+    """Read predictions.csv as `write_predictions` wrote it, to its 9 significant digits.
 
     Raises
     ------
     RunError
-        It is missing, unreadable or damaged; the message names the line.
+        The file is missing, cannot be read or is damaged; the message names the line.
     """
-    cure = f"Write it anew: tumorlens evaluate {path.parent.parent}"
+    cure = f"Write it again: tumorlens evaluate {path.parent.parent}"
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file, strict=True)
@@ -110,11 +113,11 @@ def read_predictions(path: Path) -> Predictions:
             rows: dict[str, tuple[int, str, list[float]]] = {}
             for values in reader:
                 if len(values) != len(header):
-                    raise ValueError(f"{len(values)} values where the header has {len(header)}")
-                image, row = _row_of(dict(zip(header, values, strict=True)), classes)
-                if image in rows:
-                    raise ValueError(f"image {image!r} stands twice")
-                rows[image] = row
+                    raise ValueError(f"{len(values)} values, but the header has {len(header)}")
+                record = dict(zip(header, values, strict=True))
+                if record["path"] in rows:
+                    raise ValueError(f"image {record['path']!r} appears twice")
+                rows[record["path"]] = _parsed(record, classes)
     except FileNotFoundError:
         raise RunError(f"{path} is missing.", cure=cure) from None
     except OSError as error:
@@ -123,62 +126,59 @@ def read_predictions(path: Path) -> Predictions:
         raise RunError(f"{path}, line {reader.line_num}: {error}.", cure=cure) from None
     if not rows:
         raise RunError(f"{path} has no rows.", cure=cure)
-    labels, splits, probabilities_found = zip(*rows.values(), strict=True)
-    return Predictions(tuple(rows), np.array(labels), np.array(probabilities_found), splits, classes)
+    labels, splits, probabilities = zip(*rows.values(), strict=True)
+    return Predictions(tuple(rows), np.array(labels), np.array(probabilities), splits, classes)
 
 
 def _classes_of(header: Sequence[str]) -> tuple[str, ...]:
-    """Class names from the columns p_<class>; ValueError where a column is missing or doubled."""
+    """Class names from the columns p_<class>; ValueError if a column is missing or appears twice."""
     if missing := [name for name in _COLUMNS if name not in header]:
         raise ValueError(f"column {missing[0]!r} is missing")
     if len(set(header)) < len(header):
-        raise ValueError("a column stands twice")
+        raise ValueError("a column appears twice")
     classes = tuple(name[2:] for name in header if name.startswith("p_"))
     if len(classes) < 2:
         raise ValueError("there are fewer than two columns p_<class>")
     return classes
 
 
-def _row_of(record: dict[str, str], classes: tuple[str, ...]) -> tuple[str, tuple[int, str, list[float]]]:
-    """Path, and label, split and probabilities, of one line; ValueError says what is wrong with it."""
-    for column in ("label", "predicted"):
-        if record[column] not in classes:
-            raise ValueError(f"{column} {record[column]!r} has no column of probabilities")
-    if record["split"] not in PARTS:
-        raise ValueError(f"split {record['split']!r} is none of {', '.join(PARTS)}")
+def _parsed(record: dict[str, str], classes: tuple[str, ...]) -> tuple[int, str, list[float]]:
+    """Label, split and probabilities of one line; ValueError if one is invalid."""
+    for column, allowed in (("label", classes), ("predicted", classes), ("split", SPLITS)):
+        if record[column] not in allowed:
+            raise ValueError(f"{column} {record[column]!r} is none of {', '.join(allowed)}")
     probabilities = []
-    for name in classes:
-        text = record[f"p_{name}"]
+    for column in (f"p_{name}" for name in classes):
         try:
-            probabilities.append(float(text))
+            probabilities.append(float(record[column]))
         except ValueError:
-            raise ValueError(f"p_{name} is {text!r}, which is no number") from None
+            raise ValueError(f"{column} is {record[column]!r}, which is not a number") from None
     if not (all(p >= 0 for p in probabilities) and abs(sum(probabilities) - 1) <= _SUM_TOLERANCE):
         raise ValueError(f"the probabilities {probabilities} are not from 0 to 1 with sum 1")
     top = classes[probabilities.index(max(probabilities))]
     if record["predicted"] != top:
         raise ValueError(f"predicted is {record['predicted']!r}, but {top!r} is the most probable class")
-    return record["path"], (classes.index(record["label"]), record["split"], probabilities)
+    return classes.index(record["label"]), record["split"], probabilities
 
 
-def _checked(
+def checked_probabilities(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, classes: Sequence[str]
 ) -> tuple[Labels, Probabilities]:
-    """Labels int64 [n] and probabilities float64 [n, k], or a DataError."""
+    """Labels as int64 [n] and probabilities as float64 [n, k], n ≥ 0, or a DataError."""
     y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     k = len(classes)
     if k < 2 or len(set(classes)) < k:
-        raise DataError(f"Classes {list(classes)} are not two or more different names.", cure="Name them.")
+        raise DataError(f"Classes {list(classes)} are not two or more distinct names.", cure="Pass distinct names.")
     if y.ndim != 1 or p.shape != (len(y), k):
         raise DataError(
-            f"Labels {y.shape} and probabilities {p.shape} do not fit {k} classes.",
+            f"Labels {y.shape} and probabilities {p.shape} do not match {k} classes.",
             cure=f"Pass labels [n] and probabilities [n, {k}].",
         )
     if not y.size:
         return np.zeros(0, np.int64), p
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= k:
-        raise DataError(f"Labels are not whole numbers from 0 to {k - 1}.", cure="Pass indices of classes.")
-    with np.errstate(all="ignore"):  # sums of infinities are refused, not warned of
+        raise DataError(f"Labels are not integers from 0 to {k - 1}.", cure="Pass class indices.")
+    with np.errstate(all="ignore"):  # sums of infinities are refused, without a warning
         wrong = ~((p >= 0).all(1) & (np.abs(p.sum(1) - 1) <= _SUM_TOLERANCE))  # NaN fails both
     if wrong.any():
         row = int(wrong.argmax())

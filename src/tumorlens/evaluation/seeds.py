@@ -1,4 +1,4 @@
-"""How far a mean over seeds, or a difference of two configurations over seeds, can be trusted."""
+"""Means over seeds, and differences of two configurations over seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tumorlens.evaluation.statistics import difference_test
 
 
 def summarise_seeds(values: Sequence[float]) -> Json:
-    """One number measured with several seeds.
+    """One metric, measured with several seeds.
 
     Returns
     -------
@@ -24,11 +24,11 @@ def summarise_seeds(values: Sequence[float]) -> Json:
     Raises
     ------
     DataError
-        There are no values, or one is no finite number.
+        There are no values, or one is not finite.
     """
     found = [float(value) for value in values]
     if not found or not all(math.isfinite(value) for value in found):
-        raise DataError(f"Cannot summarise {found}.", cure="Give one finite number a seed.")
+        raise DataError(f"Cannot summarise {found}.", cure="Pass one finite number per seed.")
     return {
         "n": len(found),
         # Rounding must not put the mean outside the range, as (3 * 0.1) / 3 would.
@@ -41,34 +41,34 @@ def summarise_seeds(values: Sequence[float]) -> Json:
 
 
 def paired_seeds(first: Sequence[float], second: Sequence[float]) -> Json:
-    """Do two configurations differ over seeds? Paired t-test (Student, Biometrika 6, 1908).
+    """Paired t-test of whether two configurations differ over seeds (Student, Biometrika 6, 1908).
 
-    t = mean / (sd / √n) of the differences. It speaks of other seeds on the same images, not of other
-    images, and takes the differences as normal, which a handful of seeds cannot show.
+    t = mean / (sd / √n) of the differences. It generalises to other seeds on the same images, not to other
+    images, and assumes normal differences, which a handful of seeds cannot show.
 
     Parameters
     ----------
     first, second
-        One number a seed, in the same order of seeds.
+        One number per seed, in the same order of seeds.
 
     Returns
     -------
     dict
         `n`, `mean_difference` (second − first), `sd` of the differences (n − 1 in the denominator),
         `interval` (95 %), `statistic` (t, n − 1 degrees of freedom) and `p_value` (two-sided). One seed
-        has no sd, interval, statistic or p: None. Differences that are all the same up to rounding have
-        sd 0: if they are 0, p is 1; else interval, statistic and p are None. The formula's p would be
-        0 there, but a score in steps of one image often repeats itself, and that proves nothing.
+        has no sd, interval, statistic or p: None. Differences that are equal up to rounding have sd 0: if they
+        are 0, p is 1; else interval, statistic and p are None. (The formula would give p = 0, but a score in steps
+        of one image often repeats itself, which proves nothing.)
 
     Raises
     ------
     DataError
-        No seeds, another number of them, or a number that is not finite.
+        There are no seeds, their numbers differ, or a value is not finite.
     """
     one, two = np.asarray(first, np.float64).ravel(), np.asarray(second, np.float64).ravel()
     if not one.size or one.shape != two.shape or not np.isfinite([*one, *two]).all():
         raise DataError(
-            f"Cannot pair {one.tolist()} with {two.tolist()}.", cure="Give both one finite number for each seed."
+            f"Cannot pair {one.tolist()} with {two.tolist()}.", cure="Pass one finite number per seed for both."
         )
     n = len(one)
     gains = two - one
@@ -80,5 +80,5 @@ def paired_seeds(first: Sequence[float], second: Sequence[float]) -> Json:
     sd = float(np.std(gains, ddof=1))
     sd = 0.0 if sd <= rounding else sd
     student = stats.t(n - 1)
-    found |= {"sd": sd}
-    return found | difference_test(found["mean_difference"], sd / math.sqrt(n), float(student.ppf(0.975)), student.sf)
+    test = difference_test(found["mean_difference"], sd / math.sqrt(n), float(student.ppf(0.975)), student.sf)
+    return found | {"sd": sd} | test

@@ -1,8 +1,7 @@
-"""How far a measured proportion or a difference of two can be trusted: closed forms.
+"""Confidence intervals and tests for proportions and for paired models, in closed form.
 
-All of them take images as independent draws. Slices of one patient and near-duplicates are
-not, so on such data intervals are too narrow and p-values too small; `tumorlens.evaluation.bootstrap` takes
-groups for that case.
+All of them take images as independent draws. Slices of one patient and near-duplicates are not, so on such data
+intervals are too narrow and p-values too small; `tumorlens.evaluation.bootstrap` takes groups for that case.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from scipy import stats
 from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
 
-#: From this many discordant pairs on, McNemar's test uses its chi-squared approximation.
+#: McNemar's test is exact for fewer discordant pairs than this, else it uses the chi-squared approximation.
 EXACT_BELOW = 25
 
 Bools = npt.NDArray[np.bool_]
@@ -28,12 +27,14 @@ Bools = npt.NDArray[np.bool_]
 def wilson(correct: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson, JASA 22, 1927; closed form).
 
+    scipy's `binomtest(...).proportion_ci` takes integers only; effective sample sizes are not.
+
     Parameters
     ----------
     correct
         Successes, 0 to `n`.
     n
-        Trials, at least 1; like successes, not a whole number where it is an effective one.
+        Trials, at least 1; neither needs to be an integer (effective sample sizes).
     confidence
         Nominal coverage, between 0 and 1.
 
@@ -53,7 +54,7 @@ def wilson(correct: float, n: float, confidence: float = 0.95) -> tuple[float, f
     p = correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At 0 and 1 the bound is the proportion itself; rounding would leave it 1e-17 beside.
+    # At 0 and 1 the bound is the proportion itself; rounding would put it 1e-17 off.
     low = 0.0 if correct == 0 else min(centre - half, p)
     high = 1.0 if correct == n else max(centre + half, p)
     return low, high
@@ -64,9 +65,9 @@ def newcombe(
 ) -> tuple[float, float]:
     """Interval of the difference first − second of two independent proportions.
 
-    The hybrid score interval, which joins two Wilson intervals (Newcombe, Statistics in Medicine 17,
-    1998, 873–890, method 10). For one model on two parts; for two models on one part see
-    `resampling.bootstrap_difference`.
+    The hybrid score interval, which combines two Wilson intervals (Newcombe, Statistics in Medicine 17, 1998,
+    873–890, method 10). It suits one model on two splits; for two models on one split see
+    `bootstrap.bootstrap_difference`.
 
     Returns
     -------
@@ -91,16 +92,16 @@ def newcombe(
 def newcombe_paired(
     both: float, only_first: float, only_second: float, neither: float, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of the accuracy difference second − first on the same images, also where few or none tell them apart.
+    """Interval of the accuracy difference second − first on the same images, even if few or no pairs are discordant.
 
     The hybrid score interval for paired proportions (Newcombe, Statistics in Medicine 17, 1998, 2635–2650, method 10):
-    two Wilson intervals and the correlation of both answers, with a continuity correction.
+    two Wilson intervals and the correlation of the two models' correctness, with a continuity correction.
 
     Parameters
     ----------
     both, only_first, only_second, neither
-        How many images both, one alone or neither gets right; 1 or more in all. Like `wilson`'s, not whole numbers
-        where they are effective ones.
+        Number of images that both models, one alone or neither classifies correctly; 1 or more in all. Like `wilson`'s
+        they need not be integers.
 
     Returns
     -------
@@ -117,22 +118,22 @@ def newcombe_paired(
         excess = max(excess - n / 2, 0)
     correlation = excess / math.sqrt(product) if product > 0 else 0.0
 
-    def joined(one: float, other: float) -> float:
+    def combined(one: float, other: float) -> float:
         return math.sqrt(max(one * one - 2 * correlation * one * other + other * other, 0))
 
     difference = second - first
     return (
-        max(difference - joined(second - low2, high1 - first), -1),
-        min(difference + joined(high2 - second, first - low1), 1),
+        max(difference - combined(second - low2, high1 - first), -1),
+        min(difference + combined(high2 - second, first - low1), 1),
     )
 
 
 def mcnemar(first_correct: npt.ArrayLike, second_correct: npt.ArrayLike) -> Json:
-    """Are two models, tested on the same images, equally often right (McNemar, Psychometrika 12, 1947)?
+    """McNemar's test of whether two models have the same accuracy on the same images (Psychometrika 12, 1947).
 
-    Only discordant images count, those that one model alone gets right. Under 25 of them the exact
-    two-sided binomial test is used, else chi-squared with one degree of freedom and Edwards'
-    continuity correction (Psychometrika 13, 1948), which never overshoots equality here.
+    Only discordant images count, those that exactly one model classifies correctly. With fewer than 25 of them it is
+    the exact two-sided binomial test, else chi-squared with one degree of freedom and Edwards' continuity correction
+    (Psychometrika 13, 1948), which never overshoots equality here.
 
     Parameters
     ----------
@@ -142,17 +143,16 @@ def mcnemar(first_correct: npt.ArrayLike, second_correct: npt.ArrayLike) -> Json
     Returns
     -------
     dict
-        `p_value` (0 to 1; 1 where no image is discordant), `statistic` (exact: the smaller discordant
-        count; else chi-squared) and `method`.
+        `p_value` (0 to 1; 1 if no image is discordant), `statistic` (exact: the smaller discordant count; else
+        chi-squared) and `method`.
 
     Raises
     ------
     DataError
-        No images, or another number of them.
+        There are no images, or the lengths differ.
     """
-    first, second = paired_answers(first_correct, second_correct)
-    only_first = int(np.sum(first & ~second))
-    only_second = int(np.sum(second & ~first))
+    first, second = paired_bools(first_correct, second_correct)
+    only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     discordant = only_first + only_second
     if discordant < EXACT_BELOW:
         fewer = min(only_first, only_second)
@@ -167,18 +167,18 @@ def mcnemar(first_correct: npt.ArrayLike, second_correct: npt.ArrayLike) -> Json
 
 
 def delong(positive: npt.ArrayLike, first_scores: npt.ArrayLike, second_scores: npt.ArrayLike) -> Json:
-    """Do two models, tested on the same images, have the same area under the ROC curve?
+    """DeLong's test of whether two models have the same area under the ROC curve on the same images.
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988. With V10 the share of the n negatives that
     score below a positive (ties count half) and V01 the share of the m positives above a negative, the
     area is the mean of V10, and the difference has the variance var(V10₂ − V10₁) / m +
-    var(V01₂ − V01₁) / n. Both are differences of midranks, found in O(n log n) (Sun and Xu, IEEE Signal
-    Processing Letters 21, 2014). Images count as independent: slices of one patient make it too sure.
+    var(V01₂ − V01₁) / n. Both are differences of midranks, computed in O(n log n) (Sun and Xu, IEEE Signal
+    Processing Letters 21, 2014). Images count as independent: with several slices per patient p is too small.
 
     Parameters
     ----------
     positive
-        bool [n]: is the image of the class that scores stand for? At least two are, two are not.
+        bool [n], whether the image is of the class that the scores are for; two or more are, two or more are not.
     first_scores, second_scores
         float [n], finite, in any unit: only their order counts.
 
@@ -186,37 +186,37 @@ def delong(positive: npt.ArrayLike, first_scores: npt.ArrayLike, second_scores: 
     -------
     dict
         `auc_first` and `auc_second` (0 to 1), `difference` (second − first), `interval` (95 %, −1 to 1),
-        `statistic` (z) and `p_value` (two-sided). Where both order the images alike, nothing varies: p
-        is 1 and the interval has no width. Where nothing varies but the areas differ, there is no
-        measure for the difference: interval, statistic and p are None.
+        `statistic` (z) and `p_value` (two-sided). If both order the images alike, nothing varies: p is 1 and the
+        interval has no width. If nothing varies but the areas differ, the difference has no standard error:
+        interval, statistic and p are None.
 
     Raises
     ------
     DataError
         Lengths differ, a class has fewer than two images, or a score is not finite.
     """
-    is_positive = answers(positive)
+    is_positive = as_bools(positive)
     scores = [np.asarray(values, np.float64) for values in (first_scores, second_scores)]
     for values in scores:
         if values.shape != is_positive.shape or not np.isfinite(values).all():
             raise DataError(
-                f"Scores {values.shape} do not fit {len(is_positive)} images, or are not finite.",
-                cure="Give one finite score an image.",
+                f"Scores {values.shape} do not match {len(is_positive)} images, or are not finite.",
+                cure="Pass one finite score per image.",
             )
     m, n = int(np.sum(is_positive)), int(np.sum(~is_positive))
     if min(m, n) < 2:
-        raise DataError(f"{m} positive and {n} negative images: too few.", cure="Give two of each or more.")
+        raise DataError(f"{m} positive and {n} negative images: too few.", cure="Pass two or more of each.")
     (above1, below1), (above2, below2) = (_placements(is_positive, values) for values in scores)
     first, second = float(above1.sum() / (m * n)), float(above2.sum() / (m * n))
     difference = second - first
-    # Placements are halves of whole numbers, so equal ones have a variance of exactly 0.
+    # Placements are multiples of one half, so equal ones have a variance of exactly 0.
     variance = np.var(above2 - above1, ddof=1) / n**2 / m + np.var(below2 - below1, ddof=1) / m**2 / n
     found: Json = {"auc_first": first, "auc_second": second, "difference": difference}
     return found | difference_test(difference, math.sqrt(variance), NormalDist().inv_cdf(0.975), stats.norm.sf, limit=1)
 
 
 def _placements(positive: Bools, scores: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
-    """How many negatives lie below each positive [m], and how many positives above each negative [n]."""
+    """Number of negatives below each positive [m], and of positives above each negative [n]; ties count half."""
     ranks = stats.rankdata(scores)  # midranks, from 1
     above = ranks[positive] - stats.rankdata(scores[positive])
     below = ranks[~positive] - stats.rankdata(scores[~positive])
@@ -224,16 +224,16 @@ def _placements(positive: Bools, scores: npt.NDArray[np.float64]) -> tuple[npt.N
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm, Scandinavian Journal of Statistics 6, 1979).
+    """p-values adjusted for multiple comparisons (Holm, Scandinavian Journal of Statistics 6, 1979).
 
-    The i-th smallest of m is multiplied by m − i + 1, then none may be under a smaller one's. Rejecting
-    where the result is at most α makes a false rejection among all of them at most α likely, however
-    the tests depend on each other.
+    The i-th smallest of m is multiplied by m − i + 1, then none may be below that of a smaller one. Rejecting
+    if the result is at most α bounds the probability of any false rejection by α, however the tests depend on
+    each other.
 
     Returns
     -------
     list of float
-        0 to 1, none under its p-value, in the order given.
+        0 to 1, none below its p-value, in the order given.
 
     Raises
     ------
@@ -242,7 +242,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     p = np.asarray(p_values, np.float64).ravel()
     if not ((p >= 0) & (p <= 1)).all():  # NaN fails
-        raise DataError(f"p-values {p.tolist()} are not all from 0 to 1.", cure="Leave out tests without one.")
+        raise DataError(f"p-values {p.tolist()} are not all from 0 to 1.", cure="Leave out tests without a p-value.")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
@@ -252,7 +252,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def difference_test(
     difference: float, error: float, quantile: float, tail: Callable[[float], Any], limit: float = math.inf
 ) -> Json:
-    """Interval (95 %, within ±limit), statistic and two-sided p of a difference with this standard error."""
+    """Interval (95 %, within ±limit), statistic and two-sided p of a difference.
+
+    Parameters
+    ----------
+    difference, error
+        The estimate and its standard error, 0 or more.
+    quantile
+        0.975 quantile of the statistic's distribution.
+    tail
+        Survival function of that distribution.
+    limit
+        Largest possible absolute difference.
+    """
     if error == 0:
         if difference:
             return {"interval": None, "statistic": None, "p_value": None}
@@ -265,23 +277,23 @@ def difference_test(
     }
 
 
-def answers(values: npt.ArrayLike) -> Bools:
-    """As bool [n], n ≥ 1; DataError where they are anything else than one true or false (or 1, 0) an image."""
+def as_bools(values: npt.ArrayLike) -> Bools:
+    """bool [n], n ≥ 1; DataError unless there is one true or false (or 1, 0) per image."""
     found = np.asarray(values)
     if found.ndim != 1 or not found.size or not np.isin(found, (0, 1)).all():
         raise DataError(
-            f"Values of shape {found.shape} are not one true or false an image.",
+            f"Values of shape {found.shape} are not one true or false per image.",
             cure="Pass bool arrays [n] of at least one image.",
         )
     return found.astype(bool)
 
 
-def paired_answers(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[Bools, Bools]:
+def paired_bools(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[Bools, Bools]:
     """Both as bool [n] with the same n ≥ 1, or a DataError."""
-    one, two = answers(first), answers(second)
+    one, two = as_bools(first), as_bools(second)
     if one.shape != two.shape:
         raise DataError(
-            f"Two models were tested on {one.size} and {two.size} images, so nothing can be paired.",
-            cure="Test both on the same images, at least one.",
+            f"Two models were tested on {one.size} and {two.size} images, so they cannot be paired.",
+            cure="Test both on the same images.",
         )
     return one, two

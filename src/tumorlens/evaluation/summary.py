@@ -1,6 +1,6 @@
-"""The comparison in words: the summary's rows, the verdict, and both as a table for terminals.
+"""The comparison in words: the rows of the summary, the verdict, and both as a table for terminals.
 
-Every text is derived from measurements, and each row says by which rule.
+Every text is derived from measurements, and each row states the rule behind it.
 """
 
 from __future__ import annotations
@@ -8,45 +8,50 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import numpy as np
 
 from tumorlens.core.files import Json
-from tumorlens.core.text import (
-    SIGNIFICANT,
-    bound,
-    duration,
-    p_value_text,
-    percent,
-    points,
-    span,
-)
-from tumorlens.evaluation.predictions import PARTS
+from tumorlens.core.text import SIGNIFICANT, bound, duration, p_value_text, percent, points, span
+from tumorlens.evaluation.predictions import SPLITS
 from tumorlens.evaluation.statistics import newcombe
 
-LOW_GAP, MODERATE_GAP = 0.01, 0.03  # largest accuracy gap that still counts as low, as moderate risk
+LOW_GAP, MODERATE_GAP = 0.01, 0.03  # largest accuracy gaps that count as low and as moderate risk
 CONFUSIONS = 3  # named in the summary
-_NOT_HELD_OUT = "not measured: the validation images were learned from, too"
+_NOT_HELD_OUT = "not measured: the final weights were trained on the validation images, too"
 _WIDTH, _NARROWEST = 100, 24  # columns of the text table, and of one configuration in it
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the summary's texts on one configuration are made from."""
+    """What the texts on one configuration are derived from."""
 
     name: str
     training: Json
-    parts: Mapping[str, Json]  # of metrics.json
+    splits: Mapping[str, Json]
+    """Metrics by split."""
     classes: Sequence[str]
     published: float | None
-    against: Json | None  # the pair with the first configuration; None for the first itself
+    """Published test accuracy, 0 to 1; None if it is not comparable."""
+    against: Json | None
+    """The pair with the first configuration; None for the first itself."""
+
+    @property
+    def refit(self) -> bool:
+        """Whether the final weights were trained on the validation images, too."""
+        return bool(self.training.get("configuration", {}).get("refit"))
+
+    def difference_interval(self, first: str, second: str) -> tuple[float, float]:
+        """Interval (95 %) of the accuracy on one split minus that on another."""
+        one, two = self.splits[first], self.splits[second]
+        return newcombe(one["correct"], one["n"], two["correct"], two["n"])
 
 
 def summary_text(comparison: Json) -> str:
     """The summary as a plain-text table, at most 100 columns wide, with the verdict below.
 
-    Where the configurations do not fit side by side they stand below each other.
+    Configurations are columns, or stand below each other if they do not fit side by side.
     """
     names, rows = comparison["configurations"], comparison["summary"]
     title_width = max(len(row["title"]) for row in rows)
@@ -56,19 +61,23 @@ def summary_text(comparison: Json) -> str:
         for row in rows:
             lines.append(row["title"])
             for name in names:
-                first, *more = _wrapped(f"{name}: {row['values'][name]}", _WIDTH - 4)
-                lines += [f"  {first}", *(f"    {line}" for line in more)]
+                lines += _wrapped(f"{name}: {row['values'][name]}", _WIDTH, "  ")
     else:
-        table = [("", {name: name for name in names})] + [(row["title"], row["values"]) for row in rows]
-        for i, (title, values) in enumerate(table):
-            cells = [_wrapped(values[name], width) for name in names]
-            for j in range(max(map(len, cells))):
-                line = [title.ljust(title_width) if j == 0 else " " * title_width]
-                line += [(cell[j] if j < len(cell) else "").ljust(width) for cell in cells]
+        table = [("", names), ("─" * title_width, ["─" * width] * len(names))]
+        table += [(row["title"], [row["values"][name] for name in names]) for row in rows]
+        for title, texts in table:
+            for first, *cells in zip_longest([title], *(_wrapped(text, width) for text in texts), fillvalue=""):
+                line = [first.ljust(title_width), *(cell.ljust(width) for cell in cells)]
                 lines.append("  ".join(line).rstrip())
-            if i == 0:
-                lines.append("  ".join(["─" * title_width, *("─" * width for _ in names)]))
     return "\n".join([*lines, "", *_wrapped(comparison["verdict"], _WIDTH)])
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Lines of at most `width` characters; a number stays with its unit."""
+    # Class names are folder names, which may hold terminal control sequences.
+    clean = "".join(c if c.isprintable() else "�" for c in text)
+    lines = textwrap.wrap(bound(clean), width, initial_indent=indent, subsequent_indent=2 * indent)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines] or [""]
 
 
 # ---- the rows of the summary -----------------------------------------------------------------
@@ -76,46 +85,46 @@ def summary_text(comparison: Json) -> str:
 
 def _training_scope(f: Facts) -> str:
     t = f.training
-    stages, learned, total = list(t["learns"]), t["learned_parameters"], t["total_parameters"]
-    if learned == total:
+    stages, trainable, total = list(t["learns"]), t["learned_parameters"], t["total_parameters"]
+    if trainable == total:
         which = "all layers trained jointly"
     else:
         which = f"{stages[0]} only" if len(stages) == 1 else f"{', '.join(stages)} trained jointly"
-    share = percent(learned / total, 2 if learned < 0.01 * total else 1)
+    share = percent(trainable / total, 2 if trainable < 0.01 * total else 1)
     start = "" if t["start"] == "imagenet" else f"; starts from {t['start']}"
-    return f"{which}: {learned:,} of {total:,} parameters ({share}){start}"
+    return f"{which}: {trainable:,} of {total:,} parameters ({share}){start}"
 
 
 def _test_accuracy(f: Facts) -> str:
-    test = f.parts["test"]
-    low, high = test["accuracy_interval"]
-    return f"{percent(test['accuracy'])} ({test['correct']:,} of {test['n']:,}; 95 % interval {span(low, high)})"
+    test = f.splits["test"]
+    interval = span(*test["accuracy_interval"])
+    return f"{percent(test['accuracy'])} ({test['correct']:,} of {test['n']:,}; 95 % interval {interval})"
 
 
 def _overfitting_risk(f: Facts) -> str:
-    if missing := [part for part in PARTS if part not in f.parts]:
-        return f"not measured: no {missing[0]} part"
-    if _refit(f):
+    if missing := [split for split in SPLITS if split not in f.splits]:
+        return f"not measured: there is no {missing[0]} split"
+    if f.refit:
         return _NOT_HELD_OUT
-    shown = ", ".join(f"{part} {percent(f.parts[part]['accuracy'])}" for part in PARTS)
-    gaps = {(a, b): f.parts[a]["accuracy"] - f.parts[b]["accuracy"] for a, b in pairwise(PARTS)}
-    (high_part, low_part), gap = max(gaps.items(), key=lambda item: item[1])
-    if gap <= 0:
+    accuracy = {split: f.splits[split]["accuracy"] for split in SPLITS}
+    shown = ", ".join(f"{split} {percent(accuracy[split])}" for split in SPLITS)
+    high, low = max(pairwise(SPLITS), key=lambda pair: accuracy[pair[0]] - accuracy[pair[1]])
+    gap = round(accuracy[high] - accuracy[low], 4)  # as it is shown, so that the word matches the number
+    if accuracy[high] <= accuracy[low]:
         return f"low: no gap ({shown})"
-    gap = round(gap, 4)  # as it is shown, so that the word fits the number
     level = "low" if gap <= LOW_GAP else "moderate" if gap <= MODERATE_GAP else "high"
-    low, high = _difference_interval(f, high_part, low_part)
-    chance = f"; chance alone can explain it, 95 % interval {points(low)} to {points(high)}" if low <= 0 else ""
-    return f"{level}: largest gap {points(gap, 2)} points, {high_part} − {low_part} ({shown}){chance}"
+    least, most = f.difference_interval(high, low)
+    chance = f"; chance alone can explain it, 95 % interval {points(least)} to {points(most)}" if least <= 0 else ""
+    return f"{level}: largest gap {points(gap, 2)} points, {high} − {low} ({shown}){chance}"
 
 
 def _generalization(f: Facts) -> str:
-    if "validation" not in f.parts:
-        return "not measured: no validation part"
-    if _refit(f):
+    if "validation" not in f.splits:
+        return "not measured: there is no validation split"
+    if f.refit:
         return _NOT_HELD_OUT
-    test, validation = f.parts["test"]["accuracy"], f.parts["validation"]["accuracy"]
-    low, high = _difference_interval(f, "test", "validation")
+    test, validation = f.splits["test"]["accuracy"], f.splits["validation"]["accuracy"]
+    low, high = f.difference_interval("test", "validation")
     where = "below" if high < 0 else "above" if low > 0 else "within chance of"
     return (
         f"test {percent(test)} is {where} validation {percent(validation)}: test − validation "
@@ -124,32 +133,20 @@ def _generalization(f: Facts) -> str:
     )
 
 
-def _refit(f: Facts) -> bool:
-    """Whether the kept weights learned from the validation images, too."""
-    return bool(f.training.get("configuration", {}).get("refit"))
-
-
 def _training_time(f: Facts) -> str:
     t = f.training
     prefix, train = t["prefix_seconds"], t["train_seconds"]
     work = "decoding" if t["frozen_prefix"] in ("image", "none") else "the frozen layers"
-    text = f"{duration(prefix + train)} cold ({duration(prefix)} for {work}, once); {duration(train)} training alone"
-    return text if t["start"] == "imagenet" else f"{text}; without {t['start']}'s training, from which it starts"
+    text = f"{duration(prefix + train)} in all ({duration(prefix)} for {work}, once; {duration(train)} for the epochs)"
+    return text if t["start"] == "imagenet" else f"{text}, without the training of {t['start']}, from which it starts"
 
 
 def _improvement_areas(f: Facts) -> str:
-    confusion = np.array(f.parts["test"]["confusion"])
-    rows = [
-        (-int(confusion[i, j]), i, j)
-        for i in range(len(f.classes))
-        for j in range(len(f.classes))
-        if i != j and confusion[i, j]
-    ]
-    found = [
-        f"{f.classes[i]} → {f.classes[j]} {-n:,} of {int(confusion[i].sum()):,}"
-        for n, i, j in sorted(rows)[:CONFUSIONS]
-    ]
-    text = "; ".join(found) or "no test image is misclassified"
+    confusion = np.array(f.splits["test"]["confusion"])
+    errors = np.argwhere(confusion * (1 - np.eye(len(confusion), dtype=int)))
+    most = sorted(errors.tolist(), key=lambda cell: -confusion[tuple(cell)])[:CONFUSIONS]
+    named = [f"{f.classes[i]} → {f.classes[j]} {confusion[i, j]:,} of {confusion[i].sum():,}" for i, j in most]
+    text = "; ".join(named) or "no test image is misclassified"
     if f.against is None:
         return text
     changes = _changes(f.against)
@@ -165,111 +162,97 @@ def _epochs(f: Facts) -> str:
 
 def _best_epoch(f: Facts) -> str:
     t = f.training
-    which = f"strength {t['best_epoch']} of {t['epochs_run']}" if t["solver"] == "lbfgs" else f"{t['best_epoch']}"
-    if t["solver"] != "lbfgs" and t["best_epoch"] == t["max_epochs"]:
-        which += ", the last one allowed, so more may help"
+    if t["solver"] == "lbfgs":
+        which = f"regularisation strength {t['best_epoch']} of {t['epochs_run']}"
+    else:
+        which = f"{t['best_epoch']}"
+        if t["best_epoch"] == t["max_epochs"]:
+            which += ", the last one allowed, so more may help"
+    before = "before refitting: " if f.refit else ""
     accuracy = percent(t["best_validation_accuracy"])
-    before = "before it was solved again: " if _refit(f) else ""
     return f"{which} ({before}validation loss {t['best_validation_loss']:.4f}, accuracy {accuracy})"
 
 
 def _published(f: Facts) -> str:
     if f.published is None:
-        return "does not compare"
-    test = f.parts["test"]
+        return "not comparable"
+    test = f.splits["test"]
     low, high = test["accuracy_interval"]
-    inside = "inside" if low <= f.published <= high else "outside"
+    where = "inside" if low <= f.published <= high else "outside"
+    above = points(_above(test["accuracy"], f.published), 2, sign=True)
     return (
-        f"{percent(f.published)} published, {percent(test['accuracy'])} here: "
-        f"{points(_above_published(f, f.published), 2, sign=True)} points; the published figure lies {inside} "
-        f"the 95 % interval of ours"
+        f"{percent(f.published)} published, {percent(test['accuracy'])} here: {above} points; the published figure "
+        f"lies {where} our 95 % interval"
     )
 
 
-#: key, title, rule, and what makes the text of one configuration.
+#: key, title, rule, and the function that writes the text of one configuration.
 ROWS: tuple[tuple[str, str, str, Callable[[Facts], str]], ...] = (
-    ("training_scope", "Training scope", "Stages whose weights change, and their number of parameters.",
+    ("training_scope", "Training scope", "Stages whose weights are trained, and their number of parameters.",
      _training_scope),
-    ("test_accuracy", "Test accuracy", "Right answers among all test images, with Wilson's 95 % interval, which takes "
-     "images as independent.",
-     _test_accuracy),
+    ("test_accuracy", "Test accuracy", "Share of test images classified correctly, with Wilson's 95 % interval, which "
+     "takes images as independent.", _test_accuracy),
     ("overfitting_risk", "Overfitting risk",
      "The larger of two accuracy gaps, train − validation and validation − test; a negative gap counts as 0. "
      "Low: at most 1 point; moderate: at most 3; high: above. Chance can explain a gap whose 95 % interval "
-     "(Newcombe, images independent) holds 0.", _overfitting_risk),
+     "(Newcombe, images independent) contains 0.", _overfitting_risk),
     ("generalization", "Generalization",
-     "Test accuracy beside validation accuracy: below or above where the 95 % interval of the difference (Newcombe, "
-     "images independent) leaves out 0. Validation chose the epoch; both parts come from one data set, so this says "
-     "nothing about other scanners or patients.", _generalization),
+     "Test accuracy compared with validation accuracy: below or above if the 95 % interval of the difference "
+     "(Newcombe, images independent) excludes 0. Validation chose the epoch; both splits come from one data set, so "
+     "this says nothing about other scanners or patients.", _generalization),
     ("training_time", "Training time",
-     "Wall-clock time of the epochs, validation included; cold adds the one pass of all images through the frozen "
+     "Wall-clock time of the epochs, validation included, and of the one pass of all images through the frozen "
      "layers, which configurations may share.", _training_time),
     ("improvement_areas", "Improvement areas",
-     f"The {CONFUSIONS} most frequent confusions on the test part (true → predicted, of the true class), and for "
-     "later configurations the errors of the first that are corrected and the new ones that are made.",
+     f"The {CONFUSIONS} most frequent confusions on the test split (true → predicted, of the images of the true "
+     "class), and for later configurations how many errors of the first they correct and how many they add.",
      _improvement_areas),
-    ("learned_parameters", "Learned parameters", "Number of weights that change in training.",
+    ("learned_parameters", "Trainable parameters", "Number of weights that training changes.",
      lambda f: f"{f.training['learned_parameters']:,}"),
     ("epochs", "Epochs run", "Passes over the training images, and why training stopped.", _epochs),
     ("best_epoch", "Best epoch", "The epoch with the lowest validation loss, whose weights are kept.", _best_epoch),
     ("published", "Published",
-     "Test accuracy of the published study beside ours, both to 0.01 %; it does not compare where the data set or "
-     "the configuration is another one.", _published),
+     "Test accuracy of the published study and ours, both to 0.01 %; not comparable if the data set or the "
+     "configuration differs.", _published),
 )  # fmt: skip
 
 
-# ---- sentences and numbers -------------------------------------------------------------------
+# ---- the verdict -----------------------------------------------------------------------------
 
 
 def verdict(facts: Sequence[Facts]) -> str:
-    """One sentence on who is right how often, and one on the published figures where they compare."""
+    """One sentence on the test accuracies and errors, and one on the published figures if they are comparable."""
     first, *later = facts
-    pairs = [f.against for f in later if f.against]
-    of_n = f"of {first.parts['test']['n']:,} test images"
-    scores = {f.name: f"{f.parts['test']['correct']:,}" for f in facts}
-    shares = {f.name: f"({percent(f.parts['test']['accuracy'], 1)})" for f in facts}
-    if not pairs:
-        interval = span(*first.parts["test"]["accuracy_interval"])
-        share = shares[first.name].strip("()")
-        text = f"{first.name} is right on {scores[first.name]} {of_n} ({share}; 95 % interval {interval})."
-    elif len(pairs) > 1:
-        ranking = ", ".join(f"{f.name} on {scores[f.name]} {shares[f.name]}" for f in later)
-        changes = "; ".join(f"{pair['second']} {_changes(pair)}{_significance(pair)}" for pair in pairs)
-        text = f"{first.name} is right on {scores[first.name]} {of_n} {shares[first.name]}, {ranking}: {changes}."
-        text += " p-values are corrected for the number of comparisons (Holm)."
-    else:
-        text = _verdict_of_two(pairs[0], scores, shares, of_n)
+    test = first.splits["test"]
+    interval = "" if later else f"; 95 % interval {span(*test['accuracy_interval'])}"
+    scores = f"{test['correct']:,} of {test['n']:,} test images correctly ({percent(test['accuracy'], 1)}{interval})"
+    changes = []
+    for f in later:
+        scores += f", {f.name} {f.splits['test']['correct']:,} ({percent(f.splits['test']['accuracy'], 1)})"
+        if f.against:
+            changes.append(f"{f.name} {_changes(f.against)}{_significance(f.against)}")
+    text = f"{first.name} classifies {scores}{': ' if changes else ''}{'; '.join(changes)}."
+    if len(later) > 1:
+        text += " p-values are adjusted for multiple comparisons (Holm)."
     compared = [f"{f.name} {_against_published(f, f.published)}" for f in facts if f.published is not None]
     return f"{text} {'; '.join(compared)}." if compared else text
 
 
-def _verdict_of_two(pair: Json, scores: Mapping[str, str], shares: Mapping[str, str], of_n: str) -> str:
-    first, second = pair["first"], pair["second"]
-    if not pair["corrected"] + pair["introduced"]:
-        return f"{first} and {second} are right on the same {scores[second]} {of_n} {shares[second]}."
-    ours = f"{second} is right on {scores[second]} {of_n} {shares[second]}"
-    theirs = {1: f"{first} on", 0: f"as many as {first} with", -1: f"fewer than {first} with"}[
-        int(np.sign(pair["corrected"] - pair["introduced"]))
-    ]
-    changes = f"{_changes(pair)}{_significance(pair)}"
-    return f"{ours}, {theirs} {scores[first]} {shares[first]}: it {changes}."
-
-
 def _changes(pair: Json) -> str:
-    """What the second does to the first's answers: `corrects 85 of initial's 96 errors and makes 6 new ones`."""
+    """The second configuration's errors relative to the first's, such as `corrects 85 of initial's 96 errors …`."""
     first, errors = pair["first"], pair["first_errors"]
     corrected, introduced = pair["corrected"], pair["introduced"]
     if not corrected + introduced:
         same = f"the same {errors:,} images" if errors > 1 else "the same image"
-        return f"is wrong on {same} as {first}" if errors else f"makes no error, like {first}"
+        return f"misclassifies {same} as {first}" if errors else f"makes no errors, like {first}"
     if errors == 0:
         found = f"has no errors of {first} to correct"
     elif errors == 1:
         found = f"{'corrects' if corrected else 'does not correct'} {first}'s only error"
+    elif corrected == errors:
+        found = f"corrects all {errors:,} of {first}'s errors"
     else:
-        how_many = f"{corrected:,} of" if corrected else "none of"
-        all_of = f"corrects all {errors:,} of {first}'s errors"
-        found = all_of if corrected == errors else f"corrects {how_many} {first}'s {errors:,} errors"
+        found = f"corrects {f'{corrected:,}' if corrected else 'none'} of {first}'s {errors:,} errors"
     new = "no new ones" if not introduced else "1 new one" if introduced == 1 else f"{introduced:,} new ones"
     return f"{found} {'but' if introduced > corrected else 'and'} makes {new}"
 
@@ -278,36 +261,23 @@ def _significance(pair: Json) -> str:
     if not pair["corrected"] + pair["introduced"]:
         return ""
     p = pair["mcnemar"].get("p_holm", pair["mcnemar"]["p_value"])
-    between = pair.get("accuracy_difference_group_interval")
+    interval = pair.get("accuracy_difference_group_interval")
     chance = ""
     if pair["accuracy_difference"] and p >= SIGNIFICANT:
         chance = ", a difference that chance alone can explain"
-    elif pair["accuracy_difference"] and between and between[0] <= 0 <= between[1]:
-        # McNemar takes near-duplicates, or slices of one patient, for so many independent images
-        chance = ", but with whole groups of images drawn chance alone can explain the difference"
+    elif pair["accuracy_difference"] and interval and interval[0] <= 0 <= interval[1]:
+        # McNemar's test counts near-duplicates, or slices of one patient, as independent images.
+        chance = ", but if whole groups are resampled chance alone can explain the difference"
     return f" (McNemar {p_value_text(p)}{chance})"
 
 
-def _above_published(f: Facts, published: float) -> float:
-    """Ours minus the published accuracy, both to the four digits in which it was published."""
-    return round(round(float(f.parts["test"]["accuracy"]), 4) - round(published, 4), 4)
-
-
 def _against_published(f: Facts, published: float) -> str:
-    above, figure = _above_published(f, published), f"the published {percent(published)}"
+    above, figure = _above(f.splits["test"]["accuracy"], published), f"the published {percent(published)}"
     if above == 0:
         return f"meets {figure}"
     return f"{'exceeds' if above > 0 else 'falls short of'} {figure} by {abs(100 * above):.2f} points"
 
 
-def _difference_interval(f: Facts, first: str, second: str) -> tuple[float, float]:
-    """Interval of the accuracy of one part minus that of another."""
-    one, two = f.parts[first], f.parts[second]
-    return newcombe(one["correct"], one["n"], two["correct"], two["n"])
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` characters; a number stays with its unit."""
-    # Class names are folder names, which may hold what a terminal would obey.
-    clean = "".join(c if c.isprintable() else "�" for c in text)
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(bound(clean), width)] or [""]
+def _above(accuracy: float, published: float) -> float:
+    """Our accuracy minus the published one, both to the four digits in which it was published."""
+    return round(round(float(accuracy), 4) - round(published, 4), 4)

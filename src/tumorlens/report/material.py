@@ -205,7 +205,7 @@ def _read_history(path: Path, cure: str) -> list[Json]:
 
 def _read_answers(path: Path, classes: Sequence[str], cure: str) -> tuple[dict[str, Answer], dict[str, str]]:
     """Answers and labels of the test images in predictions.csv, by path."""
-    test = read_predictions(path).part("test")
+    test = read_predictions(path).for_split("test")
     if list(test.classes) != list(classes):
         raise RunError(f"{path} has the classes {list(test.classes)}, metrics.json {list(classes)}.", cure=cure)
     answers = {

@@ -128,7 +128,7 @@ class FoldAnswers:
 def fold_answers(run: Run, configuration: str) -> FoldAnswers:
     """Of a finished fold; RunError where a file of it is missing or damaged."""
     group_of = {row.path: row.group for row in read_index(run.index)}
-    part = read_predictions(run.predictions(configuration)).part("test")
+    part = read_predictions(run.predictions(configuration)).for_split("test")
     return FoldAnswers(part.labels, part.predicted, np.array([group_of[path] for path in part.paths]))
 
 

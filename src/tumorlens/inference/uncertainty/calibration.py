@@ -128,7 +128,7 @@ def expected_calibration_error(bins: Sequence[Json]) -> float:
     bins of equal width hold nearly all images of an accurate model in one. With few images both are biased upwards
     (Roelofs et al., AISTATS 2022): even perfect probabilities do not give 0.
     """
-    return sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / sum(b["n"] for b in bins)
+    return float(sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / sum(b["n"] for b in bins))
 
 
 def calibration_errors(
