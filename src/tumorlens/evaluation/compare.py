@@ -64,7 +64,7 @@ def compare(
     tests: dict[str, Predictions] = {}
     for name in names:
         test = predictions[name].for_split("test")
-        tests[name] = test.take(sorted(range(len(test)), key=lambda i, paths=test.paths: paths[i]))
+        tests[name] = test.take(sorted(range(len(test)), key=test.paths.__getitem__))
         _check_same_test(names[0], tests[names[0]], name, tests[name])
     pairs = [_pair(a, tests[a], b, tests[b], groups) for a, b in combinations(names, 2)]
     _adjust([pair["mcnemar"] for pair in pairs])
