@@ -226,8 +226,8 @@ def test_using_tells_every_column_and_limit() -> None:
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("study", [*BUILT_IN, "plus protocol, folds, groups, similarity", "slices that --data phantom generates"]),
-        ("train", ["by study alone, folds", *["Of grouped-cv (study alone)"] * 3]),
+        ("study", [*BUILT_IN, "plus protocol, folds, groups and similarity", "slices that --data phantom generates"]),
+        ("train", ["or folds (study only)", *["grouped-cv (study only)"] * 3]),
         (
             "predict",
             ["its classifier.onnx, else classifier-int8.onnx", "the same inputs, --model, --plane and --coverage"],

@@ -51,10 +51,9 @@ def export(
     json
         Print what was measured as JSON.
     """
-    from tumorlens.core.files import read_json
     from tumorlens.core.run_folder import Run
 
-    read_json(Run(run).study)  # a wrong folder is told before torch, which takes seconds to import
+    Run(run).read_study()  # a wrong folder is told before torch, which takes seconds to import
     from tumorlens.export.export import export_run
 
     found = export_run(run, configuration, int8=int8, out=out, data=data)

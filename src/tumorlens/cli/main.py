@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json as json_module
+import re
 import shlex
 import sys
 import tempfile
@@ -43,7 +44,8 @@ app = App(
     help_epilogue="Start with: tumorlens study --data phantom",
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative="", consume_multiple=True),
+    # All fields of Study are options but on_epoch, which is a function.
+    default_parameter=Parameter(negative="", consume_multiple=True, parse=re.compile("^(?!on_epoch$)")),
 )
 data = App(name="data", help="Fetch a data set, or check one.", help_format="plaintext")
 app.command(data)

@@ -73,5 +73,5 @@ class MissingExtraError(TumorlensError):
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
             f"This needs the Python package {module!r}, which is not installed.",
-            cure=f"Install it with the extra {extra!r}: pip install '.[{extra}]' in the source folder.",
+            cure=f"Install tumorlens[{extra}]: pip install '.[{extra}]' in the source folder.",
         )

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tumorlens.core.errors import RunError
+from tumorlens.core.files import Json, read_json
+from tumorlens.core.version import __version__
+
+FORMAT = 1  # of a run folder, in study.json; runs of earlier versions have none and are read like format 1
 INTENDED_USE = "Research and teaching. Not for diagnosis."
 
 
@@ -17,6 +22,23 @@ class Run:
     @property
     def study(self) -> Path:
         return self.root / "study.json"
+
+    def read_study(self) -> Json:
+        """Content of study.json.
+
+        Raises
+        ------
+        RunError
+            It is missing or damaged, or a newer version of tumorlens wrote the run folder.
+        """
+        record: Json = read_json(self.study)
+        if (found := record.get("format", 1)) > FORMAT:
+            raise RunError(
+                f"{self.root} has format {found}, written by tumorlens {record.get('tumorlens')}; "
+                f"this is tumorlens {__version__}, which reads formats up to {FORMAT}.",
+                cure="Install that version of tumorlens or a later one, or choose another folder.",
+            )
+        return record
 
     @property
     def index(self) -> Path:

@@ -184,7 +184,7 @@ def open_source(root: Path, configuration: str, data: str | None = None) -> Sour
         The configuration is not trained in this run or learned from its validation images, or the images are gone.
     """
     run = Run(root)
-    record = read_json(run.study)
+    record = run.read_study()
     trained = [c["name"] for c in record["configurations"] if run.training(c["name"]).exists()]
     if configuration not in trained:
         raise RunError(
@@ -248,7 +248,7 @@ def _run(source: Source, model: onnx.ModelProto, rows: Sequence[Row], title: str
 
 
 def _calibration(source: Source, train: Sequence[Row]) -> Pixels:
-    rng = np.random.default_rng([read_json(source.run.study)["config"]["seed"], 8])
+    rng = np.random.default_rng([source.run.read_study()["config"]["seed"], 8])
     chosen = rng.choice(len(train), min(CALIBRATION, len(train)), replace=False)
     return np.concatenate(list(source.batches([train[i] for i in sorted(chosen)], "Images to calibrate on")))
 
@@ -276,7 +276,7 @@ def _fit(
 
 def _card(source: Source) -> Json:
     """What the file says of itself; measured figures are those of the run, of the weights in torch."""
-    record = read_json(source.run.study)
+    record = source.run.read_study()
     dataset = record["dataset"]
     return {
         "format": FORMAT,

@@ -101,7 +101,7 @@ def read_material(run: Run) -> Material:
         the command that writes them anew.
     """
     again = "It was edited or written by another version: run the study anew, in another folder."
-    study = _checked(run.study, read_json(run.study), _STUDY, again)
+    study = _checked(run.study, run.read_study(), _STUDY, again)
     names = _names(run, study)
     comparison = read_json(run.comparison)
     _checked(run.comparison, comparison, _COMPARISON, _compare(run))

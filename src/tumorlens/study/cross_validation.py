@@ -54,7 +54,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     check_alike(runs, names, ("seed", "folds", "group_similarity", "groups"))
     used = [row.group for row in read_index(runs[0].index) if row.split]  # dropped copies are in no part
     sizes = np.unique(used, return_counts=True)[1]
-    study, grouped = read_json(runs[0].study), read_json(runs[0].audit)["groups"]
+    study, grouped = runs[0].read_study(), read_json(runs[0].audit)["groups"]
     result: Json = {
         "done": done,
         "of": folds * repeats,
@@ -95,7 +95,7 @@ def check_alike(runs: Sequence[Run], names: Sequence[str], keys: Sequence[str], 
     """
     first: Json = {}
     for run in runs:
-        study = read_json(run.study)
+        study = run.read_study()
         about = {key: study["config"].get(key) for key in keys}
         about["data fingerprint"] = study["dataset"]["fingerprint"]
         about["weights"] = study["weights"]["sha256"] or study["weights"]["name"]

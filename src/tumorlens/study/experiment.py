@@ -266,7 +266,7 @@ class Workbench:
         return metrics
 
     def _provenance(self) -> Json:
-        record = read_json(self.run.study)
+        record = self.run.read_study()
         return {
             "tumorlens": __version__,
             "weights": self.weights.record(),

@@ -1,106 +1,172 @@
-"""What a study is made of, as one frozen dataclass; the command line's options are its fields."""
+"""The options of a study as one frozen dataclass. The command line takes its options and their help from it."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import operator
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from tumorlens.core.errors import ConfigError
+from tumorlens.core.files import Json
 from tumorlens.core.run_folder import Run
-from tumorlens.training.configurations import (
-    BUILT_IN,
-    Configuration,
-    check_seed,
-    read_configurations,
-)
+from tumorlens.training.configurations import BUILT_IN, Configuration, check_order, check_seed, read_configurations
 
-THRESHOLD = 0.99  # as in datasets.twins, which needs scipy; --help must not wait for that
+if TYPE_CHECKING:
+    FilePath = str | Path
+    Source = str | Path
+    Named = str | Configuration
+else:  # what the command line converts its words to
+    FilePath, Source, Named = Path, str, str
+
+THRESHOLD = 0.99  # as in data.near_duplicates, whose import is too slow for --help
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study is made of. Every field is an option of `tumorlens study`."""
+    """What to run: a data set, how it is split, and the configurations to train.
 
-    data: str = "kaggle"
-    """`kaggle` (version 1, pinned), `phantom` (generated slices), a zip as Kaggle ships it, or a folder."""
-    weights: str = "imagenet"
-    """`imagenet` (torchvision's official ones), `none` (random), or a ResNet18 state-dict file."""
-    out: Path | None = None
-    """Folder of the run; else runs/<data>-seed<seed>, plus protocol, folds, groups, similarity if not the default."""
+    All values are checked when a Study is made. Paths may be `str` or `Path`; `configurations` may hold
+    `Configuration` objects beside names.
+
+    Parameters
+    ----------
+    data
+        kaggle (version 1, pinned), phantom (generated slices), or a zip or folder with one folder per class.
+    weights
+        imagenet (torchvision's official weights), none (random), or a file with a ResNet18 state dict.
+    out
+        Run folder; default: runs/DATA-seedSEED, plus protocol, folds, groups and similarity if not the default.
+    seed
+        Seed of split, initial head, batch order, and the slices that --data phantom generates.
+    device
+        Device to compute on; auto is cuda if there is one.
+    precision
+        Precision of convolutions; auto is bf16 if the device has instructions for it.
+    convolutions
+        CPU convolution algorithm for trainable layers: Winograd (auto, faster) or direct.
+    configurations
+        What to train, in order: initial, finetuned, initial_lbfgs, initial_lbfgs_refit, or names from --config.
+    config
+        TOML file with [[configuration]] tables: new configurations, or other values for built-in ones.
+    finetuned_start
+        Start of finetuned: the best weights of initial, or those of --weights with a new head.
+    head_solver
+        How the head of initial is fitted: Adam as published, or L-BFGS to convergence.
+    max_epochs
+        Maximum number of epochs of every configuration; default: 60, as published.
+    protocol
+        Split as published; or without training images that have a twin in Testing; or folds (study only).
+    group_similarity
+        Thumbnail cosine from which images form a group; 0.95 approximates missing patient identifiers.
+    groups
+        CSV file with columns path and group (patient), to use instead of near-duplicates.
+    folds
+        Number of folds of grouped-cv (study only).
+    repeats
+        Repetitions of grouped-cv (study only), each with other random folds.
+    fold
+        Train only this fold of grouped-cv (study only), from 1, and pool all finished ones.
+    split
+        CSV file with columns path and split, such as index.csv of an earlier run.
+    cache
+        Folder for decoded images and features; default: $TUMORLENS_CACHE, or one in the user's cache folder.
+    tensorboard
+        Also write TensorBoard events to the folder of each configuration.
+    random_weights_if_unavailable
+        Warn and start from random weights if the official ones cannot be downloaded.
+    on_epoch
+        Python only: called with the record of each epoch, those before a resumption included. Keys: configuration,
+        epoch, train_loss, train_accuracy, validation_loss, validation_accuracy, seconds, images_per_s, best.
+
+    Raises
+    ------
+    ConfigError
+        An invalid value, an unknown configuration, or one that starts from another that is not trained before it.
+    """
+
+    data: Source = "kaggle"
+    _: KW_ONLY
+    weights: Source = "imagenet"
+    out: FilePath | None = None
     seed: int = 0
-    """Seed of split, head and batch order, and of the slices that --data phantom generates."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of convolutions; auto is bf16 where the device has instructions for it, else fp32."""
     convolutions: Literal["auto", "direct"] = "auto"
-    """Of layers that learn, on the CPU; auto computes wide 3×3 ones by Winograd's algorithm: faster."""
-    configurations: tuple[str, ...] = ("initial", "finetuned")
-    """Which to run, in order: initial, finetuned, initial_lbfgs, initial_lbfgs_refit, or names from --config."""
-    config: Path | None = None
-    """TOML file with [[configuration]] tables: more configurations, or other values for the known ones."""
+    configurations: tuple[Named, ...] = ("initial", "finetuned")
+    config: FilePath | None = None
     finetuned_start: Literal["initial", "imagenet"] = "initial"
-    """Whether finetuned starts from initial's best head or from a fresh one."""
     head_solver: Literal["gradient", "lbfgs"] = "gradient"
-    """How initial's head is fitted: Adam as published, or L-BFGS to convergence."""
     max_epochs: int | None = None
-    """Epochs at most, for all configurations; 60 where absent, as published."""
     protocol: Literal["official", "twin-free-train", "grouped-cv"] = "official"
-    """Official split; or Training without twins of Testing; or, by `study` alone, folds over whole groups of images."""
     group_similarity: float = THRESHOLD
-    """Thumbnail cosine from which images belong together; 0.95 stands in for missing patient identifiers."""
-    groups: Path | None = None
-    """CSV with columns path and group (patients), which is used as it is in place of near-duplicates."""
+    groups: FilePath | None = None
     folds: int = 5
-    """Of grouped-cv (`study` alone)."""
     repeats: int = 1
-    """Of grouped-cv (`study` alone), each with other random folds."""
     fold: int | None = None
-    """Of grouped-cv (`study` alone): run only this one, from 1 on, and pool those that are finished; else all."""
-    split: Path | None = None
-    """CSV with columns path and split, such as an earlier run's index.csv."""
-    cache: Path | None = None
-    """Folder for decoded data and activations; $TUMORLENS_CACHE or the user's cache folder where absent."""
+    split: FilePath | None = None
+    cache: FilePath | None = None
     tensorboard: bool = False
-    """Also write TensorBoard events into each configuration's folder."""
     random_weights_if_unavailable: bool = False
-    """Go on from random weights where the official ones cannot be had, and say so loudly."""
+    on_epoch: Callable[[Json], None] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        types = get_type_hints(Study)
+        for field in dataclasses.fields(Study):
+            value = _converted(field.name, types[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         check_seed(self.seed)
         if self.max_epochs is not None and self.max_epochs < 1:
-            raise ConfigError(f"--max-epochs {self.max_epochs} is below 1.", cure="Say 1 or more.")
+            raise ConfigError(f"--max-epochs {self.max_epochs} is below 1.", cure="Use 1 or more.")
         if not 0.5 <= self.group_similarity <= 1:
-            raise ConfigError(f"--group-similarity {self.group_similarity} is out of range.", cure="Say 0.5 to 1.")
+            raise ConfigError(f"--group-similarity {self.group_similarity} is out of range.", cure="Use 0.5 to 1.")
         if self.folds < 2 or self.repeats < 1:
             raise ConfigError(
-                f"--folds {self.folds} with --repeats {self.repeats} is no cross-validation.",
-                cure="Say 2 folds or more, and 1 repeat or more.",
+                f"--folds {self.folds} with --repeats {self.repeats} is not a cross-validation.",
+                cure="Use at least 2 folds and 1 repeat.",
             )
         if self.fold is not None and not (self.is_cv and 1 <= self.fold <= self.folds * self.repeats):
             raise ConfigError(
-                f"--fold {self.fold} is none of the folds of --protocol {self.protocol}.",
-                cure=f"Say 1 to {self.folds * self.repeats} with --protocol grouped-cv.",
+                f"--protocol {self.protocol} has no --fold {self.fold}.",
+                cure=f"Use 1 to {self.folds * self.repeats} with --protocol grouped-cv.",
             )
         if self.split is not None and self.protocol != "official":
-            raise ConfigError(f"--split and --protocol {self.protocol} both split the data.", cure="Leave one out.")
+            raise ConfigError(
+                f"--split and --protocol {self.protocol} both split the data.", cure="Leave one of them out."
+            )
+        if self.on_epoch is not None and not callable(self.on_epoch):
+            raise ConfigError("on_epoch is not a function.", cure="Use a function that takes the record of an epoch.")
+        check_order(self.chosen())
 
-    def record(self) -> dict[str, Any]:
-        """As study.json keeps it: the options with paths as text."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+    @classmethod
+    def from_record(cls, config: Mapping[str, Any], out: Path) -> Study:
+        """From `record()`, such as a run's study.json holds it; `out` is where the run folder is now."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in config.items() if name in known}
+        values["configurations"] = [
+            c if isinstance(c, str) else Configuration.from_record(c) for c in config.get("configurations", ())
+        ]
+        return cls(**values | {"out": out})
+
+    def record(self) -> Json:
+        """The fields as study.json holds them: paths as text, configurations by name or with all their values."""
+        values = dataclasses.asdict(dataclasses.replace(self, on_epoch=None))
+        del values["on_epoch"]
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     @property
     def is_cv(self) -> bool:
-        """Whether several folds are to be trained."""
+        """Whether this is a cross-validation."""
         return self.protocol == "grouped-cv"
 
     @property
     def run(self) -> Run:
-        """The run's folder."""
+        """The run folder."""
         if self.out is not None:
-            return Run(self.out)
+            return Run(Path(self.out))
         known = self.data in ("kaggle", "phantom")
         name = f"{self.data if known else Path(self.data).resolve().stem}-seed{self.seed}"
         if self.protocol != "official":
@@ -108,7 +174,7 @@ class Study:
         if self.is_cv and self.folds != 5:
             name += f"-{self.folds}"
         if self.groups is not None:
-            name += f"-{self.groups.stem}"
+            name += f"-{Path(self.groups).stem}"
         if self.group_similarity != THRESHOLD:
             name += f"-{self.group_similarity:g}"
         return Run(Path("runs") / name)
@@ -119,21 +185,23 @@ class Study:
         Raises
         ------
         ConfigError
-            An unknown name, or a start that is not trained before.
+            No configuration, an unknown name, or two configurations of the same name.
         """
-        named = dict(BUILT_IN)
-        listed = read_configurations(self.config) if self.config else ()
-        named |= {c.name: c for c in listed}
-        wanted = list(dict.fromkeys((*self.configurations, *(c.name for c in listed))))
-        if unknown := [name for name in wanted if name not in named]:
+        listed = read_configurations(Path(self.config)) if self.config else ()
+        described = {*listed, *(c for c in self.configurations if isinstance(c, Configuration))}
+        named = BUILT_IN | {c.name: c for c in described}
+        names = [c if isinstance(c, str) else c.name for c in (*self.configurations, *listed)]
+        if unknown := [name for name in names if name not in named]:
             raise ConfigError(
                 f"Configuration {unknown[0]!r} is unknown.",
                 cure=f"Choose from {', '.join(named)}, or describe it in a TOML file with --config.",
             )
-        if not wanted:
-            raise ConfigError("No configuration is named.", cure="Say --configurations initial finetuned.")
+        if len({c.name for c in described}) < len(described):
+            raise ConfigError("Two different configurations have the same name.", cure="Rename one of them.")
+        if not names:
+            raise ConfigError("No configuration is named.", cure="Use --configurations initial finetuned.")
         chosen = []
-        for configuration in (named[name] for name in wanted):
+        for configuration in (named[name] for name in dict.fromkeys(names)):
             changes: dict[str, Any] = {}
             if configuration.name == "finetuned" and self.finetuned_start != "initial":
                 changes["start"] = self.finetuned_start
@@ -143,3 +211,30 @@ class Study:
                 changes["max_epochs"] = self.max_epochs
             chosen.append(dataclasses.replace(configuration, **changes))
         return tuple(chosen)
+
+
+_CONVERTERS: dict[Any, Callable[[Any], Any]] = {
+    int: operator.index, float: float, str: os.fspath, Path: lambda path: Path(path).expanduser(),
+}  # fmt: skip
+
+
+def _converted(name: str, kind: Any, value: Any) -> Any:
+    """The value of a field in its type; ConfigError if it has another type or is not one of the choices."""
+    option = f"--{name.replace('_', '-')}"
+    kinds = (True, False) if kind is bool else get_args(kind) or (kind,)
+    if kind is bool or get_origin(kind) is Literal:
+        if value not in kinds:
+            choices = ", ".join(f'"{choice}"' for choice in kinds)
+            raise ConfigError(f'Invalid value "{value}" for {option}.', cure=f"Choose from: {choices}.")
+        return value
+    if kinds[0] not in _CONVERTERS or (value is None and type(None) in kinds):
+        return value
+    try:
+        if name == "configurations":
+            values = (value,) if isinstance(value, str | Configuration) else value
+            return tuple(c if isinstance(c, Configuration) else os.fspath(c) for c in values)
+        return _CONVERTERS[kinds[0]](value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f'Invalid value "{value}" for {option}.', cure=f"Use a value of type {kinds[0].__name__}."
+        ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorlens.core.environment import environment, git_state
@@ -18,7 +19,7 @@ from tumorlens.core.files import (
 )
 from tumorlens.core.memory import blocks_given_back, garbage_left
 from tumorlens.core.progress import Clock, log
-from tumorlens.core.run_folder import Run
+from tumorlens.core.run_folder import FORMAT, Run
 from tumorlens.core.version import __version__
 from tumorlens.data.records import audit_record, dataset_record, identity_of, split_hash
 from tumorlens.study.experiment import is_trained
@@ -61,7 +62,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
         is_trained(run, configuration)
     # Choices that can fail at once come before work that takes minutes.
     if study.data not in ("kaggle", "phantom"):
-        named_path(study.data)
+        named_path(str(study.data))
     device, device_why = devices.choose_device(study.device)
     precision, precision_why = devices.choose_precision(study.precision, device, _begun(run, device.type))
     threads = devices.keep_to_cores()
@@ -75,16 +76,17 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     )
     if weights.kind == "none":
         log.warning("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
-    cache = study.cache or cache_dir()
+    cache = Path(study.cache) if study.cache else cache_dir()
     with clock.step("fetch_s"):
-        folder = fetch(study.data, cache=cache, seed=study.seed)
+        folder = fetch(str(study.data), cache=cache, seed=study.seed)
     with clock.step("index_s"):
         index = build_index(folder, cache)
         identity = identity_of(folder, index)
     with clock.step("twins_s"):
         assignment = assign(
             index, protocol=study.protocol, seed=study.seed, similarity=study.group_similarity,
-            split_file=study.split, groups_file=study.groups, folds=study.folds, fold=study.fold or 1,
+            split_file=Path(study.split) if study.split else None,
+            groups_file=Path(study.groups) if study.groups else None, folds=study.folds, fold=study.fold or 1,
         )  # fmt: skip
         split = assignment.split
     for line in identity.notes:
@@ -97,6 +99,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     if index.unreadable:
         log.info(f"{len(index.unreadable)} file(s) left out; each with its reason in {run.audit}.")
     record: Json = {
+        "format": FORMAT,
         "tumorlens": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command or f"run_study({study!r})",
@@ -150,7 +153,7 @@ def _weights(study: Study, weight_files: Any) -> Any:
 
 def _begun(run: Run, device: str) -> str:
     """The precision in which a run is already there on that kind of device; empty for none."""
-    before = read_json(run.study).get("device", {}) if run.study.exists() else {}
+    before = run.read_study().get("device", {}) if run.study.exists() else {}
     return str(before.get("precision", "")) if before.get("device") == device else ""
 
 
@@ -165,7 +168,7 @@ def _merge(run: Run, record: Json) -> Json:
     """Join with a study.json that is already there; refuse a different study's folder."""
     if not run.study.exists():
         return record
-    before = read_json(run.study)
+    before = run.read_study()
     for section, key in _SAME:
         was, now = before.get(section), record[section]
         if key is not None:

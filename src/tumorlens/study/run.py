@@ -144,5 +144,5 @@ def _summed_up(study: Study) -> StudyResult:
 
     root = study.run.root
     result = sum_up_folds(root, study.folds, study.repeats)
-    records = {k: read_json(Run(fold_folder(root, k)).study) for k in result["done"]}
+    records = {k: Run(fold_folder(root, k)).read_study() for k in result["done"]}
     return StudyResult.of_folds(root, write_folds_page(root, result, records), result)

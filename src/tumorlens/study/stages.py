@@ -22,27 +22,10 @@ if TYPE_CHECKING:
 
 def note_timing(run: Run, clock: Clock) -> None:
     """Write this invocation's seconds and peak memory into study.json."""
-    record = read_json(run.study)
+    record = run.read_study()
     record["timing"] = {**clock.steps, "total_s": clock.total}
     record["peak_memory_gb"] = peak_memory_gb()
     write_json(run.study, record)
-
-
-def open_study(root: Path) -> Study:
-    """The Study that made a run's folder.
-
-    Raises
-    ------
-    RunError
-        There is no study.json, or it is damaged.
-    """
-    record = read_json(Run(root).study)
-    fields = {f.name for f in dataclasses.fields(Study)}
-    values = {k: v for k, v in record.get("config", {}).items() if k in fields}
-    for name in ("out", "config", "split", "groups", "cache"):
-        values[name] = Path(values[name]) if values.get(name) else None
-    values["configurations"] = tuple(values.get("configurations", ()))
-    return dataclasses.replace(Study(**values), out=root)
 
 
 def evaluate_run(root: Path) -> Json:
@@ -50,8 +33,9 @@ def evaluate_run(root: Path) -> Json:
 
     Returns the metrics per configuration.
     """
-    bench = prepare(open_study(root), command=read_json(Run(root).study)["command"])
-    listed = [Configuration.from_record(record) for record in read_json(bench.run.study)["configurations"]]
+    record = Run(root).read_study()
+    bench = prepare(Study.from_record(record["config"], root), command=record["command"])
+    listed = [Configuration.from_record(record) for record in bench.run.read_study()["configurations"]]
     trained = [c for c in listed if bench.run.training(c.name).exists()]
     if not trained:
         raise RunError(
@@ -71,7 +55,7 @@ def compare_run(root: Path) -> Json:
     from tumorlens.evaluation.predictions import read_predictions
 
     run = Run(root)
-    record = read_json(run.study)
+    record = run.read_study()
     names = [c["name"] for c in record["configurations"] if run.metrics(c["name"]).exists()]
     if not names:
         raise RunError(f"{root} holds no evaluated configuration.", cure=f"Run `tumorlens evaluate {root}` first.")
@@ -132,7 +116,7 @@ def sum_up(roots: Sequence[Path]) -> Json:
     values: dict[str, list[float]] = {}
     for root in roots:
         run = Run(root)
-        names = [c["name"] for c in read_json(run.study)["configurations"] if run.metrics(c["name"]).exists()]
+        names = [c["name"] for c in run.read_study()["configurations"] if run.metrics(c["name"]).exists()]
         content = {row.path: row.sha256 for row in read_index(run.index)}  # other images may have the same names
         for name in names:
             predictions = read_predictions(run.predictions(name))
@@ -151,7 +135,7 @@ def sum_up(roots: Sequence[Path]) -> Json:
     for name in common:
         drawn: dict[tuple[int, str | None], Path] = {}
         for run in runs:
-            config, own = read_json(run.study)["config"], read_json(run.training(name))["configuration"].get("seed")
+            config, own = run.read_study()["config"], read_json(run.training(name))["configuration"].get("seed")
             key = (config["seed"] if own is None else own, config.get("split"))
             if key in drawn:
                 raise RunError(
