@@ -101,6 +101,7 @@ def test_an_extraction_that_was_killed_is_cleaned_up(zip_path: Path, cache: Path
 def test_a_second_process_waits_for_the_first(zip_path: Path, cache: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from tumorlens.data.archives import extract_zip;"
+        "from tumorlens.core.progress import log_to_stderr; log_to_stderr();"
         "print(extract_zip(Path(sys.argv[1]), Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", program, str(zip_path), str(cache)]

@@ -21,7 +21,7 @@ from tumorlens.data.audit import (
 from tumorlens.data.baselines import baselines, read_baselines, write_baselines
 from tumorlens.data.fetch import fetch
 from tumorlens.data.index import Index, build_index
-from tumorlens.data.protocols import annotated, assign
+from tumorlens.data.protocols import SplitOptions, annotated, assign
 
 LABELS = ("one", "two")
 N_TRAIN, N_TEST = 24, 12
@@ -54,7 +54,7 @@ def splits(assignment) -> dict[str, list[str]]:
 
 
 def test_the_leak_table_counts_what_was_put_there(index) -> None:
-    found = assign(index, protocol="official", seed=0, similarity=0.99)
+    found = assign(index, SplitOptions("official"))
     table = leak_table(found)
     line = {"n": 12, "exact": 2, "same_orientation": 2, "direct_or_mirrored": 4, "any": 5, "none": 7}
     assert table["classes"] == {"one": line, "two": line}
@@ -76,7 +76,7 @@ def test_the_leak_table_counts_what_was_put_there(index) -> None:
 
 
 def test_twin_free_train_leaves_out_what_has_a_twin_in_testing(index) -> None:
-    found = assign(index, protocol="twin-free-train", seed=0, similarity=0.99)
+    found = assign(index, SplitOptions("twin-free-train"))
     parts = splits(found)
     assert sorted(parts[""]) == [f"Training/{label}/{i:03d}.png" for label in LABELS for i in range(5)]
     assert len(parts["test"]) == 24
@@ -88,7 +88,7 @@ def test_twin_free_train_leaves_out_what_has_a_twin_in_testing(index) -> None:
 def test_folds_keep_groups_whole_and_test_every_picture_once(index) -> None:
     tested: list[str] = []
     for fold in (1, 2, 3):
-        found = assign(index, protocol="grouped-cv", seed=0, similarity=0.99, folds=3, fold=fold)
+        found = assign(index, SplitOptions("grouped-cv", folds=3, fold=fold))
         parts = splits(found)
         where = defaultdict(set)
         for row in found.split.rows:
@@ -100,8 +100,8 @@ def test_folds_keep_groups_whole_and_test_every_picture_once(index) -> None:
         assert {r.label for r in found.split.rows if r.split == "validation"} == set(LABELS)
         tested += parts["test"]
     assert len(tested) == len(set(tested)) == 2 * (N_TRAIN + N_TEST) - 4
-    other = assign(index, protocol="grouped-cv", seed=0, similarity=0.99, folds=3, fold=4)  # first of a second repeat
-    first = assign(index, protocol="grouped-cv", seed=0, similarity=0.99, folds=3, fold=1)
+    other = assign(index, SplitOptions("grouped-cv", folds=3, fold=4))  # first of a second repeat
+    first = assign(index, SplitOptions("grouped-cv", folds=3, fold=1))
     assert splits(other)["test"] != splits(first)["test"]
 
 
@@ -109,7 +109,7 @@ def test_groups_that_the_user_names_are_used_as_they_are(index, tmp_path) -> Non
     file = tmp_path / "patients.csv"
     patient = {row.path: f"p{int(Path(row.path).stem) // 4}" for row in index.rows}
     file.write_text("path,group\n" + "".join(f"{path},{group}\n" for path, group in patient.items()))
-    found = assign(index, protocol="grouped-cv", seed=0, similarity=0.99, groups_file=file, folds=2, fold=1)
+    found = assign(index, SplitOptions("grouped-cv", groups_file=file, folds=2, fold=1))
     assert {row.path: row.group for row in found.split.rows} == patient
     split_of = defaultdict(set)
     for row in found.split.rows:
@@ -118,26 +118,26 @@ def test_groups_that_the_user_names_are_used_as_they_are(index, tmp_path) -> Non
     assert all(len(held) == 1 for held in split_of.values())
     file.write_text("path,group\nTraining/one/000.png,p0\n")
     with pytest.raises(DataError, match=r"gives 71 image\(s\) no group"):
-        assign(index, protocol="grouped-cv", seed=0, similarity=0.99, groups_file=file)
+        assign(index, SplitOptions("grouped-cv", groups_file=file))
     file.write_text("path,patient\n")
     with pytest.raises(DataError, match=r"--groups .*patients.csv lacks the columns 'path' and 'group'"):
-        assign(index, protocol="grouped-cv", seed=0, similarity=0.99, groups_file=file)
+        assign(index, SplitOptions("grouped-cv", groups_file=file))
     with pytest.raises(DataError, match=r"--groups .*absent.csv cannot be read"):
-        assign(index, protocol="grouped-cv", seed=0, similarity=0.99, groups_file=tmp_path / "absent.csv")
+        assign(index, SplitOptions("grouped-cv", groups_file=tmp_path / "absent.csv"))
 
 
 def test_a_group_that_covers_a_class_is_an_error_in_clear_words(index, tmp_path) -> None:
     file = tmp_path / "patients.csv"
     file.write_text("path,group\n" + "".join(f"{r.path},{'all' if r.label == 'one' else r.path}\n" for r in index.rows))
     with pytest.raises(DataError, match=r"'one' forms only 1 group\(s\) of images: too few for 5 folds"):
-        assign(index, protocol="grouped-cv", seed=0, similarity=0.99, groups_file=file)
+        assign(index, SplitOptions("grouped-cv", groups_file=file))
     file.write_text("path,group\n" + "".join(f"{r.path},{r.label}\n" for r in index.rows))
     with pytest.raises(DataError, match="nothing is left to learn from"):
-        assign(index, protocol="twin-free-train", seed=0, similarity=0.99, groups_file=file)
+        assign(index, SplitOptions("twin-free-train", groups_file=file))
 
 
 def test_audit_conflicts_and_baselines(index, tmp_path) -> None:
-    found = assign(index, protocol="official", seed=0, similarity=0.99)
+    found = assign(index, SplitOptions("official"))
     whole = audit(found, 0.99)
     assert whole["conflicts"] == []
     assert whole["groups"]["largest"] == 2
@@ -161,7 +161,7 @@ def test_twins_with_different_labels_are_conflicts(tmp_path) -> None:
     Image.fromarray(picture(0)).save(root / "Training" / "two" / "copy.png")
     Image.fromarray(np.fliplr(picture(1))).save(root / "Training" / "two" / "mirror.png")
     index = build_index(fetch(str(root), cache=tmp_path / "c"), tmp_path / "c")
-    found = assign(index, protocol="official", seed=0, similarity=0.99)
+    found = assign(index, SplitOptions("official"))
     listed = conflicts(found.split.rows, found)
     assert {frozenset(c["paths"]) for c in listed} == {
         frozenset({"Training/one/0.png", "Training/two/copy.png"}),
@@ -171,7 +171,7 @@ def test_twins_with_different_labels_are_conflicts(tmp_path) -> None:
 
 
 def test_label_doubts_need_agreeing_neighbours_of_other_groups(index) -> None:
-    rows = assign(index, protocol="official", seed=0, similarity=0.99).split.rows
+    rows = assign(index, SplitOptions("official")).split.rows
     random = np.random.default_rng(0)
     features = np.stack(
         [np.r_[(3.0, 0.0) if row.label == "one" else (0.0, 3.0), random.normal(0, 0.3, 6)] for row in rows]
@@ -188,7 +188,7 @@ def test_label_doubts_need_agreeing_neighbours_of_other_groups(index) -> None:
 
 def test_folds_of_another_repeat_are_not_those_of_another_seed(index) -> None:
     def tested(seed: int, fold: int) -> set[str]:
-        found = assign(index, protocol="grouped-cv", seed=seed, similarity=0.99, folds=3, fold=fold)
+        found = assign(index, SplitOptions("grouped-cv", folds=3, fold=fold), seed=seed)
         return set(splits(found)["test"])
 
     first, again = ([tested(0, fold) for fold in folds] for folds in ((1, 2, 3), (4, 5, 6)))
@@ -197,7 +197,7 @@ def test_folds_of_another_repeat_are_not_those_of_another_seed(index) -> None:
 
 
 def test_just_under_a_threshold_is_under_it(index) -> None:
-    found = assign(index, protocol="official", seed=0, similarity=0.99)
+    found = assign(index, SplitOptions("official"))
     n = len(index.rows)
     under = replace(found.twins, similarity=np.full(n, 0.9899997, np.float32))
     assert {row.similarity for row in annotated(index.rows, np.array(["g"] * n), under)} == {0.989999}

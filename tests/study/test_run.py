@@ -33,8 +33,8 @@ from tumorlens.core.errors import (
 )
 from tumorlens.core.files import read_json
 from tumorlens.core.progress import Clock
+from tumorlens.data.dataset import split_hash
 from tumorlens.data.index import read_index
-from tumorlens.data.records import split_hash
 from tumorlens.evaluation.predictions import read_predictions
 from tumorlens.study import experiment as workbench
 from tumorlens.study.experiment import Workbench

@@ -226,15 +226,10 @@ def check(source: str, *, cache: Path | None = None, seed: int = 0, json: bool =
     json
         Print the result as JSON.
     """
-    from tumorlens.data.fetch import fetch as fetch_data
-    from tumorlens.data.index import build_index
-    from tumorlens.data.records import audit_record, dataset_record, identity_of
+    from tumorlens.data.dataset import open_dataset
 
-    cache = cache or cache_dir()
-    folder = fetch_data(source, cache=cache, seed=seed)
-    index = build_index(folder, cache)
-    identity = identity_of(folder, index)
-    dataset, audit = dataset_record(folder, index, identity), audit_record(index, identity)
+    opened = open_dataset(source, cache=cache or cache_dir(), seed=seed)
+    dataset, audit = opened.record(), opened.audit_record()
     if json:
         _print_json({"dataset": dataset, "audit": audit})
         return

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from tumorlens.data.near_duplicates import THRESHOLD, Ints, Twins
 
@@ -70,5 +68,8 @@ def group_twins(twins: Twins, threshold: float = THRESHOLD, *, cap: int | None =
 
 
 def _components(pairs: Ints, n: int) -> Ints:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)

@@ -21,7 +21,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import dctn
 from threadpoolctl import threadpool_limits
 
 from tumorlens.core.cpu import usable_cores
@@ -145,6 +144,8 @@ class _Spectra:
     """
 
     def __init__(self, thumbnails: Thumbnails) -> None:
+        from scipy.fft import dctn  # of the extra `study`: indexing a data set needs none of it
+
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object
         self.n = len(thumbnails)
         for part in _chunks(self.n):

@@ -22,6 +22,7 @@ from tumorlens.data.groups import Groups, group_twins
 from tumorlens.data.index import TESTING, Index, Row
 from tumorlens.data.near_duplicates import (
     COARSE,
+    THRESHOLD,
     TRANSFORMATIONS,
     Twins,
     find_twins,
@@ -32,6 +33,24 @@ OFFICIAL, TWIN_FREE_TRAIN, GROUPED_CV = "official", "twin-free-train", "grouped-
 _VALIDATION_FOLDS = 7  # one of seven, 14 %, is as near to 15 % as whole groups come in equal folds
 
 Strings = npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How the images of a data set are grouped and split."""
+
+    protocol: str = OFFICIAL
+    """`official`, `twin-free-train` or `grouped-cv`."""
+    similarity: float = THRESHOLD
+    """Thumbnail cosine, above 0 to 1, from which images belong together."""
+    split_file: Path | None = None
+    """CSV with columns path and split, for `official` only."""
+    groups_file: Path | None = None
+    """CSV with columns path and group (patients), used in place of near-duplicates."""
+    folds: int = 5
+    """Number of folds of `grouped-cv`."""
+    fold: int = 1
+    """Fold of `grouped-cv` that is tested on, from 1. Beyond `folds` come further repeats with other random folds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,49 +67,31 @@ class Assignment:
     """Images that the protocol leaves out."""
 
 
-def assign(
-    index: Index,
-    *,
-    protocol: str,
-    seed: int,
-    similarity: float,
-    split_file: Path | None = None,
-    groups_file: Path | None = None,
-    folds: int = 5,
-    fold: int = 1,
-) -> Assignment:
+def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
     """Group the images of an index and split them.
 
     Parameters
     ----------
     index
         All usable images.
-    protocol
-        `official`, `twin-free-train` or `grouped-cv`.
+    options
+        Protocol, groups and folds.
     seed
-        Of every random choice.
-    similarity
-        Thumbnail cosine, above 0 to 1, from which images belong together.
-    split_file
-        CSV with path and split, for `official` only.
-    groups_file
-        CSV with path and group (patients), used as it is.
-    folds, fold
-        Of `grouped-cv`: how many, and which one tests, from 1 on. Beyond `folds` come further
-        repeats with other random folds.
+        Seed of every random choice.
 
     Raises
     ------
     DataError
         The data do not bear the protocol: a class without images, a file that does not fit, one group.
     """
+    similarity, groups_file = options.similarity, options.groups_file
     training = np.array([row.part != TESTING for row in index.rows])
     twins = find_twins(index.thumbnails, training, floor=min(COARSE, similarity))
     found = None if groups_file else group_twins(twins, similarity)
     names = _from_file(index, groups_file) if groups_file else found.of.astype(str)  # type: ignore[union-attr]
-    if protocol == GROUPED_CV:
-        split, left_out = _fold(index, names, folds, fold, seed, named=groups_file is not None)
-    elif protocol == TWIN_FREE_TRAIN:
+    if options.protocol == GROUPED_CV:
+        split, left_out = _fold(index, names, options, seed)
+    elif options.protocol == TWIN_FREE_TRAIN:
         if training.all():
             raise DataError(
                 f"{index.root} has no Testing folder, so Training has no twins in it.",
@@ -99,7 +100,7 @@ def assign(
         shared = np.isin(names, names[~training]) if groups_file else twins.having(~training, similarity)
         split, left_out = _without(index, training & shared, seed, "a group" if groups_file else "a twin")
     else:
-        split = split_index(index, seed=seed, file=split_file)
+        split = split_index(index, seed=seed, file=options.split_file)
         left_out = sum(not row.split for row in split.rows)
     reference = np.array([row.split in ("train", "validation") for row in split.rows])
     if (reference != training).any():
@@ -139,8 +140,9 @@ def _without(index: Index, dropped: npt.NDArray[np.bool_], seed: int, what: str)
     return replace(split, rows=rows, source=source), int(dropped.sum())
 
 
-def _fold(index: Index, groups: Strings, folds: int, fold: int, seed: int, *, named: bool) -> tuple[Split, int]:
-    finer = " or name smaller groups" if named else " or raise --group-similarity"
+def _fold(index: Index, groups: Strings, options: SplitOptions, seed: int) -> tuple[Split, int]:
+    folds, fold = options.folds, options.fold
+    finer = " or name smaller groups" if options.groups_file else " or raise --group-similarity"
     first = {row.pixels: i for i, row in reversed(list(enumerate(index.rows)))}
     chosen = np.array(sorted(first.values()))
     labels = np.array([index.rows[i].label for i in chosen])

@@ -11,10 +11,9 @@ from tumorlens.core.files import Json, probe_writable
 from tumorlens.core.progress import Clock
 from tumorlens.data.audit import audit, label_doubts
 from tumorlens.data.baselines import baselines
-from tumorlens.data.fetch import fetch
-from tumorlens.data.index import Row, build_index
-from tumorlens.data.protocols import OFFICIAL, assign
-from tumorlens.data.records import audit_record, dataset_record, identity_of
+from tumorlens.data.dataset import open_split_dataset
+from tumorlens.data.index import Row
+from tumorlens.data.protocols import SplitOptions
 from tumorlens.training.configurations import check_seed
 
 if TYPE_CHECKING:
@@ -65,22 +64,16 @@ def run_audit(
 
         start = find_weights(weights)
     clock = Clock()
-    with clock.step("fetch_s"):
-        folder = fetch(source, cache=cache, seed=seed)
-    with clock.step("index_s"):
-        index = build_index(folder, cache)
-        identity = identity_of(folder, index)
-    with clock.step("twins_s"):
-        assignment = assign(index, protocol=OFFICIAL, seed=seed, similarity=similarity)
-    rows = assignment.split.rows
+    dataset = open_split_dataset(source, SplitOptions(similarity=similarity), cache=cache, seed=seed, clock=clock)
+    rows = dataset.rows
     with clock.step("shortcuts_s"):
-        found = audit_record(index, identity) | audit(assignment, similarity)
-        lines = baselines(rows, index.thumbnails)
+        found = dataset.audit_record() | audit(dataset.assignment, similarity)
+        lines = baselines(rows, dataset.index.thumbnails)
     if start is not None:
         with clock.step("doubts_s"):
-            found["label_doubts"] = _doubts(rows, folder.root, start, cache)
+            found["label_doubts"] = _doubts(rows, dataset.folder.root, start, cache)
     result: Json = {
-        "dataset": dataset_record(folder, index, identity),
+        "dataset": dataset.record(),
         "audit": found,
         "baselines": {
             name: sum(line[i] == line[1] for line in lines) / len(lines)
@@ -92,7 +85,7 @@ def run_audit(
         from tumorlens.report.audit_page import write_audit_page
 
         with clock.step("page_s"):
-            write_audit_page(html, result, folder.root)
+            write_audit_page(html, result, dataset.folder.root)
     return result | {"timing": {**clock.steps, "total_s": clock.total}, "peak_memory_gb": peak_memory_gb()}
 
 

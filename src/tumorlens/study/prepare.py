@@ -21,7 +21,6 @@ from tumorlens.core.memory import blocks_given_back, garbage_left
 from tumorlens.core.progress import Clock, log
 from tumorlens.core.run_folder import FORMAT, Run
 from tumorlens.core.version import __version__
-from tumorlens.data.records import audit_record, dataset_record, identity_of, split_hash
 from tumorlens.study.experiment import is_trained
 from tumorlens.study.options import Study
 from tumorlens.training.configurations import check_order
@@ -52,9 +51,10 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
             raise MissingExtraError(error.name or "torch", "study") from None
         from tumorlens.data.audit import audit, twins_line
         from tumorlens.data.baselines import baselines, write_baselines
-        from tumorlens.data.fetch import fetch, named_path
-        from tumorlens.data.index import build_index, write_index
-        from tumorlens.data.protocols import assign
+        from tumorlens.data.dataset import open_split_dataset
+        from tumorlens.data.fetch import named_path
+        from tumorlens.data.index import write_index
+        from tumorlens.data.protocols import SplitOptions
 
     run, configurations = study.run, study.chosen()
     check_order(configurations)
@@ -77,21 +77,19 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     if weights.kind == "none":
         log.warning("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
     cache = Path(study.cache) if study.cache else cache_dir()
-    with clock.step("fetch_s"):
-        folder = fetch(str(study.data), cache=cache, seed=study.seed)
-    with clock.step("index_s"):
-        index = build_index(folder, cache)
-        identity = identity_of(folder, index)
-    with clock.step("twins_s"):
-        assignment = assign(
-            index, protocol=study.protocol, seed=study.seed, similarity=study.group_similarity,
-            split_file=Path(study.split) if study.split else None,
-            groups_file=Path(study.groups) if study.groups else None, folds=study.folds, fold=study.fold or 1,
-        )  # fmt: skip
-        split = assignment.split
-    for line in identity.notes:
+    options = SplitOptions(
+        protocol=study.protocol,
+        similarity=study.group_similarity,
+        split_file=Path(study.split) if study.split else None,
+        groups_file=Path(study.groups) if study.groups else None,
+        folds=study.folds,
+        fold=study.fold or 1,
+    )
+    dataset = open_split_dataset(str(study.data), options, cache=cache, seed=study.seed, clock=clock)
+    index, assignment = dataset.index, dataset.assignment
+    for line in dataset.identity.notes:
         log.info(line)
-    sizes = {part: split.count(part) for part in ("train", "validation", "test")}
+    sizes = {part: assignment.split.count(part) for part in ("train", "validation", "test")}
     used = sum(sizes.values())
     log.info(f"{used:,} images: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()) + ".")
     if study.split and assignment.left_out:
@@ -106,9 +104,8 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
         "config": study.record(),
         "configurations": [asdict(c) for c in configurations],
         "classes": list(index.classes),
-        "dataset": dataset_record(folder, index, identity),
-        "split": {**sizes, "seed": study.seed, "source": split.source, "test_source": split.test_source,
-                  "protocol": study.protocol, "left_out": assignment.left_out, "sha256": split_hash(split.rows)},
+        "dataset": dataset.record(),
+        "split": dataset.split_record(),
         "weights": weights.record(),
         "device": {"device": device.type, "why": device_why, "precision": precision_name,
                    "precision_why": precision_why, "name": devices.device_name(device),
@@ -122,14 +119,16 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     record = _merge(run, record)
     if write:
         write_json(run.study, record)
-        write_index(run.index, split.rows)
+        write_index(run.index, dataset.rows)
         with clock.step("audit_s"):
             audited = audit(assignment, study.group_similarity)
-            found = audit_record(index, identity) | audited
+            found = dataset.audit_record() | audited
             write_json(run.audit, _doubts_of(run, found) | found)
-            write_baselines(run.baselines, baselines(split.rows, index.thumbnails))
+            write_baselines(run.baselines, baselines(dataset.rows, index.thumbnails))
         log.info(twins_line(audited["twins"]["all"]))
-    return Workbench(run, study, configurations, folder, index.classes, split.rows, weights, device, precision, cache)
+    return Workbench(
+        run, study, configurations, dataset.folder, index.classes, dataset.rows, weights, device, precision, cache
+    )
 
 
 def _doubts_of(run: Run, found: Json) -> Json:
