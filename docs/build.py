@@ -305,6 +305,16 @@ def quoted(page: Path, flat: dict[str, float]) -> str:
     return re.sub(r"<!-- figure (\S+) (\S+) -->.*?<!-- /figure -->", renew, page.read_text(), flags=re.S)
 
 
+def readme(flat: dict[str, float]) -> str:
+    """README.md with its block of results rendered from the figures."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((HERE / "readme-results.md.j2").read_text(encoding="utf-8"))
+    begin, end = "<!-- results: written by `make figures` -->\n", "<!-- /results -->"
+    before, rest = (HERE.parent / "README.md").read_text(encoding="utf-8").split(begin)
+    after = rest.split(end, 1)[1]
+    return f"{before}{begin}{template.render(figures=flat).strip()}\n{end}{after}"
+
+
 def main(words: list[str]) -> int:
     """Collect, write or check; returns the exit code."""
     if words[:1] == ["collect"] and len(words) == 3:
@@ -329,8 +339,8 @@ def main(words: list[str]) -> int:
     }
     if "bench-audit" in found:
         wanted[HERE / "audit.md"] = audit_page(found)
-    for page in (HERE.parent / "README.md", HERE / "lab-notes.md"):
-        wanted[page] = quoted(page, flat)
+    wanted[HERE.parent / "README.md"] = readme(flat)
+    wanted[HERE / "lab-notes.md"] = quoted(HERE / "lab-notes.md", flat)
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if words == ["--check"]:
         for path in stale:
