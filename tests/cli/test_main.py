@@ -199,11 +199,11 @@ def plain(text: str) -> str:
     return " ".join(text.replace("`", "").split())
 
 
-def test_readme_and_help_tell_the_same_rule_for_volumes() -> None:
-    help_text, readme = inspect.getdoc(cli_use.predict) or "", (ROOT / "README.md").read_text()
+def test_documents_and_help_give_the_same_rule_for_volumes() -> None:
+    help_text, using = inspect.getdoc(cli_use.predict) or "", (ROOT / "docs" / "using.md").read_text()
     rule = re.search(r"A volume or series .*?else uncertain\.", plain(help_text))
     assert rule
-    assert rule[0] in plain(readme)
+    assert rule[0] in plain(using)
 
 
 def test_readmes_commands_name_one_run() -> None:
