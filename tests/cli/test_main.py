@@ -72,7 +72,7 @@ def test_a_process_ends_with_all_that_it_printed(before: str, code: int, collect
 def test_a_closed_pipe_gives_141(torch: str, n: int, tmp_path: Path) -> None:
     code = (
         f"import sys\nfrom tumorlens import __main__ as program\nfrom tumorlens.cli import main as cli\n{torch}\n"
-        + (f"cli.app = lambda *_, **__: print('x' * {n})\nprogram.run()")
+        + (f"cli._run = lambda: print('x' * {n})\nprogram.run()")
     )
     read, write = os.pipe()
     os.close(read)
@@ -230,9 +230,9 @@ def test_using_tells_every_column_and_limit() -> None:
         ("train", ["or folds (study only)", *["grouped-cv (study only)"] * 3]),
         (
             "predict",
-            ["its classifier.onnx, else classifier-int8.onnx", "the same inputs, --model, --plane and --coverage"],
+            ["classifier.onnx is preferred to classifier-int8.onnx", "the same inputs, model, plane and coverage"],
         ),
-        ("explain", ["its classifier.onnx, else classifier-int8.onnx"]),
+        ("explain", ["classifier.onnx is preferred to classifier-int8.onnx"]),
     ],
 )
 def test_help_tells(

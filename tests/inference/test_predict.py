@@ -520,7 +520,7 @@ class TestCommand:
         assert main(["explain", str(path), "--model", model, "--out", str(tmp_path / "p")]) == 3
         out, err = capsys.readouterr()
         assert out.startswith("4 pictures")
-        assert "1 of 5 could not be read; the lines above tell why" in err
+        assert "1 of 5 could not be read; the lines above say why" in err
         assert "holds 3 volumes" in err
 
     def test_a_table_is_for_reading(self, folder, model, capsys):
@@ -540,9 +540,9 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("more", "told"),
         [
-            (["--out", "{}/rows.csv"], "goes on from there:\n"),
-            (["--out", "{}/rows.txt"], "--resume would go on"),
-            ([], "--resume would go on"),
+            (["--out", "{}/rows.csv"], "Finished parts are kept; this continues:\n"),
+            (["--out", "{}/rows.txt"], "--resume can continue it"),
+            ([], "--resume can continue it"),
         ],
     )
     def test_an_interrupted_one_says_what_goes_on(self, folder, tmp_path, model, monkeypatch, capsys, more, told):
@@ -555,7 +555,7 @@ class TestCommand:
             assert main(words) == 130
         err = capsys.readouterr().err
         assert told in err
-        if "goes on" in told:
+        if "this continues" in told:
             assert main([*words, "--resume"]) == 3
             assert " --resume" in err
 

@@ -1,193 +1,231 @@
-"""Commands that use a trained model: export, predict, explain. Registered in `cli`; light to import."""
+"""Commands that use a trained model: export, predict, explain. Light to import."""
 
 from __future__ import annotations
 
-import json as json_module
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import ArgumentCollection, Parameter, Token, UnknownOptionError
 
+from tumorlens.cli.options import DATA, HARDWARE, MODEL, OUTPUT, PRINTED, Log, Model, Plane, Printed, Run
+from tumorlens.cli.usage import UsageError
 from tumorlens.core.errors import Interrupted
+from tumorlens.core.files import probe_writable
 from tumorlens.core.progress import log
 
 FAILED = 3  # exit code: some inputs could not be read, all others were classified
 
-# What commands share is described here; `-` is standard input.
-_INPUTS = "Files, folders or zips; - for standard input; @list.txt for a list of names, one a line."
-_MODEL = "An exported .onnx file, or the folder of an exported run: its classifier.onnx, else classifier-int8.onnx."
-Inputs = Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, help=_INPUTS)]
-Model = Annotated[Path, Parameter(help=_MODEL)]
-Plane = Annotated[Literal["axial", "coronal", "sagittal"], Parameter(help="Of the slices of NIfTI volumes.")]
-_HERE = Path("classifier.onnx")
+
+def _no_options(_: Any, inputs: Sequence[str]) -> None:
+    # `-` begins with a hyphen too, so cyclopts is told to accept that, and passes every unknown option as an input.
+    for name in inputs:
+        if name.startswith("-") and name != "-":
+            token, known = Token(keyword=name, source="cli"), ArgumentCollection()  # type: ignore[no-untyped-call]
+            raise UnknownOptionError(token=token, argument_collection=known)
+
+
+Inputs = Annotated[
+    tuple[str, ...],
+    Parameter(
+        allow_leading_hyphen=True,
+        validator=_no_options,
+        group=DATA,
+        help="Files, folders or zips; - for standard input; @list.txt for a list of names, one per line.",
+    ),
+]
 
 
 def export(
-    run: Path,
+    run: Run,
     *,
-    configuration: str = "finetuned",
-    int8: bool = False,
-    out: Path | None = None,
-    data: str | None = None,
-    json: bool = False,
+    configuration: Annotated[str, Parameter(group=DATA)] = "finetuned",
+    data: Annotated[str | None, Parameter(group=DATA)] = None,
+    int8: Annotated[bool, Parameter(group=OUTPUT)] = False,
+    out: Annotated[
+        Path | None,
+        Parameter(alias="-o", group=OUTPUT, show_default="RUN/classifier.onnx or RUN/classifier-int8.onnx"),
+    ] = None,
+    output: Printed = PRINTED,
 ) -> None:
-    """Write a run's classifier as one ONNX file that is used without torch.
+    """Write a run's classifier as one ONNX file, which runs without PyTorch.
 
-    The graph must agree with torch on the validation images. Calibration, prediction
-    sets and refusal are fitted on validation; test images are not looked at.
+    The exported graph is checked against PyTorch on the validation images.
+    Calibration, prediction sets and the out-of-distribution threshold are fitted
+    on validation images; test images are not used.
 
     Parameters
     ----------
-    run
-        Folder of the run.
     configuration
-        Which of its trained configurations.
-    int8
-        Compute convolutions with 8-bit integers: faster, and written only if validation shows no loss.
-    out
-        The file; RUN/classifier.onnx or RUN/classifier-int8.onnx where absent.
+        Trained configuration to export.
     data
-        The data set, where it moved since the run: a folder, a zip, phantom or kaggle.
-    json
-        Print what was measured as JSON.
+        The data set, if it was moved after the run: a folder, a zip, `phantom` or `kaggle`.
+    int8
+        Quantize convolutions to 8-bit integers, which is faster; refused if validation accuracy drops.
+    out
+        File to write.
     """
-    from tumorlens.core.run_folder import Run
+    from tumorlens.core.run_folder import Run as RunFolder
 
-    Run(run).read_study()  # a wrong folder is told before torch, which takes seconds to import
+    RunFolder(run).read_study()  # before torch, which takes seconds to import
     from tumorlens.export.export import export_run
 
     found = export_run(run, configuration, int8=int8, out=out, data=data)
-    if json:
-        print(json_module.dumps(found, indent=2))
-        return
     parity = found["parity"]
-    print(f"{found['file']}: {found['bytes'] / 1e6:.1f} MB")
-    print(
-        f"Against torch on {parity['n']:,} validation images: probabilities differ by at most "
+    text = (
+        f"{found['file']}: {found['bytes'] / 1e6:.1f} MB\n"
+        f"Compared with PyTorch on {parity['n']:,} validation images: probabilities differ by at most "
         f"{parity['max_probability_difference']:.2g}, {parity['changed_decisions']} decisions changed."
     )
     if int8:
         small = found["int8"]
-        print(
-            f"int8 against fp32: validation accuracy {small['accuracy_int8']:.2%} and {small['accuracy_fp32']:.2%} "
+        text += (
+            f"\nValidation accuracy: int8 {small['accuracy_int8']:.2%}, fp32 {small['accuracy_fp32']:.2%} "
             f"(McNemar p = {small['p_value']:.3g})."
         )
+    output.show(found, text)
 
 
-def predict(
-    inputs: Inputs,
-    /,
-    *,
-    model: Model = _HERE,
-    heatmaps: Path | None = None,
-    format: Literal["table", "json", "csv"] | None = None,
-    batch: int = 32,
-    plane: Plane = "axial",
-    coverage: float = 0.95,
-    out: Path | None = None,
-    resume: bool = False,
-    threads: int | None = None,
-) -> int:
-    """Classify images, DICOM files, NIfTI volumes, folders and zips; a row for each image or slice.
+@dataclass(frozen=True)
+class PredictOptions(Log):
+    """Options of `predict`."""
 
-    A row tells class, calibrated probabilities, prediction set, and a verdict: ok,
-    uncertain, refused: not a brain MRI, or error. A refused image gets no class.
+    model: Model = MODEL
+    plane: Plane = "axial"
+    coverage: Annotated[float, Parameter(group=DATA)] = 0.95
+    """Fraction of prediction sets that contain the true class, on images like the training data."""
+    out: Annotated[Path | None, Parameter(alias="-o", group=OUTPUT)] = None
+    """Write the rows to this new file: .csv, .json, .jsonl, .ndjson, or .txt for a table."""
+    format: Annotated[
+        Literal["table", "json", "csv"] | None,
+        Parameter(group=OUTPUT, show_default="by the suffix of --out, else table"),
+    ] = None
+    """A table for the terminal, one JSON object per line, or CSV."""
+    heatmaps: Annotated[Path | None, Parameter(group=OUTPUT)] = None
+    """Also write a heatmap of each image or slice to this folder."""
+    resume: Annotated[bool, Parameter(group=OUTPUT)] = False
+    """Continue an interrupted --out FILE.csv or FILE.json with the same inputs, model, plane and coverage."""
+    batch: Annotated[int, Parameter(group=HARDWARE)] = 32
+    """Images per batch; batches smaller than the number of cores run in parallel."""
+    threads: Annotated[int | None, Parameter(group=HARDWARE, show_default="all usable cores")] = None
+    """Threads that compute the network."""
 
-    A volume or series of two slices or more, one of them readable, also gets a row
-    for the whole, after all slices: refused where over half of the readable slices
-    are; else uncertain where the model has no class notumor; else the tumour class
-    that at least 3 neighbouring slices name, each ok with a probability of 0.9 or
-    more; else notumor where no 2 neighbours name one so and over half of the slices,
-    unreadable ones counted and refused ones not, say notumor with ok; else uncertain.
 
-    Exit code 3: some inputs could not be read, the others were classified. Of a 4-D
-    NIfTI the first volume is classified, and a row of error tells of the others.
+_PREDICT = PredictOptions()
 
-    Parameters
-    ----------
-    heatmaps
-        Also write a picture for each image or slice into this folder; with --resume for new rows alone.
-    format
-        A table to read, JSON (an object a line), or CSV, in which | parts the classes of a set; where absent
-        the suffix of --out tells, and else it is a table.
-    batch
-        Images through the network at once; of batches smaller than the cores are many, several run side by side.
-    coverage
-        Share of prediction sets that hold the true class, for images like the training data.
-    out
-        Write the rows into this new file.
-    resume
-        Go on with --out FILE.csv or FILE.json, the same inputs, --model, --plane and --coverage; its rows are kept.
-    threads
-        Of the network; all usable cores where absent.
+
+def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(name="*")] = _PREDICT) -> int:
+    """Classify images, DICOM files, NIfTI volumes, folders and zips; one row per image or slice.
+
+    A row holds the class, calibrated probabilities, the prediction set and a
+    verdict: ok, uncertain, refused: not a brain MRI, or error. A refused image
+    gets no class.
+
+    A volume or series of two slices or more, one of them readable, also gets a
+    row for the whole, after all slices: refused where over half of the readable
+    slices are; else uncertain where the model has no class notumor; else the
+    tumour class that at least 3 neighbouring slices name, each ok with a
+    probability of 0.9 or more; else notumor where no 2 neighbours name one so and
+    over half of the slices, unreadable ones counted and refused ones not, say
+    notumor with ok; else uncertain.
+
+    Exit code 3: some inputs could not be read, the others were classified. Of a
+    4-D NIfTI file the first volume is classified, and an error row reports the
+    others.
     """
+    if options.format is None and options.out and options.out.suffix.lower() not in _SUFFIXES:
+        raise UsageError(
+            f"--out {options.out}: rows cannot be written as {options.out.suffix or 'a file without a suffix'}.",
+            cure="Use --out FILE.csv or FILE.json, or name the format: --format csv.",
+        )
+    if options.heatmaps:
+        probe_writable(options.heatmaps, "--heatmaps")
+    began = time.monotonic()
     from concurrent.futures import ThreadPoolExecutor
 
     from tumorlens.inference.classifier import load_classifier
 
     with ThreadPoolExecutor(1) as pool:  # ONNX Runtime opens the file while Python imports the rest
-        opening = pool.submit(load_classifier, model, threads)
+        opening = pool.submit(load_classifier, options.model, options.threads)
         from tumorlens.inference.predict import Job, form_of, predict_to
 
-        job = Job(batch, plane, coverage)
+        job = Job(options.batch, options.plane, options.coverage)
         classifier = opening.result()
     on_slice = None
-    if heatmaps is not None:
+    if options.heatmaps:
         from tumorlens.inference.explain import pictures
 
-        on_slice = pictures(classifier, heatmaps)
-    form = format or form_of(out)
+        on_slice = pictures(classifier, options.heatmaps)
+    form = options.format or form_of(options.out)
     try:
         report = predict_to(
-            inputs, classifier, job, form=form, out=out, resume=resume, on_slice=on_slice, pictures=heatmaps
-        )
+            inputs, classifier, job, form=form, out=options.out, resume=options.resume, on_slice=on_slice,
+            pictures=options.heatmaps,
+        )  # fmt: skip
     except KeyboardInterrupt:
-        if out is not None and form != "table":
-            raise Interrupted("" if resume else " --resume") from None
-        raise Interrupted(advice="With --out FILE.csv or FILE.json, --resume would go on from there.") from None
-    return _code(report.rows, report.failed, "their rows tell why")
+        if options.out and form != "table":
+            raise Interrupted("" if options.resume else " --resume") from None
+        raise Interrupted(advice="With --out FILE.csv or FILE.json, --resume can continue it.") from None
+    log.info(f"{report.rows:,} rows in {time.monotonic() - began:,.1f} s.")
+    return _code(report.rows, report.failed, "their rows say why")
+
+
+_SUFFIXES = (".csv", ".json", ".jsonl", ".ndjson", ".txt")
+
+
+@dataclass(frozen=True)
+class ExplainOptions(Log):
+    """Options of `explain`."""
+
+    model: Model = MODEL
+    plane: Plane = "axial"
+    opacity: Annotated[float, Parameter(group=OUTPUT)] = 0.6
+    """Opacity of the heatmap at its maximum, 0 to 1."""
+    contrast: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """Show the evidence for the predicted class over this one."""
+    dicom: Annotated[bool, Parameter(group=OUTPUT)] = False
+    """For DICOM input also write secondary captures, which hold nothing of the original header."""
+
+
+_EXPLAIN = ExplainOptions()
 
 
 def explain(
     inputs: Inputs,
     /,
     *,
-    out: Path,
-    model: Model = _HERE,
-    opacity: float = 0.6,
-    contrast: str | None = None,
-    dicom: bool = False,
-    plane: Plane = "axial",
+    out: Annotated[Path, Parameter(alias="-o", group=OUTPUT)],
+    options: Annotated[ExplainOptions, Parameter(name="*")] = _EXPLAIN,
 ) -> int:
-    """Draw where the network sees a class: a picture for each image or slice, beside the original.
+    """Draw a heatmap of the evidence for the predicted class beside each image or slice.
 
-    Colours tell where evidence for the class lies, on a grid of 7 x 7 cells; they do
-    not outline a tumour. Refused images get no heat.
+    Colours show where the evidence lies, on a grid of 7 x 7 cells; they do not
+    outline a tumour. Refused images get no heatmap.
 
-    Exit code 3: some inputs could not be read, as stderr tells; the others were drawn.
+    Exit code 3: some inputs could not be read, and stderr says why; the others were
+    drawn.
 
     Parameters
     ----------
     out
-        Folder of the pictures.
-    opacity
-        Of the hottest place, 0 to 1.
-    contrast
-        Show what speaks for the called class rather than for this one.
-    dicom
-        For DICOM input also write secondary captures, which carry nothing of its header.
+        Folder for the pictures.
     """
+    probe_writable(out)
     from tumorlens.inference.classifier import load_classifier
     from tumorlens.inference.explain import Look, explain_all
     from tumorlens.inference.predict import Job
 
-    look = Look(opacity, contrast)
-    report = explain_all(inputs, load_classifier(model), out, Job(plane=plane), look, dicom=dicom)
+    look = Look(options.opacity, options.contrast)
+    report = explain_all(
+        inputs, load_classifier(options.model), out, Job(plane=options.plane), look, dicom=options.dicom
+    )
     print(f"{report.rows - report.failed:,} pictures: {out}")
-    return _code(report.rows, report.failed, "the lines above tell why")
+    return _code(report.rows, report.failed, "the lines above say why")
 
 
 def _code(rows: int, failed: int, where: str) -> int:
     if failed:
-        log.info(f"{failed:,} of {rows:,} could not be read; {where}.")
+        log.warning(f"{failed:,} of {rows:,} could not be read; {where}.")
     return FAILED if failed else 0

@@ -60,7 +60,12 @@ class Bar:
         self.done = 0
         self._start = self._last = time.monotonic()
         self._live: Progress | None = None
-        if _handler in log.handlers and sys.stderr is not None and sys.stderr.isatty():
+        if (
+            log.isEnabledFor(logging.INFO)
+            and _handler in log.handlers
+            and sys.stderr is not None
+            and sys.stderr.isatty()
+        ):
             self._live = _live_bar()
             self._task = self._live.add_task(title, total=total, rate="")
 

@@ -1,0 +1,89 @@
+"""Commands on data sets: data fetch, data check, data audit. Light to import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from tumorlens.cli.options import DATA, OUTPUT, PRINTED, Printed
+from tumorlens.core.files import cache_dir, probe_writable
+
+data = App(name="data", help="Fetch, check or audit a data set.", help_format="plaintext")
+
+_SOURCE = "`kaggle` (version 1, pinned), `phantom` (generated slices), a zip as Kaggle ships it, or a folder."
+_CACHE = Parameter(
+    group=DATA,
+    help="Folder for extracted and generated data.",
+    show_default="$TUMORLENS_CACHE, else the user's cache folder",
+)
+Source = Annotated[str, Parameter(alias="--data", group=DATA, help=_SOURCE)]
+Cache = Annotated[Path | None, _CACHE]
+Seed = Annotated[int, Parameter(group=DATA, help="Seed of generated slices, and of any split that is drawn.")]
+
+
+@data.command(help_epilogue="Example: tumorlens data fetch phantom")
+def fetch(source: Source = "kaggle", *, cache: Cache = None, seed: Seed = 0, output: Printed = PRINTED) -> None:
+    """Get a data set as a verified folder of images and print its path."""
+    from tumorlens.data.fetch import fetch as fetch_data
+
+    folder = fetch_data(source, cache=cache or cache_dir(), seed=seed)
+    found = {"root": str(folder.root), "classes": list(folder.classes), "source": folder.source}
+    output.show(found, str(folder.root))
+
+
+@data.command(help_epilogue="Example: tumorlens data check phantom")
+def check(source: Source, *, cache: Cache = None, seed: Seed = 0, output: Printed = PRINTED) -> None:
+    """Read every file of a data set; identify it, and list unreadable files and exact copies."""
+    from tumorlens.data.dataset import open_dataset
+
+    opened = open_dataset(source, cache=_writable(cache), seed=seed)
+    dataset, audit = opened.record(), opened.audit_record()
+    unreadable = audit["unreadable"]
+    lines = [
+        f"{dataset['name']}: {dataset['n_images']:,} images in {dataset['root']}",
+        *(f"  {part}: " + ", ".join(f"{label} {n:,}" for label, n in counts.items())
+          for part, counts in dataset["counts"].items()),
+        *dataset["notes"],
+        f"Fingerprint: {dataset['fingerprint']}",
+        f"Groups of identical files: {len(audit['same_content'])}",
+        f"Unreadable files: {len(unreadable)}",
+        *(f"  {item['path']}: {item['reason']}" for item in unreadable[:20]),
+        *([f"  and {len(unreadable) - 20} more, which --json lists"] if len(unreadable) > 20 else []),
+    ]  # fmt: skip
+    output.show({"dataset": dataset, "audit": audit}, "\n".join(lines))
+
+
+@data.command(help_epilogue="Example: tumorlens data audit phantom --html audit.html")
+def audit(
+    source: Source,
+    *,
+    weights: Annotated[str | None, Parameter(group=DATA)] = None,
+    similarity: Annotated[float, Parameter(group=DATA)] = 0.99,
+    cache: Cache = None,
+    seed: Seed = 0,
+    html: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    output: Printed = PRINTED,
+) -> None:
+    """Find what inflates test accuracy: near-duplicates of test images, conflicting labels, shortcuts.
+
+    Parameters
+    ----------
+    weights
+        `imagenet` or a ResNet18 state-dict file: also list labels that disagree with neighbours in its features.
+    similarity
+        Cosine similarity of thumbnails from which two images count as near-duplicates.
+    html
+        Also write a page with the worst leaks as pairs of pictures.
+    """
+    from tumorlens.study.audit import audit_text, run_audit
+
+    found = run_audit(source, cache=_writable(cache), seed=seed, similarity=similarity, weights=weights, html=html)
+    output.show(found, audit_text(found) + (f"\nPage: {html}" if html else ""))
+
+
+def _writable(named: Path | None) -> Path:
+    folder = named or cache_dir()
+    probe_writable(folder, "--cache")
+    return folder
