@@ -17,7 +17,7 @@ from tumorlens.cli import inference as cli_use
 from tumorlens.cli.main import main
 from tumorlens.core.files import cache_dir
 from tumorlens.inference.records import header
-from tumorlens.readers import Limits
+from tumorlens.readers import ReadLimits
 from tumorlens.readers.pixels import MAX_PIXELS
 from tumorlens.study import audit as auditing
 from tumorlens.study.options import Study
@@ -216,7 +216,7 @@ def test_using_tells_every_column_and_limit() -> None:
     text = (ROOT / "docs" / "using.md").read_text()
     for column in header("csv", ()).strip().split(","):
         assert f"| `{column}` |" in text
-    limits = Limits()
+    limits = ReadLimits()
     for most in (limits.pixels, limits.frames, limits.entries, limits.bytes, limits.ratio_from):
         assert f"{most:,}" in text
     assert f"at most {limits.ratio:g} times" in text

@@ -15,7 +15,7 @@ from PIL import Image
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from tumorlens.readers import Limits, read_bytes
+from tumorlens.readers import ReadLimits, read_bytes
 
 dicom = seeds.dicom
 GREY = seeds.picture()
@@ -130,7 +130,7 @@ def test_a_deflated_bomb_costs_no_memory() -> None:
     bomb = whole[:start] + b"".join(pack.compress(zeros) for _ in range(100)) + pack.flush()
     tracemalloc.start()
     try:
-        assert "inflates" in reason(read_bytes(bomb, "x", limits=Limits(ratio_from=5_000_000)))
+        assert "inflates" in reason(read_bytes(bomb, "x", limits=ReadLimits(ratio_from=5_000_000)))
         assert tracemalloc.get_traced_memory()[1] < 40_000_000  # pydicom's own import among them
     finally:
         tracemalloc.stop()

@@ -15,8 +15,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from tumorlens.data.phantom.generator import write_nifti
 from tumorlens.readers import (
-    Limits,
     Plane,
+    ReadLimits,
     Slice,
     Unreadable,
     read_bytes,
@@ -190,18 +190,18 @@ def test_each_bad_file_has_its_reason(content: bytes, wanted: str) -> None:
 
 def test_limits_hold_before_anything_is_inflated() -> None:
     bomb = gzip.compress(nifti(np.zeros((400, 400, 200), np.int16)), 9)
-    assert "has 20 coronal" in reason(read_bytes(nifti(VOLUME), "x", plane="coronal", limits=Limits(frames=19)))
-    assert "over the limits" in reason(read_bytes(nifti(VOLUME), "x", limits=Limits(pixels=100)))
+    assert "has 20 coronal" in reason(read_bytes(nifti(VOLUME), "x", plane="coronal", limits=ReadLimits(frames=19)))
+    assert "over the limits" in reason(read_bytes(nifti(VOLUME), "x", limits=ReadLimits(pixels=100)))
     tracemalloc.start()
     try:
-        assert "takes 64,000,000 bytes" in reason(read_bytes(bomb, "x", limits=Limits(bytes=10_000_000)))
+        assert "takes 64,000,000 bytes" in reason(read_bytes(bomb, "x", limits=ReadLimits(bytes=10_000_000)))
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
     for content in (bomb, bomb + bytes(400_000)):  # the second is long enough for what its header promises
         tracemalloc.start()
         try:
-            found = reason(read_bytes(content, "x", limits=Limits(ratio_from=5_000_000)))
+            found = reason(read_bytes(content, "x", limits=ReadLimits(ratio_from=5_000_000)))
             assert "inflates to over 200 times" in found
             assert content is not bomb or tracemalloc.get_traced_memory()[1] < 5_000_000
         finally:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from tumorlens.core.text import shown
 from tumorlens.readers import (
-    Limits,
+    ReadLimits,
     Slice,
     Unreadable,
     count_inputs,
@@ -56,7 +56,7 @@ def test_pages_of_a_tiff_are_a_series() -> None:
     assert [(s.index, s.count, s.series) for s in found] == [(i, 3, "series-1") for i in range(3)]
     assert np.array_equal(found[1].pixels, found[0].pixels)
     assert not np.array_equal(found[2].pixels, found[0].pixels)
-    assert "more pages than the limit of 2" in reason(read_bytes(content, "x", limits=Limits(frames=2)))
+    assert "more pages than the limit of 2" in reason(read_bytes(content, "x", limits=ReadLimits(frames=2)))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
@@ -100,8 +100,8 @@ def test_each_bad_file_has_its_reason(content: bytes, wanted: str) -> None:
 
 
 def test_limits_on_pictures() -> None:
-    assert "over the limit of 1,000" in reason(read_bytes(PNG, "x", limits=Limits(pixels=1000)))
-    assert "longer than the limit" in reason(read_bytes(PNG, "x", limits=Limits(bytes=100)))
+    assert "over the limit of 1,000" in reason(read_bytes(PNG, "x", limits=ReadLimits(pixels=1000)))
+    assert "longer than the limit" in reason(read_bytes(PNG, "x", limits=ReadLimits(bytes=100)))
 
 
 def test_folders_are_walked_in_order_without_hidden_files(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_lists_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert only(read_inputs(["-"], stdin=io.BytesIO(PNG))).source == "-"
     archive = seeds.zipped({"x/1.png": PNG})
     assert only(read_inputs(["-"], stdin=io.BytesIO(archive))).source == "-/x/1.png"
-    assert "longer than the limit" in reason(read_inputs(["-"], stdin=io.BytesIO(PNG), limits=Limits(bytes=99)))
+    assert "longer than the limit" in reason(read_inputs(["-"], stdin=io.BytesIO(PNG), limits=ReadLimits(bytes=99)))
     assert count_inputs(["a.png", "-"]) is None
     Path("-").touch()
     assert count_inputs(["@-"]) is None  # which stands for standard input all the same
@@ -172,7 +172,7 @@ def test_a_zips_long_list_of_files_is_refused_before_it_is_held(
         for i in range(200):
             archive.writestr(f"{i}", b"")
     monkeypatch.setattr(zipfile, "ZipFile", lambda _: pytest.fail("the list was held"))
-    limits = Limits(entries=20)
+    limits = ReadLimits(entries=20)
     assert "over the limit of 6,000" in reason(read_bytes(file.getvalue(), "many.zip", limits=limits))
 
 
@@ -210,7 +210,7 @@ def test_bad_entries_do_not_stop_a_zip() -> None:
     assert reason(read_bytes(bytes(encrypted), "z")) == "encrypted"
     assert "damaged zip" in reason(read_bytes(bytes(content[:-30]), "z"))
     assert "a zip without files" in reason(read_bytes(seeds.zipped({}), "z"))
-    assert "over the limit of 1" in reason(read_bytes(bytes(content), "z", limits=Limits(entries=1)))
+    assert "over the limit of 1" in reason(read_bytes(bytes(content), "z", limits=ReadLimits(entries=1)))
 
 
 def test_a_zip_whose_entry_lies_beyond_all_files_is_damaged(tmp_path: Path) -> None:
@@ -233,8 +233,8 @@ def test_a_zip_bomb_costs_no_memory() -> None:
     lying[place : place + 4] = (1000).to_bytes(4, "little")
     tracemalloc.start()
     try:
-        assert "over the limit" in reason(read_bytes(bomb, "z", limits=Limits(bytes=10_000_000)))
-        assert "200 times" in reason(read_bytes(bomb, "z", limits=Limits(ratio_from=10_000_000)))
+        assert "over the limit" in reason(read_bytes(bomb, "z", limits=ReadLimits(bytes=10_000_000)))
+        assert "200 times" in reason(read_bytes(bomb, "z", limits=ReadLimits(ratio_from=10_000_000)))
         assert reason(read_bytes(bytes(lying), "z"))
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:

@@ -16,7 +16,7 @@ from serve_model import png, problem_of, service, write_model
 
 from tumorlens.cli import serve as cli_serve
 from tumorlens.core.errors import MissingExtraError
-from tumorlens.readers import Limits
+from tumorlens.readers import ReadLimits
 from tumorlens.serve import app
 from tumorlens.serve import service as answering
 from tumorlens.serve.admission import Admission
@@ -131,7 +131,7 @@ def test_zips_of_a_form_have_a_limit_together(model, monkeypatch):
     with zipfile.ZipFile(content, "w") as archive:
         for i in range(40):
             archive.writestr(f"{i}.png", b"x")
-    monkeypatch.setattr(Settings, "limits", Limits(entries=100))
+    monkeypatch.setattr(Settings, "limits", ReadLimits(entries=100))
     with service(model) as here:
         ask = [("f", (f"{i}.zip", content.getvalue())) for i in range(3)]
         rows = [json.loads(line) for line in here.post("/v1/batch", files=ask).text.splitlines()]

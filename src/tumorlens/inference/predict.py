@@ -41,8 +41,8 @@ from tumorlens.inference.resume import (
 from tumorlens.inference.uncertainty import Judgement
 from tumorlens.inference.volumes import with_volumes
 from tumorlens.readers import (
-    Limits,
     Plane,
+    ReadLimits,
     Slice,
     Unreadable,
     count_inputs,
@@ -122,7 +122,7 @@ def predict(
             )
     if "-" in inputs and stdin is None:
         # Read here: an interrupted thread that waits for standard input could not be ended.
-        stdin = io.BytesIO(standard_input().read(Limits().bytes + 1))
+        stdin = io.BytesIO(standard_input().read(ReadLimits().bytes + 1))
     items = unfinished(read_inputs(inputs, plane=job.plane, stdin=stdin, written=written), before)
     rows = _answers(prefetch(items, 2 * max(job.batch, classifier.threads)), classifier, job, on_slice)
     return with_volumes(rows, classifier.classes, before.slices)

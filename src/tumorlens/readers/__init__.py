@@ -10,12 +10,19 @@ from tumorlens.readers.sources import (
     standard_input,
 )
 from tumorlens.readers.types import (
-    Limits,
     Plane,
+    ReadLimits,
     Slice,
     Unreadable,
 )
 
 __all__ = [
-    "Limits", "Plane", "Slice", "Unreadable", "count_inputs", "read_bytes", "read_inputs", "standard_input",
+    "Plane",
+    "ReadLimits",
+    "Slice",
+    "Unreadable",
+    "count_inputs",
+    "read_bytes",
+    "read_inputs",
+    "standard_input",
 ]  # fmt: skip

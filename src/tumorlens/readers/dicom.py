@@ -30,7 +30,7 @@ from tumorlens.readers.dicom_rendering import rendered, spacing
 from tumorlens.readers.jpegls import tried
 from tumorlens.readers.types import (
     Facts,
-    Limits,
+    ReadLimits,
     SeriesNames,
     Slice,
     Unreadable,
@@ -79,7 +79,7 @@ def is_dicom(head: bytes) -> bool:
     return number <= 0x1000 and (explicit or (group == b"\x08\0" and head[6:8] == b"\0\0"))
 
 
-def read_dicom(stream: BinaryIO, source: str, limits: Limits, names: SeriesNames) -> Iterator[Slice | Unreadable]:
+def read_dicom(stream: BinaryIO, source: str, limits: ReadLimits, names: SeriesNames) -> Iterator[Slice | Unreadable]:
     """The frames of a file, decoded one by one; one that is damaged, over a limit, or stored in a way that is not
     decoded is Unreadable.
 
@@ -136,7 +136,7 @@ class _Image:
     facts: Facts
 
 
-def _header(stream: BinaryIO, limits: Limits) -> Any:
+def _header(stream: BinaryIO, limits: ReadLimits) -> Any:
     """pydicom's dataset with the elements listed above."""
     import pydicom
 
@@ -166,7 +166,7 @@ def _header(stream: BinaryIO, limits: Limits) -> Any:
         return data
 
 
-def _check_deflated(stream: BinaryIO, limits: Limits, counter: ItemCounter) -> None:
+def _check_deflated(stream: BinaryIO, limits: ReadLimits, counter: ItemCounter) -> None:
     """Refuse a deflated file that inflates beyond the limits; pydicom inflates everything at once."""
     from pydicom.filereader import read_dataset
 
@@ -186,7 +186,7 @@ def _check_deflated(stream: BinaryIO, limits: Limits, counter: ItemCounter) -> N
             raise ImageError(f"inflates to over {total:,} bytes, over the limits", cure=_EXPORT)
 
 
-def _checked(data: Any, limits: Limits) -> _Image:
+def _checked(data: Any, limits: ReadLimits) -> _Image:
     """Everything that can be told before decoding."""
     keyword = next((k for k in _PIXELS if k in data), None)
     if keyword is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tumorlens.core.errors import ImageError
-from tumorlens.readers.types import Limits
+from tumorlens.readers.types import ReadLimits
 
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # the tag of an item, little and big endian
 _LONG = frozenset(["OW", "US or OW", "OV"])  # tables; all other elements that are looked at are short
@@ -18,7 +18,7 @@ _CURE = "Export it again."
 class ItemCounter:
     """Counts sequence items, and fragments of compressed pixels, in a file that comes in pieces."""
 
-    def __init__(self, stored: int, limits: Limits) -> None:
+    def __init__(self, stored: int, limits: ReadLimits) -> None:
         # An enhanced file has some 25 items a frame, of over 100 bytes with what is in them and with its pixels.
         self._most = 10_000 + min(stored // 100, 40 * limits.frames)
         self._found = 0

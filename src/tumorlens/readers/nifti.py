@@ -26,8 +26,8 @@ import numpy.typing as npt
 from tumorlens.core.errors import ImageError
 from tumorlens.readers.types import (
     Facts,
-    Limits,
     Plane,
+    ReadLimits,
     SeriesNames,
     Slice,
     Unreadable,
@@ -53,7 +53,7 @@ def is_nifti(head: bytes) -> bool:
 
 
 def read_nifti(
-    stream: BinaryIO, source: str, plane: Plane, limits: Limits, names: SeriesNames, *, packed: bool
+    stream: BinaryIO, source: str, plane: Plane, limits: ReadLimits, names: SeriesNames, *, packed: bool
 ) -> Iterator[Slice | Unreadable]:
     """The slices of a volume in the order in which they are stored; after those of a 4-D file, what was not read.
 
@@ -102,7 +102,7 @@ class _Volume:
     facts: Facts
 
 
-def _volume(stream: BinaryIO, limits: Limits, *, packed: bool) -> _Volume:
+def _volume(stream: BinaryIO, limits: ReadLimits, *, packed: bool) -> _Volume:
     """The first volume; nothing is read or inflated before the header's sizes are within the limits."""
     stored = stream.seek(0, io.SEEK_END)
     stream.seek(0)
@@ -147,7 +147,7 @@ def _volume(stream: BinaryIO, limits: Limits, *, packed: bool) -> _Volume:
     return _Volume(values, affine, -1.0 if slope < 0 else 1.0, math.prod(shape[3:]) - 1, facts)
 
 
-def _inflates(limits: Limits) -> ImageError:
+def _inflates(limits: ReadLimits) -> ImageError:
     return ImageError(f"inflates to over {limits.ratio:g} times its size", cure="Unpack it yourself.")
 
 

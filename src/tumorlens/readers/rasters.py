@@ -20,14 +20,14 @@ from tumorlens.readers.pixels import (
 )
 from tumorlens.readers.tiff_limits import check_tiff
 from tumorlens.readers.types import (
-    Limits,
+    ReadLimits,
     SeriesNames,
     Slice,
     Unreadable,
 )
 
 
-def read_raster(stream: BinaryIO, source: str, limits: Limits, names: SeriesNames) -> Iterator[Slice | Unreadable]:
+def read_raster(stream: BinaryIO, source: str, limits: ReadLimits, names: SeriesNames) -> Iterator[Slice | Unreadable]:
     """The picture in a file, or the pages of a TIFF.
 
     Of an animated PNG or WebP, and of a JPEG with previews, the first picture is taken.
@@ -75,7 +75,7 @@ def _hush_libtiff() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
-def _pages(image: Image.Image, limits: Limits) -> int:
+def _pages(image: Image.Image, limits: ReadLimits) -> int:
     """Pages that the file has; one that is damaged is the last, and gives its reason when its turn comes."""
     if image.format != "TIFF":
         return 1

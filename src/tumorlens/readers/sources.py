@@ -15,16 +15,17 @@ from typing import BinaryIO
 
 from tumorlens.core.errors import ConfigError
 from tumorlens.core.text import shown
-from tumorlens.readers.formats import HIDDEN, read_stream, zip_entries
+from tumorlens.readers.formats import read_stream
 from tumorlens.readers.types import (
-    Limits,
     Plane,
+    ReadLimits,
     SeriesNames,
     Slice,
     Unreadable,
 )
+from tumorlens.readers.zips import is_hidden, visible_files
 
-_DEFAULT = Limits()
+_DEFAULT = ReadLimits()
 _PIECE = 1 << 16  # bytes
 
 
@@ -32,7 +33,7 @@ def read_inputs(
     inputs: Sequence[str],
     *,
     plane: Plane = "axial",
-    limits: Limits = _DEFAULT,
+    limits: ReadLimits = _DEFAULT,
     stdin: BinaryIO | None = None,
     written: Collection[Path] = (),
 ) -> Iterator[Slice | Unreadable]:
@@ -82,7 +83,7 @@ def read_inputs(
 
 
 def read_bytes(
-    data: bytes, name: str, *, plane: Plane = "axial", limits: Limits = _DEFAULT
+    data: bytes, name: str, *, plane: Plane = "axial", limits: ReadLimits = _DEFAULT
 ) -> Iterator[Slice | Unreadable]:
     """Every picture in one file's content.
 
@@ -118,7 +119,7 @@ def _zip_length(path: str) -> int:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a pipe would be waited for
             return 1
         with zipfile.ZipFile(path) as archive:
-            return max(1, len(zip_entries(archive)))
+            return max(1, len(visible_files(archive)))
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError):
         return 1  # which read_inputs will give the reason for
 
@@ -194,7 +195,7 @@ def _below(name: str, without: frozenset[str]) -> Iterator[str | Unreadable]:
         for found in (folders, files):
             found[:] = sorted(
                 f for f in found
-                if not f.startswith(".") and f not in HIDDEN and os.path.join(here, f) not in without  # noqa: PTH118
+                if not is_hidden(f) and os.path.join(here, f) not in without  # noqa: PTH118
             )  # fmt: skip
         for file in files:
             empty = False
@@ -211,7 +212,7 @@ def _below(name: str, without: frozenset[str]) -> Iterator[str | Unreadable]:
 
 
 def _read_standard_input(
-    stdin: BinaryIO, plane: Plane, limits: Limits, names: SeriesNames
+    stdin: BinaryIO, plane: Plane, limits: ReadLimits, names: SeriesNames
 ) -> Iterator[Slice | Unreadable]:
     try:
         data = stdin.read(limits.bytes + 1)
@@ -224,7 +225,7 @@ def _read_standard_input(
         yield from read_stream(io.BytesIO(data), "-", plane, limits, names)
 
 
-def _too_long(source: str, limits: Limits) -> Unreadable:
+def _too_long(source: str, limits: ReadLimits) -> Unreadable:
     return Unreadable(source, None, f"longer than the limit of {limits.bytes:,} bytes", "Split it, or name a file.")
 
 

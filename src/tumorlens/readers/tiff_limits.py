@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.readers.pixels import needless
-from tumorlens.readers.types import Limits
+from tumorlens.readers.types import ReadLimits
 
 _BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], np.float64)  # of a value by its type
 _PLAIN = (1, 2, 7)  # types that Pillow leaves as bytes
@@ -20,7 +20,7 @@ _MOST_PARTS = 100_000  # strips or tiles of a page: 5,000 x 5,000 in tiles of 16
 _SHARED = 1_000  # bytes that each page may share with others
 
 
-def check_tiff(file: BinaryIO, limits: Limits) -> None:
+def check_tiff(file: BinaryIO, limits: ReadLimits) -> None:
     """Refuse a TIFF of too many tags, values, strips or tiles, or whose tags share their bytes; a file that is none
     passes. File and errors as in `images.check_jpeg`."""
     length = file.seek(0, io.SEEK_END)
@@ -31,7 +31,7 @@ def check_tiff(file: BinaryIO, limits: Limits) -> None:
     file.seek(0)
 
 
-def _walk(file: BinaryIO, head: bytes, length: int, limits: Limits) -> None:
+def _walk(file: BinaryIO, head: bytes, length: int, limits: ReadLimits) -> None:
     order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
     sign = "<" if order == "little" else ">"
     big = b"+" in head[2:4]

@@ -59,7 +59,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ReadLimits:
     """What is read at most. Checked against headers before anything is decoded or inflated."""
 
     pixels: int = 25_000_000

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tumorlens.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tumorlens.readers import Limits
+    from tumorlens.readers import ReadLimits
 
 _TOKEN_LENGTH = 16  # characters at least; `openssl rand -hex 32` gives 64
 
@@ -92,11 +92,11 @@ class Settings:
         return max(4 * self.max_bytes, 256_000_000)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ReadLimits:
         """What one file may unfold into: tighter than on the command line, as strangers send it."""
-        from tumorlens.readers import Limits  # --help must not wait for it
+        from tumorlens.readers import ReadLimits  # --help must not wait for it
 
-        return Limits(frames=1_000, entries=10_000, bytes=max(self.max_bytes, 128_000_000), ratio_from=16_000_000)
+        return ReadLimits(frames=1_000, entries=10_000, bytes=max(self.max_bytes, 128_000_000), ratio_from=16_000_000)
 
     def tokens(self) -> frozenset[bytes]:
         """SHA-256 of each token, none where no file is named.
