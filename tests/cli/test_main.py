@@ -294,6 +294,6 @@ def test_an_audit_tells_how_many_groups_were_cut() -> None:
 def test_an_audit_looks_at_its_weights_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(auditing, "open_dataset", lambda *_: pytest.fail("indexed"))
+    monkeypatch.setattr(auditing, "open_split_dataset", lambda *_: pytest.fail("indexed"))
     assert main(["data", "audit", "phantom", "--weights", str(tmp_path / "absent.pth"), "--cache", str(tmp_path)]) == 1
     assert "absent.pth is no file" in capsys.readouterr().err
