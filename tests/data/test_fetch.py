@@ -307,8 +307,8 @@ def test_phantom_is_made_once_a_seed(cache: Path, monkeypatch: pytest.MonkeyPatc
         @staticmethod
         def write_dataset(folder: Path, *, seed: int = 0) -> Path:
             made.append(seed)
-            for name in ("Training/glioma/1.png", "Training/notumor/1.png", "masks/1.png"):
-                (folder / name).parent.mkdir(parents=True)
+            for name in ("Training/glioma/1.png", "Training/notumor/1.png", "masks/1.png", "phantom.json"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).touch()
             return folder
 

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 import torch
 from classifier_fixture import CLASSES, arrays, fake_classifier, grey, level, network
+from phantom_files import write_dicom
 from PIL import Image
 from pointing_game import Case, centre_blob, heat_inside, measure_pointing, phantom_cases, pointing_game
 from scipy.ndimage import zoom
@@ -18,7 +19,6 @@ from scipy.stats import spearmanr
 
 from tumorlens.cli.main import main
 from tumorlens.core.errors import ConfigError, RunError
-from tumorlens.data.phantom.generator import write_dicom
 from tumorlens.export.onnx_graph import build_graph
 from tumorlens.inference.classifier import open_session
 from tumorlens.inference.explain import (

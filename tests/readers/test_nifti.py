@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from input_files import reason, seeds, slices
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from phantom_files import write_nifti
 
-from tumorlens.data.phantom.generator import write_nifti
 from tumorlens.readers import (
     Plane,
     ReadLimits,

@@ -13,10 +13,10 @@ import httpx
 import numpy as np
 import pytest
 from folders import CLASSES
+from phantom_files import write_dicom, write_nifti
 from PIL import Image
 from serve_model import noise, png, problem_of, service, write_model
 
-from tumorlens.data.phantom.generator import write_dicom, write_nifti
 from tumorlens.inference.classifier import load_classifier
 from tumorlens.inference.heatmap import colours
 from tumorlens.inference.predict import predict

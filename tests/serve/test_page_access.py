@@ -84,9 +84,8 @@ def real(tmp_path_factory):
 
 class TestRealService:
     def test_every_kind_of_file(self, blank, real, tmp_path):
+        from phantom_files import write_dicom
         from serve_model import noise, png
-
-        from tumorlens.data.phantom.generator import write_dicom
 
         heads = np.stack([np.asarray(draw(0, i, 224)) for i in range(SLICES)], 2)
         nifti = nibabel.Nifti1Image(heads, np.eye(4)).to_bytes()

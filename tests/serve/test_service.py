@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phantom_files import write_nifti
 from serve_model import png, problem_of, service, write_model
 
 from tumorlens.core.errors import ConfigError, RunError
-from tumorlens.data.phantom.generator import write_nifti
 from tumorlens.inference.classifier import load_classifier
 from tumorlens.serve.batching import batching
 from tumorlens.serve.multipart import files_of

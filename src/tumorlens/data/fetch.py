@@ -103,8 +103,11 @@ def _phantom(cache: Path, seed: int) -> Path:
     def make(folder: Path) -> None:
         write_dataset(folder, seed=seed)
 
-    # The generator's number is in the name: pixels of an older one are not taken for this one's.
-    return made_whole(cache / "phantom" / f"v{GENERATOR}-seed{seed}", make, lambda folder: any(folder.iterdir()))
+    def is_complete(folder: Path) -> bool:
+        return (folder / "phantom.json").is_file()
+
+    # The generator's number is in the name: slices of an older generator are never used as this one's.
+    return made_whole(cache / "phantom" / f"v{GENERATOR}-seed{seed}", make, is_complete)
 
 
 def find_parts(root: Path, *, source: str, generated: bool = False) -> ImageFolder:

@@ -1,19 +1,19 @@
-"""The generated slices: repeatable, whole, without shortcuts, and readable as DICOM and NIfTI."""
+"""The generated slices: repeatable, whole, and without shortcuts."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import itertools
+import json
 from pathlib import Path
 
-import nibabel
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
 
 from tumorlens.core.errors import ConfigError, RunError
+from tumorlens.data.fetch import fetch
 from tumorlens.data.phantom import generator as phantom
 from tumorlens.data.phantom.generator import (
     LABELS,
@@ -188,34 +188,24 @@ def test_a_data_set(tmp_path: Path) -> None:
     assert {name: more.get(name) for name in images} == {name: found[name] for name in images}
 
 
-def test_a_whole_data_set_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_dataset(tmp_path / "set", n_train=4, n_test=4)
-    before = files(folder)
-    stamp = folder.stat().st_mtime_ns, folder.stat().st_ino
-    with monkeypatch.context() as patch:
-        patch.setattr(phantom, "make_slice", lambda *_: pytest.fail("made anew"))
-        write_dataset(folder, n_train=4, n_test=4)
-    assert (folder.stat().st_mtime_ns, folder.stat().st_ino) == stamp
-
-    lost = next(folder.glob("masks/Testing/glioma/*.png"))
-    lost.unlink()
-    assert files(write_dataset(folder, n_train=4, n_test=4)) == before
-
-    other = files(write_dataset(folder, n_train=4, n_test=8))
+def test_a_data_set_repeats_and_records_what_it_was_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = files(write_dataset(tmp_path / "first", n_train=4, n_test=4))
+    assert files(write_dataset(tmp_path / "again", n_train=4, n_test=4)) == first
+    other = files(write_dataset(tmp_path / "other", n_train=4, n_test=8))
     assert len(other) == 25
     monkeypatch.setattr(phantom, "GENERATOR", phantom.GENERATOR + 1)
-    write_dataset(folder, n_train=4, n_test=8)
-    assert files(folder)["phantom.json"] != other["phantom.json"]
-    assert list(tmp_path.iterdir()) == [folder]
+    later = files(write_dataset(tmp_path / "later", n_train=4, n_test=8))
+    assert {name for name in later if later[name] != other[name]} == {"phantom.json"}
+    assert json.loads(later["phantom.json"]) == {
+        "generator": phantom.GENERATOR, "seed": 0, "n_train": 4, "n_test": 8
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_stopped_half_way_nothing_is_taken_for_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
 ) -> None:
-    folder = tmp_path / "set"
-    write_dataset(folder, n_train=4, n_test=4)
-    before = files(folder)
+    monkeypatch.setattr(phantom.write_dataset, "__kwdefaults__", {"n_train": 8, "n_test": 8, "seed": 0})
     real, count = phantom._write_pair, itertools.count()
 
     def failing(root: Path, path: str, made: PhantomSlice) -> None:
@@ -224,19 +214,15 @@ def test_stopped_half_way_nothing_is_taken_for_whole(
             raise stop
 
     monkeypatch.setattr(phantom, "_write_pair", failing)
-    expected = RunError if isinstance(stop, OSError) else KeyboardInterrupt
-    with pytest.raises(expected):
-        write_dataset(folder, n_train=8, n_test=8)
-    assert files(folder) == before
-    count = itertools.count()
-    with pytest.raises(expected):
-        write_dataset(tmp_path / "new", n_train=8, n_test=8)
-    assert list(tmp_path.iterdir()) == [folder]
+    with pytest.raises(RunError if isinstance(stop, OSError) else KeyboardInterrupt):
+        fetch("phantom", cache=tmp_path)
+    assert files(tmp_path).keys() == {"phantom/.lock"}
+    assert len(files(fetch("phantom", cache=tmp_path).root)) == 33  # not six or fewer: what was begun is removed
 
 
 def test_a_folder_with_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match="something else") as error:
+    with pytest.raises(RunError, match="is not empty") as error:
         write_dataset(tmp_path, n_train=4, n_test=4)
     assert error.value.cure
     assert files(tmp_path) == {"thesis.tex": b"years of work"}
@@ -250,60 +236,3 @@ def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path: Path) -> None
         write_dataset(tmp_path / "file", n_train=4, n_test=4)
     with pytest.raises(ConfigError, match="n_test"):
         write_dataset(tmp_path / "none", n_train=4, n_test=0)
-
-
-def test_contact_sheet(tmp_path: Path) -> None:
-    phantom.contact_sheet(tmp_path / "sheet.png", seed=0, n_per_class=2)
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size[0] == 384
-        rows = np.asarray(sheet).reshape(4, -1)
-    assert (rows.mean(1) > 15).all()
-    with pytest.raises(ConfigError):
-        phantom.contact_sheet(tmp_path / "sheet.png", n_per_class=0)
-
-
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_dicom_and_nifti_agree(tmp_path: Path, suffix: str) -> None:
-    paths = phantom.write_dicom(tmp_path / "series", 0, "meningioma", 4)
-    series = [pydicom.dcmread(path) for path in paths]
-    assert len({image.SOPInstanceUID for image in series}) == len(series) == 37
-    assert len({image.SeriesInstanceUID for image in series}) == 1
-    assert {image.SOPClassUID.name for image in series} == {"MR Image Storage"}
-    assert all(image.SOPInstanceUID.is_valid for image in series)
-    first = series[0]
-    assert (first.PhotometricInterpretation, first.BitsAllocated, first.PatientPosition) == ("MONOCHROME2", 16, "HFS")
-    assert "PHANTOM" in first.PatientID
-
-    volume, mask = phantom.write_nifti(tmp_path / f"case{suffix}", 0, "meningioma", 4)
-    assert mask.name == f"case_mask{suffix}"
-    image, lesion = nibabel.load(volume), nibabel.load(mask)
-    assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
-    assert image.shape == lesion.shape == (192, 192, 37)
-    assert np.allclose(image.header.get_zooms(), (1.25, 1.25, 4.0))
-    assert np.array_equal(image.affine, lesion.affine)
-    inside = np.asanyarray(lesion.dataobj) > 0
-    assert inside.any()
-    values = np.asanyarray(image.dataobj)
-    assert values[inside].mean() > 2 * values.mean()
-
-    # The same point in space has the same value in both, through each format's own geometry.
-    rng = np.random.default_rng(0)
-    for i, j, k in zip(*(rng.integers(0, n, 50) for n in image.shape), strict=True):
-        right, front, up = (image.affine @ [i, j, k, 1])[:3]
-        slab = next(one for one in series if one.ImagePositionPatient[2] == pytest.approx(up))
-        column = (-right - slab.ImagePositionPatient[0]) / slab.PixelSpacing[1]
-        row = (-front - slab.ImagePositionPatient[1]) / slab.PixelSpacing[0]
-        stored = slab.pixel_array[round(row), round(column)]
-        shown = stored * slab.RescaleSlope + slab.RescaleIntercept
-        assert shown == pytest.approx(values[i, j, k], abs=2)
-        assert (row, column) == pytest.approx((round(row), round(column)), abs=1e-3)
-
-
-def test_volumes_repeat_and_notumor_has_an_empty_mask(tmp_path: Path) -> None:
-    once = [phantom.write_nifti(tmp_path / f"{n}.nii.gz", 1, "notumor", 2) for n in "ab"]
-    assert once[0][0].read_bytes() == once[1][0].read_bytes()
-    assert not np.asanyarray(nibabel.load(once[0][1]).dataobj).any()
-    again = [phantom.write_dicom(tmp_path / n, 1, "pituitary", 2)[5].read_bytes() for n in "ab"]
-    assert again[0] == again[1]
-    with pytest.raises(ConfigError, match=r"\.nii"):
-        phantom.write_nifti(tmp_path / "a.mgz", 1, "notumor", 2)

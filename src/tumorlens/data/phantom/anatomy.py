@@ -6,7 +6,7 @@ Lengths are mm, coordinates as in `planes`; the pituitary gland lies at `SELLA`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 
@@ -148,9 +148,7 @@ def fluid(head: Head, plane: Plane, stem: Field, bend: Field) -> tuple[Field, Fi
         plane.ellipsoid((0, -3, -2), (2.4 + 0.6 * max(r, 0), 15, 11)),
         plane.ellipsoid((0, -29, -32), (8, 5, 9)),
     )
-    ventricles = parts[0]
-    for part in parts[1:]:
-        ventricles = np.maximum(ventricles, part)
+    ventricles = reduce(np.maximum, parts)
     ambient = np.minimum(0.7 + 1.1 * bend - np.abs(stem + 1.8), 24 - np.abs(plane.y + 12))
     suprasellar = plane.ellipsoid((0, 8, -15), (13, 11, 7))
     quadrigeminal = plane.ellipsoid((0, -29, -6), (11, 5, 6))
@@ -170,8 +168,9 @@ def bright(head: Head, plane: Plane) -> Field:
     r = head.vessels
     rim = plane.ellipsoid((0, 0, 10), (400, 86, 64), whole=True)  # the vault's outline in the midline
     sinus = 3.4 + r - np.hypot(plane.x, rim - 1.5) - np.maximum(plane.y - 55, 0) - 4 * np.maximum(-plane.z - 12, 0)
-    gland = plane.ellipsoid(SELLA, (6.5, 4.5, head.gland))
     parts = (
+        sinus,
+        plane.ellipsoid(SELLA, (6.5, 4.5, head.gland)),
         plane.capsule((4, -80, -14), (48, -46, -34), 3.2 + r, 3.0 + r),  # transverse sinus
         plane.capsule((48, -46, -34), (40, -22, -54), 3.0 + r, 3.4 + r),  # sigmoid sinus
         plane.capsule((0, -80, -12), (0, -34, 4), 2.2 + r, 1.8 + r, mirrored=False),  # straight sinus
@@ -184,10 +183,7 @@ def bright(head: Head, plane: Plane) -> Field:
         plane.ellipsoid((0, -24, 2), (2.5, 3.5, 2.5)),  # pineal gland
         plane.capsule((0, 9, -25), (0, 4, -14), 1.3, 1.1, mirrored=False),  # pituitary stalk
     )
-    bright = np.maximum(sinus, gland)
-    for part in parts:
-        bright = np.maximum(bright, part)
-    return np.asarray(bright)
+    return np.asarray(reduce(np.maximum, parts))
 
 
 def folia(plane: Plane, bend: Field) -> Field:
