@@ -12,7 +12,9 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -21,7 +23,7 @@ from kaggle_server import CLASSES, dataset_files, everything, zipped
 
 from tumorlens.core.errors import DataError, RunError
 from tumorlens.data import archives, fetch
-from tumorlens.data.archives import Limits, extract_zip, made_whole
+from tumorlens.data.archives import LIMITS, cached_folder, extract_zip
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def test_a_second_process_waits_for_the_first(zip_path: Path, cache: Path) -> No
         assert "Waiting" in second[0].stderr.readline()
         (folder / "file").write_text("first")
 
-    first = made_whole(cache / "datasets" / "other", make, lambda _: True)
+    first = cached_folder(cache / "datasets" / "other", make, lambda _: True)
     out, _ = second[0].communicate()
     assert (first / "file").read_text() == "first", "the second did not take the first's work for a left-over"
     assert everything(Path(out.strip())) == dataset_files()
@@ -200,42 +202,50 @@ def bomb(claimed: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("claimed", "limits", "why"),
+    ("claimed", "options", "why"),
     [
-        (1 << 30, Limits(), "inflates to 1,073,741,824 bytes"),
-        (400_000_000, Limits(), "over 200 times"),
-        (4_000, Limits(), "corrupt"),
-        (1 << 30, Limits(entry_bytes=1 << 40, ratio=1e9, total_bytes=10**6), r"over the limit of 1,000,000"),
+        (1 << 30, {}, "1,073,741,824 bytes, over the limit of 500,000,000"),
+        (400_000_000, {}, "over 200 times"),
+        (4_000, {}, "damaged"),
+        (
+            1 << 30,
+            {"limits": replace(LIMITS, bytes=1 << 40, ratio=1e9), "total_bytes": 10**6},
+            r"1,073,741,824 bytes decompressed, over the limit of 1,000,000",
+        ),
     ],
     ids=["size", "ratio", "lies", "total"],
 )
-def test_a_bomb_is_refused(tmp_path: Path, cache: Path, claimed: int, limits: Limits, why: str) -> None:
+def test_a_bomb_is_refused(tmp_path: Path, cache: Path, claimed: int, options: dict[str, Any], why: str) -> None:
     path = tmp_path / "bomb.zip"
     path.write_bytes(bomb(claimed))
     tracemalloc.start()
     with pytest.raises(DataError, match=why):
-        extract_zip(path, cache, limits=limits)
+        extract_zip(path, cache, **options)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20_000_000
     assert not list(cache.rglob("*.jpg"))
 
 
-def test_sizes_are_counted_and_not_believed(zip_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were the table of contents to pass, what is written would still be counted."""
-    monkeypatch.setattr(archives, "_read", lambda *_: iter([b"x" * 100_000] * 1000))
-    for limits, why in (
-        (Limits(entry_bytes=500_000), "inflates to"),
-        (Limits(total_bytes=500_000), "inflates to over"),
-    ):
-        with pytest.raises(DataError, match=why):
-            extract_zip(zip_path, cache, limits=limits)
-    assert not list(cache.rglob("*.jpg"))
+def test_no_more_is_written_than_the_archive_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry that inflates to 1 GiB and claims 4,000 bytes."""
+    (tmp_path / "bomb.zip").write_bytes(bomb(4_000))
+    read, written = archives._read, []
+
+    def counting(*given: Any) -> Iterator[bytes]:
+        for piece in read(*given):
+            written.append(len(piece))
+            yield piece
+
+    monkeypatch.setattr(archives, "_read", counting)
+    with pytest.raises(DataError, match="damaged"):
+        extract_zip(tmp_path / "bomb.zip", tmp_path / "cache")
+    assert sum(written) <= 4_000
 
 
 def test_too_many_entries(zip_path: Path, cache: Path) -> None:
     with pytest.raises(DataError, match="20 entries, over the limit of 19"):
-        extract_zip(zip_path, cache, limits=Limits(entries=19))
+        extract_zip(zip_path, cache, limits=replace(LIMITS, entries=19))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
@@ -248,7 +258,8 @@ def test_names_that_collide_are_refused(tmp_path: Path, cache: Path, second: str
 
 
 @pytest.mark.parametrize(
-    ("flags", "method", "why"), [(1, 0, "is encrypted"), (0, 12, "method 12"), (0, 99, "method 99")]
+    ("flags", "method", "why"),
+    [(1, 0, "is encrypted"), (0, 12, "is packed by method 12"), (0, 99, "is packed by method 99")],
 )
 def test_what_cannot_be_read_safely_is_refused(tmp_path: Path, cache: Path, flags: int, method: int, why: str) -> None:
     path = tmp_path / "bad.zip"
@@ -263,11 +274,11 @@ def test_a_damaged_zip_is_refused_by_name(tmp_path: Path, cache: Path, damage: s
     name = b"Training/notumor/Tr_1.jpg"
     first, last = good.index(name), good.rindex(name)
     bad, why = {
-        "content": (good[: first + 300] + b"\0\0\0\0" + good[first + 304 :], r"Tr_1\.jpg' is corrupt"),
-        "header": (good[: first - 30] + b"XXXX" + good[first - 26 :], r"Tr_1\.jpg' is corrupt"),
+        "content": (good[: first + 300] + b"\0\0\0\0" + good[first + 304 :], r"Tr_1\.jpg' is damaged"),
+        "header": (good[: first - 30] + b"XXXX" + good[first - 26 :], r"Tr_1\.jpg' is damaged"),
         "table": (good[: last - 46] + b"XXXX" + good[last - 42 :], "table of contents"),
         "cut end": (good[:-100], "cut off"),
-        "cut start": (good[4000:], "corrupt|table of contents"),
+        "cut start": (good[4000:], "damaged|table of contents"),
         "empty": (b"", r"empty \(0 bytes\)"),
         "text": (b"Training/glioma", "not a zip"),
         "not utf-8": (raw_zip([("aé.jpg", b"1", 0)]).replace(b"\xc3\xa9", b"\xff\xfe"), "table of contents"),
@@ -297,7 +308,7 @@ def test_any_damaged_byte_gives_the_same_files_or_a_message(place: int, value: i
         assert set(content.values()) <= set(dataset_files().values())
 
 
-def test_made_whole_replaces_what_is_not_whole(tmp_path: Path) -> None:
+def test_cached_folder_replaces_what_is_not_whole(tmp_path: Path) -> None:
     target = tmp_path / "x" / "made"
     made = []
 
@@ -305,9 +316,9 @@ def test_made_whole_replaces_what_is_not_whole(tmp_path: Path) -> None:
         made.append(folder)
         (folder / "file").write_text("new")
 
-    assert made_whole(target, make, lambda _: False) == target
+    assert cached_folder(target, make, lambda _: False) == target
     (target / "old").write_text("")
-    assert made_whole(target, make, lambda _: False) == target
+    assert cached_folder(target, make, lambda _: False) == target
     assert [p.name for p in target.iterdir()] == ["file"]
-    assert made_whole(target, make, lambda _: True) == target
+    assert cached_folder(target, make, lambda _: True) == target
     assert len(made) == 2

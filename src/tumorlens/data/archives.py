@@ -1,7 +1,7 @@
-"""A zip from anywhere → a folder in the cache that is either whole or absent.
+"""Extract a zip of a data set into the cache: all of it or nothing.
 
-Nothing in an archive is trusted: names must stay inside the target, and sizes are counted while
-extracting. Content is checked against the CRC that each entry carries.
+Nothing in an archive is trusted: names must stay inside the target folder, and what an entry may cost is checked by
+`readers.zips` before it is decompressed. Content is checked against the CRC that each entry carries.
 """
 
 from __future__ import annotations
@@ -10,43 +10,25 @@ import hashlib
 import re
 import shutil
 import stat
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from tumorlens.core.errors import DataError
+from tumorlens.core.errors import DataError, ImageError
 from tumorlens.core.files import disk_error, locked
 from tumorlens.core.progress import Bar
+from tumorlens.readers.types import ReadLimits
+from tumorlens.readers.zips import check_entry, entry_content, open_zip, visible_files
 
-_CHUNK = 1 << 18  # bytes; also bounds what one read may inflate to
-_SKIPPED = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
-_EXTRACT_YOURSELF = "Extract it with your system's tools, look at the files, and name the folder instead."
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, RuntimeError, ValueError, OverflowError)
+#: Version 1 of the data set has 7,023 files, 159 MB, and a largest compression ratio of 1.75.
+LIMITS = ReadLimits(bytes=500_000_000, ratio_from=10_000_000)
+TOTAL_BYTES = 50_000_000_000  # of all entries together, decompressed
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What an archive may hold at most. Version 1 has 7,023 files, 159 MB, and a largest ratio of 1.75."""
-
-    entries: int = 500_000
-    total_bytes: int = 50_000_000_000
-    entry_bytes: int = 500_000_000
-    ratio: float = 200.0
-    """Inflated over stored bytes of one entry; counts from `ratio_from` bytes on."""
-    ratio_from: int = 10_000_000
-    """Bytes. A small blank bitmap compresses by more than any limit and does no harm."""
+Plan = dict[PurePosixPath, zipfile.ZipInfo]  # by path below the target folder
 
 
-@dataclass(frozen=True)
-class _Planned:
-    info: zipfile.ZipInfo
-    path: PurePosixPath
-
-
-def extract_zip(archive: Path, cache: Path, *, limits: Limits | None = None) -> Path:
+def extract_zip(archive: Path, cache: Path, *, limits: ReadLimits = LIMITS, total_bytes: int = TOTAL_BYTES) -> Path:
     """Extract a zip into `cache`/datasets/<first 16 hex digits of its SHA-256>, once.
 
     An earlier extraction is used again if every file still has its size.
@@ -56,9 +38,11 @@ def extract_zip(archive: Path, cache: Path, *, limits: Limits | None = None) -> 
     archive
         The zip file.
     cache
-        Folder of caches; made if absent.
+        Folder of caches; created if needed.
     limits
-        Bounds that no honest data set reaches.
+        Bounds on the number of entries and on each entry.
+    total_bytes
+        Bound on the size of all files together, decompressed.
 
     Returns
     -------
@@ -68,30 +52,29 @@ def extract_zip(archive: Path, cache: Path, *, limits: Limits | None = None) -> 
     Raises
     ------
     DataError
-        No zip, damaged, encrypted, over a limit, or with a name that leaves the target.
+        The file is not a zip, is damaged, encrypted or over a limit, or an entry's name leaves the target folder.
     RunError
         The cache cannot be written.
     """
-    limits = limits or Limits()
     digest = _check_and_hash(archive)
-    with _open(archive) as opened:
-        plan = _plan(opened, archive, limits)
+    with archive.open("rb") as file, _open(file, archive, limits) as opened:
+        plan = _plan(opened, archive, limits, total_bytes)
 
         def make(folder: Path) -> None:
-            _extract(opened, archive, plan, folder, limits)
+            _extract(opened, archive, plan, folder)
 
-        def whole(folder: Path) -> bool:
-            return all(_size(folder / p.path) == p.info.file_size for p in plan)
+        def is_complete(folder: Path) -> bool:
+            return all(_size(folder / path) == info.file_size for path, info in plan.items())
 
-        return made_whole(cache / "datasets" / digest[:16], make, whole)
+        return cached_folder(cache / "datasets" / digest[:16], make, is_complete)
 
 
-def made_whole(target: Path, make: Callable[[Path], None], whole: Callable[[Path], bool]) -> Path:
-    """Return `target`, made by `make` unless it is there and `whole`.
+def cached_folder(target: Path, make: Callable[[Path], None], is_complete: Callable[[Path], bool]) -> Path:
+    """Return the folder `target`; unless it exists and `is_complete`, have `make` fill it first.
 
-    `make` fills a temporary sibling, which is renamed at the end; whatever stops it, nothing
-    stands under the final name before that. A lock lets one process work at a time, so every
-    temporary folder seen under the lock was left by a killed one, and is removed.
+    `make` fills a temporary sibling, which is renamed at the end: if it is interrupted, nothing
+    stands under the final name. A lock lets one process work at a time, so every temporary folder
+    found while holding it was left by a killed process, and is removed.
 
     Raises
     ------
@@ -104,9 +87,9 @@ def made_whole(target: Path, make: Callable[[Path], None], whole: Callable[[Path
             for left_over in target.parent.glob(".*.part"):
                 shutil.rmtree(left_over)
             if target.is_dir():
-                if whole(target):
+                if is_complete(target):
                     return target
-                # Out of the way in one step: a kill in between must not leave half of it here.
+                # Renamed first: if killed while deleting, half a folder must not stand under the final name.
                 stale = target.with_name(f".{target.name}.stale.part")
                 target.rename(stale)
                 shutil.rmtree(stale)
@@ -131,7 +114,7 @@ def _check_and_hash(archive: Path) -> str:
                 raise DataError(f"{archive} is empty (0 bytes).", cure="Download it again.")
             if not zipfile.is_zipfile(archive):
                 if start == b"PK\x03\x04":
-                    raise _damaged(archive, "the zip has no end: the download or copy was cut off")
+                    raise _damaged(archive, "its end is missing: the download or copy was cut off")
                 raise DataError(
                     f"{archive} is not a zip file (it starts with {start!r}).",
                     cure="Name the zip as Kaggle ships it, or a folder of images.",
@@ -148,111 +131,81 @@ def _check_and_hash(archive: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(archive: Path) -> zipfile.ZipFile:
+def _open(file: BinaryIO, archive: Path, limits: ReadLimits) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(archive)
-    except (OSError, *_DAMAGED) as error:
-        raise _damaged(archive, f"its table of contents cannot be read ({error})") from None
+        return open_zip(file, limits)
+    except (ImageError, OSError) as error:
+        raise _damaged(archive, _reason(error)) from None
 
 
-def _plan(opened: zipfile.ZipFile, archive: Path, limits: Limits) -> list[_Planned]:
-    """Decide before the first byte is written what goes where; refuse what looks hostile."""
-    entries = opened.infolist()
-    if len(entries) > limits.entries:
-        raise _refused(archive, f"it has {len(entries):,} entries, over the limit of {limits.entries:,}")
-    plan: list[_Planned] = []
-    seen: set[PurePosixPath] = set()
-    for info in entries:
+def _plan(opened: zipfile.ZipFile, archive: Path, limits: ReadLimits, total_bytes: int) -> Plan:
+    """Decide before the first byte is written which entry goes where; refuse the archive if it looks hostile."""
+    if (n := len(opened.infolist())) > limits.entries:
+        raise _refused(archive, f"it has {n:,} entries, over the limit of {limits.entries:,}")
+    plan: Plan = {}
+    for info in visible_files(opened):
         path = _safe_path(info, archive)
-        if info.orig_filename.endswith("/") or _SKIPPED.intersection(path.parts):
-            continue
-        if path in seen:
+        if path in plan:
             raise _refused(archive, f"it holds {info.orig_filename!r} twice")
-        if info.flag_bits & 0x1:
-            raise _refused(archive, f"{info.orig_filename!r} is encrypted")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            # Only these two inflate in bounded steps: a few bytes of bzip2 can fill the memory.
-            raise _refused(
-                archive, f"{info.orig_filename!r} uses compression method {info.compress_type}; 0 and 8 are read"
-            )
-        _check_size(archive, info, info.file_size, limits)
-        seen.add(path)
-        plan.append(_Planned(info, path))
-    if inside := next((p.path for p in plan if seen.intersection(p.path.parents)), None):
+        try:
+            check_entry(info, limits)
+        except ImageError as error:
+            raise _refused(archive, f"{info.orig_filename!r} is {error.what}") from None
+        plan[path] = info
+    if inside := next((path for path in plan if not plan.keys().isdisjoint(path.parents)), None):
         raise _refused(archive, f"{str(inside)!r} lies inside something that is a file")
-    total = sum(p.info.file_size for p in plan)
-    if total > limits.total_bytes:
-        raise _refused(archive, f"it inflates to {total:,} bytes, over the limit of {limits.total_bytes:,}")
+    total = sum(info.file_size for info in plan.values())
+    if total > total_bytes:
+        raise _refused(archive, f"it has {total:,} bytes decompressed, over the limit of {total_bytes:,}")
     return plan
 
 
 def _safe_path(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
-    """The entry's path relative to the target; refused if it could name anything else."""
+    """The entry's path relative to the target; the archive is refused if the name could mean anything else."""
     name = info.orig_filename  # `filename` is already cut at a NUL and rewritten on Windows
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or ".." in parts or "\\" in name or any(re.match("[A-Za-z]:", p) for p in parts):
-        raise _refused(archive, f"the entry {name!r} points outside the archive")
-    if any(ord(character) < 32 or ord(character) == 127 for character in name):
-        raise _refused(archive, f"the entry {name!r} has control characters in its name")
-    if not parts and not name.endswith("/"):
-        raise _refused(archive, f"an entry has no usable name ({name!r})")
-    if any(len(part.encode(errors="surrogatepass")) > 255 for part in parts) or len(name) > 2000:
-        raise _refused(archive, f"the entry {name[:60]!r}… has too long a name")
     kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        what = "a symbolic link" if kind == stat.S_IFLNK else "neither file nor folder"
-        raise _refused(archive, f"the entry {name!r} is {what}")
+    reasons = {
+        "points outside the archive": name.startswith("/")
+        or ".." in parts
+        or "\\" in name
+        or any(re.match("[A-Za-z]:", part) for part in parts),
+        "has control characters in its name": any(ord(c) < 32 or ord(c) == 127 for c in name),
+        "has no usable name": not parts,
+        "has too long a name": len(name) > 2000
+        or any(len(part.encode(errors="surrogatepass")) > 255 for part in parts),
+        "is a symbolic link": kind == stat.S_IFLNK,
+        "is neither a file nor a folder": kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
+    }
+    if why := next((reason for reason, applies in reasons.items() if applies), ""):
+        raise _refused(archive, f"the entry {name[:300]!r} {why}")
     return PurePosixPath(*parts)
 
 
-def _check_size(archive: Path, info: zipfile.ZipInfo, size: int, limits: Limits) -> None:
-    if size > limits.entry_bytes:
-        raise _refused(
-            archive, f"{info.orig_filename!r} inflates to {size:,} bytes or more, over {limits.entry_bytes:,}"
-        )
-    if size >= limits.ratio_from and size > limits.ratio * max(info.compress_size, 1):
-        raise _refused(
-            archive,
-            f"{info.orig_filename!r} inflates to over {limits.ratio:g} times its {info.compress_size:,} bytes",
-        )
-
-
-def _extract(opened: zipfile.ZipFile, archive: Path, plan: list[_Planned], folder: Path, limits: Limits) -> None:
-    total = 0
+def _extract(opened: zipfile.ZipFile, archive: Path, plan: Plan, folder: Path) -> None:
     with Bar(f"Extracting {archive.name}", len(plan), "files") as bar:
-        for planned in plan:
-            target = folder / planned.path
+        for path, info in plan.items():
+            target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 # Mode x: two names that are one on this file system never overwrite each other.
                 with target.open("xb") as file:
-                    written = 0
-                    for chunk in _read(opened, archive, planned.info):
-                        written += len(chunk)
-                        total += len(chunk)
-                        _check_size(archive, planned.info, written, limits)
-                        if total > limits.total_bytes:
-                            raise _refused(archive, f"it inflates to over {limits.total_bytes:,} bytes")
-                        file.write(chunk)
+                    file.writelines(_read(opened, archive, info))
             except FileExistsError:
-                raise _refused(archive, f"{str(planned.path)!r} and another entry are one file here") from None
-            if written != planned.info.file_size:
-                raise _damaged(archive, f"{planned.info.orig_filename!r} is shorter than the archive says")
+                raise _refused(archive, f"{str(path)!r} and another entry are one file on this disk") from None
             bar.advance()
 
 
 def _read(opened: zipfile.ZipFile, archive: Path, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """The entry's content in bounded pieces; its CRC is checked at the end."""
+    """The entry's content in pieces."""
     try:
-        with opened.open(info) as source:
-            while chunk := source.read(_CHUNK):
-                yield chunk
-    except (OSError, *_DAMAGED) as error:
-        raise _damaged(archive, f"{info.orig_filename!r} is corrupt ({error or type(error).__name__})") from None
+        yield from entry_content(opened, info)
+    except (ImageError, OSError) as error:
+        raise _damaged(archive, f"{info.orig_filename!r} is {_reason(error)}") from None
 
 
 def _size(path: Path) -> int:
-    """Bytes of a regular file, -1 where there is none."""
+    """Size of a regular file in bytes; -1 if there is none."""
     try:
         found = path.lstat()
     except OSError:
@@ -260,9 +213,16 @@ def _size(path: Path) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
+def _reason(error: ImageError | OSError) -> str:
+    return error.what if isinstance(error, ImageError) else f"unreadable ({error})"
+
+
 def _damaged(archive: Path, why: str) -> DataError:
     return DataError(f"{archive} cannot be used: {why}.", cure="Download or copy it again.")
 
 
 def _refused(archive: Path, why: str) -> DataError:
-    return DataError(f"{archive} is refused: {why}. Nothing was extracted.", cure=_EXTRACT_YOURSELF)
+    return DataError(
+        f"{archive} is refused: {why}. Nothing was extracted.",
+        cure="Extract it with your system's tools, look at the files, and name the folder instead.",
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tumorlens.core.errors import DataError
 from tumorlens.core.progress import log
-from tumorlens.data.archives import extract_zip, made_whole
+from tumorlens.data.archives import cached_folder, extract_zip
 from tumorlens.data.kaggle import download_v1
 from tumorlens.readers.pixels import SUFFIXES
 
@@ -107,7 +107,7 @@ def _phantom(cache: Path, seed: int) -> Path:
         return (folder / "phantom.json").is_file()
 
     # The generator's number is in the name: slices of an older generator are never used as this one's.
-    return made_whole(cache / "phantom" / f"v{GENERATOR}-seed{seed}", make, is_complete)
+    return cached_folder(cache / "phantom" / f"v{GENERATOR}-seed{seed}", make, is_complete)
 
 
 def find_parts(root: Path, *, source: str, generated: bool = False) -> ImageFolder:
