@@ -33,8 +33,9 @@ from torchvision import transforms
 from torchvision.models import resnet18
 
 from tumorlens.core.cpu import usable_cores
-from tumorlens.export.export import INT8_FILE, open_source, parity
-from tumorlens.inference.classifier import FILE, Classifier, load_classifier
+from tumorlens.export.export import compare_with_torch
+from tumorlens.export.trained_run import open_trained_run
+from tumorlens.inference.classifier import FILE, INT8_FILE, Classifier, load_classifier
 from tumorlens.inference.predict import Job, predict
 from tumorlens.inference.records import line
 from tumorlens.readers.pixels import (
@@ -57,7 +58,7 @@ Run = Callable[[Sequence[str], int], None]
 
 def torchs(run: Path, configuration: str, threads: int) -> dict[str, Run]:
     """The usual loop in torch eager on the CPU, and the best that eager torch does."""
-    source = open_source(run, configuration)
+    source = open_trained_run(run, configuration)
     model = resnet18(num_classes=len(source.classes))
     model.load_state_dict(read_state(source.checkpoint, len(source.classes)))
     model.eval()
@@ -146,9 +147,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     threads = usable_cores()
-    source = open_source(options.run, options.configuration)
+    source = open_trained_run(options.run, options.configuration)
     every = (
-        sorted(options.images.rglob("*.*")) if options.images else [source.root / r.path for r in source.part("test")]
+        sorted(options.images.rglob("*.*")) if options.images else [source.root / r.path for r in source.split("test")]
     )
     paths = [str(path) for path in every[:: max(1, len(every) // options.n)]][: options.n]
     runs = torchs(options.run, options.configuration, threads) | {"fp32": ours(load_classifier(options.run / FILE))}
@@ -166,7 +167,7 @@ def main() -> None:
         figures[f"predict.speedup_{name}_alone"] = round(speedup(lone, name), 2)
     detail: dict[str, Any] = {}
     if not options.no_parity:
-        detail["parity"] = parity(options.run, options.configuration)
+        detail["parity"] = compare_with_torch(options.run, options.configuration)
         figures["onnx.max_probability_difference"] = detail["parity"]["max_probability_difference"]
     if int8.exists():
         detail["int8"] = load_classifier(int8).card["int8"]

@@ -19,8 +19,8 @@ from measuring import command, keep
 from scipy.stats import spearmanr
 from torchvision.models import resnet18
 
-from tumorlens.export.export import open_source
 from tumorlens.export.onnx_graph import build_graph
+from tumorlens.export.trained_run import open_trained_run
 from tumorlens.inference.classifier import open_session
 
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1")
@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--configuration", default="finetuned")
     parser.add_argument("--n", type=int, default=100, help="test images")
     asked = parser.parse_args(arguments)
-    source = open_source(asked.run, asked.configuration)
-    rows = source.part("test")
+    source = open_trained_run(asked.run, asked.configuration)
+    rows = source.split("test")
     chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: asked.n])
     pixels = np.concatenate(list(source.batches([rows[i] for i in chosen], "Test images")))
     k = len(source.classes)

@@ -1,11 +1,11 @@
-"""How far a classifier's answers can be trusted, on everything that nothing was fitted on.
+"""Calibration, prediction sets, refusal and silent errors of a classifier, on data that nothing was fitted on.
 
     tumorlens export RUN
     python benchmarks/trust.py RUN [--model FILE] [--foreign FOLDER]
 
-Test images as they are, all and without twins; test images changed as another scanner, sequence or preprocessing
-would (families marked for judging: all, those seen before, and the fresh ones); generated images that are no brain
-MRI, and the half by hash of a folder of real ones, whose families are the file names up to the first underscore.
+Unchanged test images, all and without twins; test images changed as another scanner, sequence or preprocessing would
+change them (families marked for judging: all, those seen before, and the fresh ones); generated images that are not
+brain MRI, and the half by hash of a folder of real ones, whose families are the file names up to the first underscore.
 Writes benchmarks/results/trust.json, for an int8 file trust-int8.json, whose figures begin with `int8.`.
 """
 
@@ -15,7 +15,7 @@ import argparse
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,84 +32,84 @@ from robustness.families import (
 from tumorlens.core.progress import log
 from tumorlens.data.near_duplicates import THRESHOLD
 from tumorlens.data.phantom.generator import VIEWS
-from tumorlens.export.export import Source, open_source
+from tumorlens.export.trained_run import TrainedRun, open_trained_run
 from tumorlens.inference.classifier import Classifier, load_classifier
 from tumorlens.inference.uncertainty import Answers
 from tumorlens.readers.pixels import read_image
 
 
-def answers(classifier: Classifier, labels: np.ndarray, batches: Iterator[np.ndarray]) -> Answers:
-    """What the classifier gives for all batches."""
+def predict_batches(classifier: Classifier, labels: np.ndarray, batches: Iterable[np.ndarray]) -> Answers:
+    """The classifier's outputs for all batches."""
     kept: dict[str, list[np.ndarray]] = defaultdict(list)
     for pixels in batches:
         outputs = classifier.run(pixels)
         for name in ("logits", "features", "statistics"):
             kept[name].append(getattr(outputs, name))
         kept["pixels"].append(pixels)
-    return Answers(labels, **{name: np.concatenate(parts) for name, parts in kept.items()})
+    return Answers(labels, **{name: np.concatenate(arrays) for name, arrays in kept.items()})
 
 
-def of_array(classifier: Classifier, labels: np.ndarray, pixels: np.ndarray) -> Answers:
-    return answers(classifier, labels, (pixels[i : i + 32] for i in range(0, len(pixels), 32)))
+def predict_array(classifier: Classifier, labels: np.ndarray, pixels: np.ndarray) -> Answers:
+    return predict_batches(classifier, labels, (pixels[i : i + 32] for i in range(0, len(pixels), 32)))
 
 
-def of_part(classifier: Classifier, source: Source, split: str) -> Answers:
-    rows = source.part(split)
-    return answers(classifier, source.labels(rows), source.batches(rows, f"Classifying {split}"))
+def predict_split(classifier: Classifier, trained: TrainedRun, split: str) -> Answers:
+    rows = trained.split(split)
+    return predict_batches(classifier, trained.labels(rows), trained.batches(rows, f"Classifying {split}"))
 
 
-def foreign(folder: Path) -> dict[str, np.ndarray]:
-    """Pictures of the half that is for judging alone, by family."""
+def real_foreign_images(folder: Path) -> dict[str, np.ndarray]:
+    """Images of the half that is for judging alone, by family."""
     found: dict[str, list[np.ndarray]] = defaultdict(list)
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() != ".md"):
         if half_of(hashlib.sha256(path.read_bytes()).hexdigest()) == "judge":
             found[path.name.split("_")[0]].append(read_image(path)[0])
-    return {name: np.stack(pictures) for name, pictures in found.items()}
+    return {name: np.stack(images) for name, images in found.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("run", type=Path)
-    parser.add_argument("--model", type=Path, help="the exported file; RUN/classifier.onnx where absent")
-    parser.add_argument("--foreign", type=Path, help="a folder of pictures that are no brain MRI")
+    parser.add_argument("--model", type=Path, help="the exported file; default: RUN/classifier.onnx")
+    parser.add_argument("--foreign", type=Path, help="a folder of images that are not brain MRI")
     parser.add_argument("--near-images", type=int, default=300, help="test images that each near family changes")
     parser.add_argument("--far-images", type=int, default=100, help="images of each far family")
     asked = parser.parse_args(arguments)
     classifier = load_classifier(asked.model or asked.run)
-    source = open_source(asked.run, classifier.card["configuration"])
-    validation, test = of_part(classifier, source, "validation"), of_part(classifier, source, "test")
-    rows = source.part("test")
+    trained = open_trained_run(asked.run, classifier.card["configuration"])
+    validation, test = predict_split(classifier, trained, "validation"), predict_split(classifier, trained, "test")
+    rows = trained.split("test")
     twin_free = np.array([row.similarity is None or row.similarity < THRESHOLD for row in rows])
     drawn = np.random.default_rng(0).permutation(len(rows))
     some, few = np.sort(drawn[: asked.near_images]), np.sort(drawn[: asked.far_images])
     near, far = {}, {}
     for family in families("near", "judge"):
         log.info(f"Near family {family.name}")
-        near[family.name] = of_array(classifier, test.labels[some], changed(family, test.pixels[some]))
+        near[family.name] = predict_array(classifier, test.labels[some], changed(family, test.pixels[some]))
     for view in VIEWS:
         log.info(f"Generated slices, {view}")
         pixels, names = phantom_plane(view, asked.far_images)
-        labels = np.array([source.classes.index(name) for name in names])
-        near[f"generated, {view}"] = of_array(classifier, labels, pixels)
+        labels = np.array([trained.classes.index(name) for name in names])
+        near[f"generated, {view}"] = predict_array(classifier, labels, pixels)
     for family in families("far", "judge"):
         log.info(f"Far family {family.name}")
-        far[family.name] = of_array(classifier, test.labels[few], changed(family, test.pixels[few]))
-    looked_at = {}  # the rules were chosen on these, so they are told apart
+        far[family.name] = predict_array(classifier, test.labels[few], changed(family, test.pixels[few]))
+    far_fitting = {}  # the rules were chosen on these, so they are reported separately
     for family in families("far", "fit"):
         log.info(f"Far family for fitting {family.name}")
-        looked_at[family.name] = of_array(classifier, test.labels[few], changed(family, test.pixels[few]))
-    mirrored = of_array(classifier, test.labels, np.ascontiguousarray(test.pixels[:, :, ::-1]))
-    for name, pictures in foreign(asked.foreign).items() if asked.foreign else ():
-        far[f"real: {name}"] = of_array(classifier, np.zeros(len(pictures), np.int64), pictures)
+        far_fitting[family.name] = predict_array(classifier, test.labels[few], changed(family, test.pixels[few]))
+    mirrored = predict_array(classifier, test.labels, np.ascontiguousarray(test.pixels[:, :, ::-1]))
+    for name, images in real_foreign_images(asked.foreign).items() if asked.foreign else ():
+        far[f"real: {name}"] = predict_array(classifier, np.zeros(len(images), np.int64), images)
     found: dict[str, Any] = evaluate_trust(
         classifier.trust, validation, test, twin_free=twin_free, near=near, far=far, groups=[r.group for r in rows]
     )
-    found["far_fitting"] = refusals(classifier.trust, looked_at)
+    found["far_fitting"] = refusals(classifier.trust, far_fitting)
     found["mirrored"] = measure_part(classifier.trust, validation, mirrored, [r.group for r in rows])
     fresh = {family.name for family in families("near", "judge") if family.fresh}
-    for part, held in (("fresh", fresh), ("seen", near.keys() - fresh)):
-        found[part] = near_shift(classifier.trust, {name: one for name, one in near.items() if name in held})
+    for group, names in (("fresh", fresh), ("seen", near.keys() - fresh)):
+        found[group] = near_shift(classifier.trust, {name: near[name] for name in near if name in names})
     official, free = found["parts"]["official"], found["parts"].get("twin_free")
     sets = official["conformal"]["lac"]["marginal"]["0.95"]
     figures = {

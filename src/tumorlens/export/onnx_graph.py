@@ -1,11 +1,11 @@
 """ResNet18's state dict → an ONNX graph, node by node.
 
-Written out here rather than traced by torch: PyTorch's own exporter needs a further package and its older one
-is deprecated, while the network is twenty convolutions. Each BatchNorm is folded into the convolution before
-it (in float64, rounded once), so the plain graph holds nothing but Conv, Relu, Add and pooling, which every runtime
-has fast kernels for and static quantisation understands.
+Built here rather than traced by torch: PyTorch's current exporter needs a further package and its older one is
+deprecated, while the network is twenty convolutions. Each BatchNorm is folded into the preceding convolution
+(in float64, rounded once), so the plain graph consists of Conv, Relu, Add and pooling, which every runtime has fast
+kernels for and static quantization supports.
 
-In float32 the wide 3×3 convolutions of stride 1, most of the network's work, take about half the multiplications by
+In float32 the wide 3×3 convolutions of stride 1, most of the network's work, need about half the multiplications by
 Winograd's minimal filtering (see `minimal_filtering`), in standard operators: tiles are rows of channels that one
 Gather collects, and both transforms and the sums over channels are matrix products.
 """
@@ -25,20 +25,21 @@ from tumorlens.inference.classifier import INPUT, OUTPUTS
 from tumorlens.readers.pixels import MEAN, SIZE, STD
 from tumorlens.training.kernels.minimal_filtering import matrices
 
-OPSET, IR_VERSION = 17, 8  # old enough for ONNX Runtime 1.20, the oldest that we allow
+OPSET, IR_VERSION = 17, 8  # supported by ONNX Runtime 1.20, the oldest version that we allow
 HEAD_BIAS = "fc.bias"
 _EPS = 1e-5  # of torchvision's BatchNorm layers
-# By channels: side of the image, and of a tile's outputs. Larger tiles at 7×7 and 14×14 gain on a batch, but lose on
-# a single image, which has to read four times the weights; with 64 channels the transforms outweigh what is gained.
+# By channels: side of the feature map, and of a tile's outputs. Larger tiles at 7×7 and 14×14 are faster on a batch,
+# but slower on a single image, which has to read four times the weights; with 64 channels the transforms cost more
+# than is saved.
 _TILES = {128: (28, 4), 256: (14, 2), 512: (7, 2)}
-# Channels from which each product has weights of its own, which the runtime then packs once, not each time.
-_APART = 512
+# Channels from which each product is a node of its own, whose weights the runtime packs once, not in every run.
+_SEPARATE = 512
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 
 def build_graph(state: Arrays, n_classes: int, *, plain: bool = False) -> onnx.ModelProto:
-    """The whole network, from stored pixels to everything that is read from it.
+    """The whole network, from stored pixels to all outputs.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def build_graph(state: Arrays, n_classes: int, *, plain: bool = False) -> onnx.M
     n_classes
         K, rows of `fc.weight`.
     plain
-        Leave every convolution one node, as quantisation needs it.
+        Keep every convolution a single node, as quantization requires.
 
     Returns
     -------
@@ -63,7 +64,7 @@ def build_graph(state: Arrays, n_classes: int, *, plain: bool = False) -> onnx.M
     """
     graph = _Builder(plain)
     x = graph.add("Cast", INPUT, to=TensorProto.FLOAT)
-    # Not folded into the first convolution: its zero padding stands for the value 0 after normalisation.
+    # Not folded into the first convolution, whose zero padding stands for 0 after normalisation.
     x = graph.add("Mul", x, graph.constant("scale", np.float32(1 / (255 * STD))))
     x = graph.add("Sub", x, graph.constant("shift", np.float32(MEAN / STD)))
     x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
@@ -85,8 +86,8 @@ def build_graph(state: Arrays, n_classes: int, *, plain: bool = False) -> onnx.M
     return graph.model(n_classes)
 
 
-def unquantised_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that are not quantised: normalisation, pooled outputs and the head."""
+def unquantized_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that are not quantized: normalisation, pooled outputs and the head."""
     heavy = {"Conv", "Relu", "Add", "MaxPool"}
     outputs = set(OUTPUTS)
     return [n.name for n in model.graph.node if n.op_type not in heavy or outputs & set(n.output)]
@@ -114,10 +115,10 @@ def _convolution(graph: _Builder, state: Arrays, x: str, conv: str, norm: str, *
 def _filtering(
     graph: _Builder, x: str, name: str, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
 ) -> str:
-    """A 3x3 convolution of stride 1 with zeros around, by minimal filtering; [N, C, side, side] → the same."""
+    """A 3x3 convolution of stride 1 with zero padding, by minimal filtering; [N, C, side, side] → the same."""
     channels = weight.shape[0]
     side, outputs = _TILES[channels]
-    inputs, across = outputs + 2, -(-side // outputs)  # a tile's, along each side; tiles along each side
+    inputs, across = outputs + 2, -(-side // outputs)  # inputs per tile, and tiles, along each side
     b, g, a = matrices(outputs)
     # Pixels are rows of N × C values; the row after the last is the zero padding.
     rows = np.full((outputs * across + 2,) * 2, side * side)
@@ -130,17 +131,17 @@ def _filtering(
     x = graph.add("Pad", x, graph.constant("one row of zeros", np.array([0, 0, 0, 1, 0, 0])))
     x = graph.add("Gather", x, graph.constant(f"tiles.{side}", tiles.reshape(inputs**2, across**2)), axis=0)
     x = graph.add("MatMul", graph.constant(f"B.{outputs}", b.astype(np.float32)), graph.reshape(x, inputs**2, -1))
-    x = graph.reshape(x, inputs**2, -1, channels)  # a row for each tile of each image
+    x = graph.reshape(x, inputs**2, -1, channels)  # one row per tile and image
     kernels = np.einsum("ij,kcj->ick", g, weight.reshape(channels, channels, 9)).astype(np.float32)
-    if channels < _APART:
+    if channels < _SEPARATE:
         x = graph.add("MatMul", x, graph.constant(f"{name}.weight", kernels))
     else:
-        parts = [
+        products = [
             graph.add("MatMul", graph.add("Gather", x, graph.constant(f"index.{i}", np.array(i)), axis=0),
                       graph.constant(f"{name}.weight.{i}", kernels[i]))
             for i in range(inputs**2)
         ]  # fmt: skip
-        x = graph.add("Concat", *parts, axis=0)
+        x = graph.add("Concat", *products, axis=0)
     x = graph.add("MatMul", graph.constant(f"A.{outputs}", a.astype(np.float32)), graph.reshape(x, inputs**2, -1))
     x = graph.reshape(x, outputs**2 * across**2, -1, channels)
     x = graph.add("Gather", x, graph.constant(f"pixels.{side}", pixels), axis=0)
@@ -157,11 +158,11 @@ def fold(state: Arrays, conv: str, norm: str) -> tuple[npt.NDArray[np.float32], 
 
 
 def _statistics(graph: _Builder, maps: Sequence[str]) -> None:
-    """The output `statistics`, of the maps after stem, layer1, layer2 and layer3."""
+    """The output `statistics` of the feature maps after stem, layer1, layer2 and layer3."""
     if graph.plain:
-        # Changes nothing, as no value is below 0; but of a map of 8 bits the runtime makes floats anew for each use.
+        # Changes no value, as none is below 0; without it the runtime converts an 8-bit map to floats for every use.
         maps = [graph.add("Abs", x) for x in maps]
-    squares = [graph.add("Mul", x, x) for x in maps]  # pooled, as powers and sums leave the fast blocked memory layout
+    squares = [graph.add("Mul", x, x) for x in maps]  # pooled: Pow and ReduceMean leave the fast blocked memory layout
     mean, square = (
         graph.add("Flatten", graph.add("Concat", *(graph.add("GlobalAveragePool", x) for x in some), axis=1), axis=1)
         for some in (maps, squares)
@@ -176,7 +177,7 @@ def _statistics(graph: _Builder, maps: Sequence[str]) -> None:
 
 
 class _Builder:
-    """Nodes and constants of a graph in the making; names are given by position."""
+    """Collects nodes and constants; node names are numbered by position."""
 
     def __init__(self, plain: bool) -> None:
         self.plain = plain
@@ -184,13 +185,13 @@ class _Builder:
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Append a node; returns its output's name."""
+        """Append a node; returns the name of its output."""
         name = f"{len(self._nodes):03d}.{kind}"
         self._nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
         return output or name
 
     def constant(self, name: str, value: npt.NDArray[Any] | np.float32) -> str:
-        """A stored array; one name is one array, however often it is asked for."""
+        """Store an array once per name; returns the name."""
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name

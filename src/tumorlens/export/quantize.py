@@ -1,21 +1,21 @@
-"""int8: a graph whose convolutions compute with 8-bit integers, and whether it is as good as before.
+"""int8: quantize a graph's convolutions to 8-bit integers, and check that its accuracy holds.
 
-Static quantisation in ONNX Runtime's QDQ format: weights as int8 with a scale a channel, activations as uint8 with
-one scale a tensor (Jacob et al., CVPR 2018), whose range is the mean of the smallest and of the largest values of
-batches of calibration images, but for pixels, which are taken as they are stored. Weights do not fill their 8 bits:
+Static quantization in ONNX Runtime's QDQ format: weights as int8 with one scale per channel, activations as uint8 with
+one scale per tensor (Jacob et al., CVPR 2018), whose range is the mean of the smallest and of the largest values of
+batches of calibration images; pixels are the exception, they are taken as stored. Weights do not fill their 8 bits:
 processors without VNNI add pairs of products in 16 bits and saturate silently, so that a file measured on one
-processor would answer differently on another. A channel's scale is therefore such that no two weights beside one
-another are together above 128; the usual 7 bits, which are as safe, round in steps 1.2 to 1.5 times as wide. What
-rounding shifts a channel by, on average, is given back in each convolution's bias and at last in the head's (bias
-correction; Nagel et al., ICCV 2019, section 4.2, measured on images).
+processor would predict differently on another. A channel's scale is therefore such that no two adjacent weights
+together exceed 128; the usual 7 bits, which are as safe, round in steps 1.2 to 1.5 times as wide. The mean shift that
+rounding causes in a channel is subtracted in each convolution's bias and finally in the head's (bias correction;
+Nagel et al., ICCV 2019, section 4.2, measured on images).
+
+Private interfaces: none. `TensorQuantOverrides` and `CalibMovingAverage` are documented options of quantize_static.
 """
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,24 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from tumorlens.core.errors import RunError
 from tumorlens.core.files import Json
 from tumorlens.evaluation.statistics import mcnemar
-from tumorlens.export.onnx_graph import HEAD_BIAS, unquantised_nodes
+from tumorlens.export.onnx_graph import HEAD_BIAS, unquantized_nodes
 from tumorlens.inference.classifier import INPUT, open_session
 from tumorlens.readers.pixels import MEAN, STD, Pixels
 
-CALIBRATION = 256  # images of Training
+CALIBRATION = 256  # training images
 _CORRECTION = 64  # of these, for the means of channels
-MAX_DROP = 0.002  # of validation accuracy
-SIGNIFICANT = 0.05  # McNemar's p under which the two graphs count as different
-_STEP = 16  # images at once
-_PAIR = 127  # of two weights before they are rounded, by half a step each at most: 255 × 128 is below 2¹⁵
+MAX_DROP = 0.002  # largest allowed loss of validation accuracy
+SIGNIFICANT = 0.05  # McNemar's p below which the two graphs count as different
+_STEP = 16  # images per batch
+_PAIR = 127  # limit of two weights before each is rounded by at most half a step: 255 × 128 is below 2¹⁵
 
 
-def quantise(model: onnx.ModelProto, pixels: Pixels) -> onnx.ModelProto:
+def quantize(model: onnx.ModelProto, pixels: Pixels) -> onnx.ModelProto:
     """The same graph with int8 convolutions.
 
     Parameters
@@ -48,28 +49,29 @@ def quantise(model: onnx.ModelProto, pixels: Pixels) -> onnx.ModelProto:
     model
         From `build_graph`, plain.
     pixels
-        uint8 [n, 224, 224, 3], images to calibrate on: of Training, never of validation or test.
+        uint8 [n, 224, 224, 3], calibration images: training images, never validation or test images.
     """
-    with tempfile.TemporaryDirectory(prefix="tumorlens-int8-") as folder, _quiet():
+    add_pre_process_metadata(model)  # nothing is left to fuse in our graph; ONNX Runtime would warn otherwise
+    with tempfile.TemporaryDirectory(prefix="tumorlens-int8-") as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         quantize_static(
             source, target, _Reader(pixels), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            nodes_to_exclude=unquantised_nodes(model),
+            nodes_to_exclude=unquantized_nodes(model),
             extra_options={"TensorQuantOverrides": _scales(model), "CalibMovingAverage": True},
         )  # fmt: skip
-        quantised: onnx.ModelProto = onnx.load(target)
-    _take_pixels(quantised)
-    _correct_convolutions(quantised, model, pixels[:: max(1, len(pixels) // _CORRECTION)])
-    _correct_head(quantised, model, pixels)
-    return quantised
+        quantized: onnx.ModelProto = onnx.load(target)
+    _take_pixels_as_stored(quantized)
+    _correct_convolutions(quantized, model, pixels[:: max(1, len(pixels) // _CORRECTION)])
+    _correct_head(quantized, model, pixels)
+    return quantized
 
 
 def _scales(model: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
-    """The weights' scales, a channel each, as ONNX Runtime wants to be told them."""
-    left_alone = unquantised_nodes(model)
-    names = {n.input[1] for n in model.graph.node if n.op_type == "Conv" and n.name not in left_alone}
+    """The weights' scales, one per channel, in the format of ONNX Runtime's `TensorQuantOverrides`."""
+    excluded = unquantized_nodes(model)
+    names = {n.input[1] for n in model.graph.node if n.op_type == "Conv" and n.name not in excluded}
     return {
         tensor.name: [
             {"axis": 0, "quant_type": QuantType.QInt8, "scale": scale, "zero_point": np.int8(0)}
@@ -80,10 +82,10 @@ def _scales(model: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
 
 
 def weight_scales(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """float32 [out], by which weights [out, in, h, w] are divided and rounded to int8.
+    """Scales float32 [out] by which weights [out, in, h, w] are divided before they are rounded to int8.
 
-    The sizes of any two of a channel that follow each other, with input channels last (as they are multiplied) or
-    first, then sum to 128 at most.
+    The absolute values of any two adjacent weights of a channel, with input channels last (as they are multiplied) or
+    first, then sum to at most 128.
     """
     sizes = np.abs(weight.astype(np.float64))
     orders = (sizes.reshape(len(sizes), -1), sizes.transpose(0, 2, 3, 1).reshape(len(sizes), -1))
@@ -92,12 +94,12 @@ def weight_scales(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.where(largest > 0, largest / _PAIR, 1).astype(np.float32)
 
 
-def _take_pixels(model: onnx.ModelProto) -> None:
-    """Give the first convolution the pixels as they are stored, in 8 bits already.
+def _take_pixels_as_stored(model: onnx.ModelProto) -> None:
+    """Feed the first convolution the stored 8-bit pixels instead of normalised ones that are quantized again.
 
-    Normalised they lie halfway between the levels of a scale that is symmetric about 0, and rounded to these (halves to
-    even) every second pair of neighbours falls together. With the zero point at 128 all of them lie half a level too
-    low instead, which the bias makes good; but the padding then stands for half a level above 0.
+    Normalised pixels lie halfway between the levels of a scale that is symmetric about 0, and rounding to these (halves
+    to even) merges every second pair of neighbours. With the zero point at 128 all of them lie half a level too low
+    instead, which the bias compensates; but the padding then stands for half a level above 0.
     """
     nodes, stored = model.graph.node, {tensor.name: tensor for tensor in model.graph.initializer}
     made_by = {name: node for node in nodes for name in node.output}
@@ -128,49 +130,49 @@ def _take_pixels(model: onnx.ModelProto) -> None:
     ]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    del model.graph.value_info[:]  # types of before, which are optional
+    del model.graph.value_info[:]  # the old types, which are optional
 
 
-def _correct_convolutions(quantised: onnx.ModelProto, model: onnx.ModelProto, pixels: Pixels) -> None:
-    """Give each quantised convolution, the first ones first, the means that its channels have in `model`."""
-    stored = {tensor.name: tensor for tensor in quantised.graph.initializer}
-    made_by = {name: node for node in quantised.graph.node for name in node.output}
-    # The heatmap's convolution is not quantised: no node makes its weights.
-    found = [node for node in quantised.graph.node if node.op_type == "Conv" and node.input[1] in made_by]
-    # By the nodes' names: where ReLU is left to the rounding to uint8, the convolution's output has taken its name.
+def _correct_convolutions(quantized: onnx.ModelProto, model: onnx.ModelProto, pixels: Pixels) -> None:
+    """Correct each convolution's bias, in order, so that its channels have the means that they have in `model`."""
+    stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    made_by = {name: node for node in quantized.graph.node for name in node.output}
+    # The heatmap's convolution is not quantized: its weights are an initializer, not the output of a node.
+    found = [node for node in quantized.graph.node if node.op_type == "Conv" and node.input[1] in made_by]
+    # By node name: if rounding to uint8 replaced the ReLU, the convolution's output has taken the ReLU's name.
     before = {node.name: node.output[0] for node in model.graph.node}
     wanted = _means(model, [before[node.name] for node in found], pixels)
     for node in found:
         (output,) = node.output
-        shift = wanted[before[node.name]] - _means(quantised, [output], pixels)[output]
+        shift = wanted[before[node.name]] - _means(quantized, [output], pixels)[output]
         bias, scale = (stored[name] for name in made_by[node.input[2]].input[:2])
         steps = np.rint(shift / numpy_helper.to_array(scale).astype(np.float64))
         corrected = (numpy_helper.to_array(bias) + steps).astype(np.int32)
         bias.CopyFrom(numpy_helper.from_array(corrected, bias.name))
 
 
-def _correct_head(quantised: onnx.ModelProto, model: onnx.ModelProto, pixels: Pixels) -> None:
-    (bias,) = (tensor for tensor in quantised.graph.initializer if tensor.name == HEAD_BIAS)
-    before, after = (_means(graph, ["logits"], pixels)["logits"] for graph in (model, quantised))
+def _correct_head(quantized: onnx.ModelProto, model: onnx.ModelProto, pixels: Pixels) -> None:
+    (bias,) = (tensor for tensor in quantized.graph.initializer if tensor.name == HEAD_BIAS)
+    before, after = (_means(graph, ["logits"], pixels)["logits"] for graph in (model, quantized))
     corrected = (numpy_helper.to_array(bias) + before - after).astype(np.float32)
     bias.CopyFrom(numpy_helper.from_array(corrected, HEAD_BIAS))
 
 
 def _means(model: onnx.ModelProto, tensors: Sequence[str], pixels: Pixels) -> dict[str, npt.NDArray[np.float64]]:
-    """float64 [channels] of each tensor [n, channels, ...], over images and places."""
+    """Mean of each channel, float64 [channels], of each tensor [n, channels, ...] over images and positions."""
     session = open_session(_up_to(model, tensors).SerializeToString())
     sums = [np.zeros(1)] * len(tensors)
     for i in range(0, len(pixels), _STEP):
         values = session.run(list(tensors), {INPUT: pixels[i : i + _STEP]})
-        places = [v.reshape(*v.shape[:2], -1).mean(2, dtype=np.float64) for v in values]
-        sums = [total + p.sum(0) for total, p in zip(sums, places, strict=True)]
+        means = [v.reshape(*v.shape[:2], -1).mean(2, dtype=np.float64) for v in values]
+        sums = [total + mean.sum(0) for total, mean in zip(sums, means, strict=True)]
     return {name: total / len(pixels) for name, total in zip(tensors, sums, strict=True)}
 
 
 def _up_to(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """What leads to these tensors, as outputs: ONNX Runtime computes all that it is given."""
+    """The subgraph that computes these tensors, as outputs: ONNX Runtime runs every node it is given."""
     needed, nodes = set(tensors), []
-    for node in reversed(model.graph.node):  # sorted, as ONNX demands
+    for node in reversed(model.graph.node):  # topologically sorted, as ONNX requires
         if not needed.isdisjoint(node.output):
             nodes.append(node)
             needed.update(node.input)
@@ -182,8 +184,8 @@ def _up_to(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
-def accept(labels: npt.NDArray[np.int64], before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Json:
-    """Compare both graphs on validation.
+def check_accuracy(labels: npt.NDArray[np.int64], before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Json:
+    """Compare both graphs on validation, and refuse an int8 graph that costs accuracy.
 
     Parameters
     ----------
@@ -204,19 +206,19 @@ def accept(labels: npt.NDArray[np.int64], before: npt.NDArray[Any], after: npt.N
         Accuracy falls by more than 0.2 points, or McNemar's test finds a difference (p < 0.05).
     """
     first, second = before.argmax(1), after.argmax(1)
-    right, still = first == labels, second == labels
-    drop = (int(right.sum()) - int(still.sum())) / len(labels)
-    p_value = mcnemar(right, still)["p_value"]
+    right1, right2 = first == labels, second == labels
+    drop = (int(right1.sum()) - int(right2.sum())) / len(labels)
+    p_value = mcnemar(right1, right2)["p_value"]
     if drop > MAX_DROP or p_value < SIGNIFICANT:
         raise RunError(
             f"The int8 graph was not written: on {len(labels):,} validation images its accuracy is "
-            f"{still.mean():.2%} and the fp32 graph's {right.mean():.2%} (McNemar p = {p_value:.3g}).",
+            f"{right2.mean():.2%} and the fp32 graph's {right1.mean():.2%} (McNemar p = {p_value:.3g}).",
             cure="Use the fp32 graph: tumorlens export without --int8.",
         )
     return {
         "n": len(labels),
-        "accuracy_fp32": float(right.mean()),
-        "accuracy_int8": float(still.mean()),
+        "accuracy_fp32": float(right1.mean()),
+        "accuracy_int8": float(right2.mean()),
         "accuracy_drop": drop,
         "changed_decisions": int((first != second).sum()),
         "p_value": p_value,
@@ -230,18 +232,3 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
     def get_next(self) -> dict[str, Pixels] | None:
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's advice to preprocess the graph from the log: nothing is left to fuse in ours."""
-    root = logging.getLogger()
-    root.addFilter(_no_advice)
-    try:
-        yield
-    finally:
-        root.removeFilter(_no_advice)
-
-
-def _no_advice(record: logging.LogRecord) -> bool:
-    return "pre-processing" not in record.getMessage()
