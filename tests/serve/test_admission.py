@@ -20,9 +20,9 @@ from tumorlens.readers import ReadLimits
 from tumorlens.serve import app
 from tumorlens.serve import service as answering
 from tumorlens.serve.admission import Admission
-from tumorlens.serve.middleware import Gate
+from tumorlens.serve.middleware import ServiceMiddleware
 from tumorlens.serve.problems import TYPES
-from tumorlens.serve.service import CHUNK, Wish
+from tumorlens.serve.service import CHUNK, PredictionOptions
 from tumorlens.serve.settings import Settings
 
 WRONG = ["*=idna''x", "*=a%00b''x", "*=utf-8''x; {0}*1=y", "*" + "9" * 5_000 + "=x"]  # after a parameter's name
@@ -77,7 +77,7 @@ class TestACancelledRequest:
 
             async def work():
                 held = Admission(Settings(quiet=True), draining=draining)
-                gate = Gate(never, held, frozenset(), lambda *words: noted.append(words[2]))
+                gate = ServiceMiddleware(never, held, frozenset(), lambda *words: noted.append(words[2]))
                 scope = {"type": "http", "method": "POST", "path": "/v1/predict", "headers": [(b"host", b"localhost")]}
                 asked = asyncio.create_task(gate(scope, None, send))
                 await asyncio.sleep(0.01)
@@ -85,7 +85,7 @@ class TestACancelledRequest:
                 try:
                     await asked
                 finally:
-                    assert held.present == 0
+                    assert held.open_requests == 0
 
             with nullcontext() if draining else pytest.raises(asyncio.CancelledError):
                 asyncio.run(work())
@@ -157,7 +157,7 @@ def test_who_does_not_read_a_batch_is_given_up(monkeypatch):
 
     began = time.perf_counter()
     with pytest.raises(TimeoutError):  # which the server takes for a client that hung up
-        asyncio.run(app._Lines(lines()).stream_response(send))
+        asyncio.run(app.NdjsonResponse(lines()).stream_response(send))
     assert len(sent) == 4
     assert time.perf_counter() - began < 10
 
@@ -205,33 +205,32 @@ class TestWaitingBatch:
             serving = here.app.state.service
 
             async def ask():
-                taken = [await serving.streaming.acquire() for _ in range(answering._UNFOLDED)]
+                taken = [await serving.streams.acquire() for _ in range(answering._CONCURRENT)]
                 asked = asyncio.create_task(here.client.post("/v1/batch", files=[("f", ("a.png", png()))]))
                 await asyncio.sleep(0.3)
-                here.app.state.admission.hurried = why == "stopping"
+                here.app.state.admission.must_stop = why == "stopping"
                 answer = await asyncio.wait_for(asked, 30)
                 for _ in taken:
-                    serving.streaming.release()
+                    serving.streams.release()
                 return answer
 
             rows = [json.loads(line) for line in here.run(ask()).text.splitlines()]
             assert [row["file"] for row in rows] == [None]
             told = {"late": "error: it took too long", "stopping": "error: the service is stopping"}
             assert rows[0]["verdict"] == told[why]
-            assert serving.streaming._value == answering._UNFOLDED
+            assert serving.streams._value == answering._CONCURRENT
 
     def test_that_is_given_up_leaves_its_place(self, model):
         with service(model) as here:
             serving = here.app.state.service
 
             async def ask():
-                for _ in range(answering._UNFOLDED):
-                    await serving.streaming.acquire()
-                first, second = (
-                    asyncio.create_task(anext(serving.batch([("a.png", io.BytesIO(png()))], Wish()))) for _ in range(2)
-                )
+                for _ in range(answering._CONCURRENT):
+                    await serving.streams.acquire()
+                batches = [serving.batch([("a.png", io.BytesIO(png()))], PredictionOptions()) for _ in range(2)]
+                first, second = (asyncio.create_task(anext(lines)) for lines in batches)
                 await asyncio.sleep(0.05)
-                serving.streaming.release()
+                serving.streams.release()
                 first.cancel()  # in the moment when its turn comes
                 return json.loads(await asyncio.wait_for(second, 5))
 

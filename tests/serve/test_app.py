@@ -21,7 +21,7 @@ from tumorlens.inference.classifier import load_classifier
 from tumorlens.inference.heatmap import colours
 from tumorlens.inference.predict import predict
 from tumorlens.serve import service as answering
-from tumorlens.serve.pictures import AT_MOST
+from tumorlens.serve.pictures import MAX_PICTURES
 from tumorlens.serve.problems import busy
 from tumorlens.serve.service import CHUNK
 
@@ -115,7 +115,7 @@ class TestPredict:
         assert [(r["kind"], r["slice"], r["verdict"], r["class"]) for r in rows] == [
             (r.kind, r.slice, r.verdict, r.label or None) for r in wanted
         ]
-        assert sum(r.get("image") is not None for r in rows) == AT_MOST
+        assert sum(r.get("image") is not None for r in rows) == MAX_PICTURES
         assert "image" not in rows[-1]
 
     def test_one_slice_of_a_volume(self, here, volume):
@@ -193,7 +193,7 @@ class TestProblems:
         with service(model) as here:
             answer = here.predict(png())
             assert problem_of(answer) == (500, "internal")
-            assert here.app.state.admission.in_work == 0
+            assert here.app.state.admission.active == 0
         assert "SECRET" not in answer.text + caplog.text
         assert "ValueError" in caplog.text
 
@@ -228,7 +228,7 @@ class TestBatch:
 
     def test_a_service_that_must_stop_says_so_in_the_last_line(self, model, volume):
         with service(model) as here:
-            here.app.state.admission.hurried = True
+            here.app.state.admission.must_stop = True
             parts = [("f", (f"{i}.png", png())) for i in range(3 * CHUNK)]
             rows = [json.loads(line) for line in here.post("/v1/batch", files=parts).text.splitlines()]
             assert [row["file"] for row in rows] == [*(f"{i}.png" for i in range(CHUNK)), None]
@@ -340,7 +340,7 @@ class TestOthers:
             return [answer.status_code for answer in await asyncio.gather(*ask)]
 
         assert here.run(at_once()) == [200] * 9
-        assert 1 < max(most) <= answering._UNFOLDED
+        assert 1 < max(most) <= answering._CONCURRENT
 
     def test_many_at_once_get_their_own_answers(self, here):
         bodies = [png(label, number) for label in range(4) for number in range(10)]

@@ -19,10 +19,10 @@ from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.inference.classifier import load_classifier
 from tumorlens.serve.batching import batching
 from tumorlens.serve.multipart import files_of
-from tumorlens.serve.pictures import AT_MOST, spread
+from tumorlens.serve.pictures import MAX_PICTURES, spread
 from tumorlens.serve.problems import Problem
 from tumorlens.serve.server import serve
-from tumorlens.serve.service import Wish
+from tumorlens.serve.service import PredictionOptions
 from tumorlens.serve.settings import Settings
 
 TOKENS = ("first-token-of-the-test", "second-token-of-the-test")
@@ -135,7 +135,7 @@ class TestPlaces:
 
             async def three():
                 asked = [asyncio.create_task(here.client.post("/v1/predict", content=png())) for _ in range(2)]
-                while here.app.state.admission.in_work < 2:
+                while here.app.state.admission.active < 2:
                     await asyncio.sleep(0.005)
                 assert "tumorlens_requests_in_work 2.0" in (await here.client.get("/metrics")).text
                 began = time.monotonic()
@@ -150,7 +150,7 @@ class TestPlaces:
             assert [answer.status_code for answer in others] == [200, 200]
             assert here.predict(png()).status_code == 200
             assert "tumorlens_requests_in_work 0.0" in here.run(here.client.get("/metrics")).text
-            assert here.app.state.admission.held == here.app.state.admission.in_work == 0
+            assert here.app.state.admission.body_bytes == here.app.state.admission.active == 0
 
     def test_one_client_may_not_take_all(self, model, token_file):
         with service(model, token_file=token_file, per_client=1, window=0.3) as here:
@@ -161,7 +161,7 @@ class TestPlaces:
 
             async def both():
                 first = asyncio.create_task(ask(TOKENS[0]))
-                while not here.app.state.admission.in_work:
+                while not here.app.state.admission.active:
                     await asyncio.sleep(0.005)
                 return await asyncio.gather(first, ask(TOKENS[0]), ask(TOKENS[1]))
 
@@ -184,7 +184,7 @@ class TestPlaces:
 
             async def work():
                 first = asyncio.create_task(ask(TOKENS[0], stalled()))
-                while not here.app.state.admission.held:
+                while not here.app.state.admission.body_bytes:
                     await asyncio.sleep(0.005)
                 again, other = await ask(TOKENS[0], png()), await ask(TOKENS[1], png())
                 go_on.set()
@@ -199,7 +199,7 @@ class TestPlaces:
         volume, _ = write_nifti(tmp_path / "volume.nii.gz", 0, "glioma", 0)
         with service(model) as here:
             serving = here.app.state.service
-            streams = [serving.batch([("a.png", io.BytesIO(png()))] * 20, Wish()) for _ in range(8)]
+            streams = [serving.batch([("a.png", io.BytesIO(png()))] * 20, PredictionOptions()) for _ in range(8)]
 
             async def begin():
                 return [asyncio.create_task(anext(stream)) for stream in streams]
@@ -214,7 +214,7 @@ class TestPlaces:
                 for stream in streams:
                     await stream.aclose()
                 # While there is a loop to answer them: else they wait at the interpreter's end.
-                await asyncio.to_thread(serving.jobs.shutdown)
+                await asyncio.to_thread(serving.batches.shutdown)
 
             here.run(end())
 
@@ -227,17 +227,17 @@ class TestPlaces:
             declared = here.post("/v1/predict", content=bytes(1_000_001))
             assert problem_of(declared) == problem_of(here.post("/v1/predict", content=endless())) == (413, "too-large")
             assert declared.headers["connection"] == "close"
-            assert here.app.state.admission.held == 0
+            assert here.app.state.admission.body_bytes == 0
 
     def test_bodies_together_have_a_cap(self, model):
         with service(model) as here:
-            here.app.state.admission.held = here.app.state.admission.settings.max_held
+            here.app.state.admission.body_bytes = here.app.state.admission.settings.max_held
             assert problem_of(here.predict(png())) == (503, "busy")
 
     def test_an_answer_that_takes_too_long(self, model):
         with service(model, max_seconds=0.2, window=1.0) as here:
             assert problem_of(here.predict(png())) == (503, "took-too-long")
-            assert here.app.state.admission.in_work == 0
+            assert here.app.state.admission.active == 0
 
     def test_draining(self, model):
         with service(model) as here:
@@ -254,7 +254,7 @@ class TestBatching:
         sizes = []
 
         async def whole():
-            async with batching(load_classifier(model, 1), note=sizes.append, **more) as batcher:
+            async with batching(load_classifier(model, 1), on_batch=sizes.append, **more) as batcher:
                 return await work(batcher)
 
         return asyncio.run(whole()), sizes
@@ -294,7 +294,7 @@ class TestBatching:
         async def work(batcher):
             asked = [asyncio.create_task(batcher.classify(images(1), 0.95)) for _ in range(2)]
             await asyncio.sleep(0)
-            batcher.give_up()
+            batcher.reject_waiting()
             return await asyncio.gather(*asked, return_exceptions=True), await batcher.classify(images(1), 0.95)
 
         (given_up, later), sizes = self.run(model, work, window=0.05)
@@ -339,14 +339,14 @@ class TestParts:
 
     def test_headers_have_a_cap_together(self):
         body = (b"--b\r\na: " + b"x" * 8_000 + b"\r\n\r\nx\r\n") * 600 + b"--b--"
-        with pytest.raises(Problem, match="Headers of parts over 4,000,000 bytes"):
+        with pytest.raises(Problem, match="headers of all parts are over 4,000,000 bytes"):
             files_of(body, "multipart/mixed; boundary=b", 1000)
 
 
 def test_pictures_are_spread_evenly():
-    assert spread(None) == spread(AT_MOST) == frozenset(range(AT_MOST))
+    assert spread(None) == spread(MAX_PICTURES) == frozenset(range(MAX_PICTURES))
     assert spread(3) == {0, 1, 2}
-    assert spread(10 * AT_MOST) == frozenset(range(0, 10 * AT_MOST, 10))
+    assert spread(10 * MAX_PICTURES) == frozenset(range(0, 10 * MAX_PICTURES, 10))
 
 
 def test_no_torch_and_nothing_of_the_study_is_imported():

@@ -1,1 +1,1 @@
-"""The service: FastAPI on uvicorn over the exported classifier, no torch. Needs the extra `serve`."""
+"""The service: FastAPI on uvicorn over an exported classifier, without torch. Needs the extra `serve`."""

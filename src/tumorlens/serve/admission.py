@@ -1,4 +1,4 @@
-"""How much the service takes on: places, bytes and time, all given back when a request ends, however it ends."""
+"""Admission control: limits on open requests, body bytes and time. A request gives back what it took when it ends."""
 
 from __future__ import annotations
 
@@ -13,152 +13,149 @@ from starlette.requests import ClientDisconnect, Request
 from tumorlens.serve.problems import Problem, busy, stopping
 from tumorlens.serve.settings import Settings
 
-STALL = 15.0  # seconds without a byte, or a line that is not read, after which a client is given up
-GRACE, RATE = 5.0, 50_000  # a body may take this many seconds, and one more for each so many bytes that came
+STALL = 15.0  # seconds without a byte received, or without a line read, after which a client is dropped
+GRACE, RATE = 5.0, 50_000  # a body may take so many seconds, plus one for each so many bytes received
 T = TypeVar("T")
 
 
 @dataclass
 class Admission:
-    """What is in work in this process."""
+    """What this process is working on."""
 
     settings: Settings
-    in_work: int = 0
-    """Requests whose body is there."""
-    present: int = 0
-    """Requests of any kind that are not answered yet."""
-    held: int = 0
+    active: int = 0
+    """Requests whose body has been received."""
+    open_requests: int = 0
+    """Requests of any kind without a complete response."""
+    body_bytes: int = 0
     """Bytes of their bodies."""
     draining: bool = False
-    """Whether the service is stopping: what is in work is finished, new files are answered 503."""
-    hurried: bool = False
-    """Whether what is in work has had its time to finish: long work stops where it stands, and says so."""
+    """Whether the service is stopping: active requests are finished, new ones get 503."""
+    must_stop: bool = False
+    """Whether the time to finish is over: long work ends where it is, and reports that."""
     by_client: Counter[str] = field(default_factory=Counter)
-    """Requests of each, from their first byte on."""
-    told: Callable[[int], None] = lambda _: None
-    """Hears how many are in work whenever that changes."""
+    """Requests of each client, counted from their first byte."""
+    on_change: Callable[[int], None] = lambda _: None
+    """Called with `active` whenever it changes."""
 
-    def check(self, client: str) -> None:
-        """Problem unless one more request has a place."""
+    def require_capacity(self, client: str = "") -> None:
+        """Raise a Problem (429 or 503) if no further request is accepted."""
         if self.draining:
-            raise stopping("What was asked before is being finished.")
-        if self.in_work >= self.settings.queue:
-            raise busy(f"{self.in_work} requests are in work or waiting, the most that this service takes on.")
-        most = self.settings.per_client
-        if most is not None and self.by_client[client] >= most:
-            raise busy(f"{most} requests of yours are in work or waiting.", "too-many-requests")
+            raise stopping("Only requests received earlier are being finished.")
+        if self.active >= self.settings.queue:
+            raise busy(f"{self.active} requests are active or waiting, the maximum of this service.")
+        limit = self.settings.per_client
+        if limit is not None and self.by_client[client] >= limit:
+            raise busy(f"{limit} of your requests are active or waiting.", "too-many-requests")
 
 
 @dataclass
-class Visit:
-    """What one request holds."""
+class Reservation:
+    """What one request has taken of the limits."""
 
     admission: Admission
     client: str
     bytes: int = 0
-    begun: bool = False
-    placed: bool = False
+    counted: bool = False
+    active: bool = False
 
-    def begin(self) -> None:
-        """Count among the client's own, its body still on its way: else few could hold all memory for bodies."""
-        self.admission.check(self.client)
+    def start(self) -> None:
+        """Count the request for its client while its body is still arriving, so that few cannot fill the memory."""
+        self.admission.require_capacity(self.client)
         self.admission.by_client[self.client] += 1
-        self.begun = True
+        self.counted = True
 
-    def hold(self, n: int) -> None:
+    def add_bytes(self, n: int) -> None:
         """Count n more bytes of the body."""
-        if self.admission.held + n > self.admission.settings.max_held:
-            raise busy("The bodies of all requests in work leave no memory for another.")
-        self.admission.held += n
+        if self.admission.body_bytes + n > self.admission.settings.max_held:
+            raise busy("The bodies of all active requests leave no memory for another.")
+        self.admission.body_bytes += n
         self.bytes += n
 
-    def place(self) -> None:
-        """Take a place among the requests in work."""
-        self.admission.check("")  # its own share it has already
-        self.admission.in_work += 1
-        self.placed = True
-        self.admission.told(self.admission.in_work)
+    def activate(self) -> None:
+        """Take one of the `queue` places."""
+        self.admission.require_capacity()  # its client's limit was checked at the start
+        self.admission.active += 1
+        self.active = True
+        self.admission.on_change(self.admission.active)
 
-    def end(self) -> None:
-        """Give everything back."""
-        self.admission.held -= self.bytes
-        self.bytes = 0
-        if self.placed:
-            self.placed = False
-            self.admission.in_work -= 1
-            self.admission.told(self.admission.in_work)
-        if self.begun:
-            self.begun = False
+    def release(self) -> None:
+        """Give everything back; called once."""
+        self.admission.body_bytes -= self.bytes
+        if self.active:
+            self.admission.active -= 1
+            self.admission.on_change(self.admission.active)
+        if self.counted:
             self.admission.by_client[self.client] -= 1
-            if not self.admission.by_client[self.client]:
-                del self.admission.by_client[self.client]
+            self.admission.by_client += Counter()  # drops zeros
 
 
-async def body_of(request: Request) -> bytes:
-    """The whole body, under the caps on bytes and time; then the request has its place among those in work.
+async def read_body(request: Request) -> bytes:
+    """The whole body, within the limits on bytes and time; the request is active afterwards.
 
-    A place is taken when the body is there and not before, so that clients who dawdle take none.
+    It becomes active only when its body has arrived, so that slow clients take no places.
 
     Raises
     ------
     Problem
-        400 empty, 408 too slow, 413 too large, 429 or 503 no place.
+        400 empty, 408 too slow, 413 too large, 429 or 503 no capacity.
     ClientDisconnect
-        Nobody waits for an answer.
+        The client closed the connection.
     """
-    visit: Visit = request.scope["visit"]
-    visit.begin()
-    most = visit.admission.settings.max_bytes
+    reservation: Reservation = request.scope["reservation"]
+    reservation.start()
+    limit = reservation.admission.settings.max_bytes
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > most:
-        raise _too_large(int(declared), most)
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(int(declared), limit)
     chunks, n = [], 0
-    began = asyncio.get_running_loop().time()
+    now = asyncio.get_running_loop().time
+    began = now()
     try:
-        async with asyncio.timeout(GRACE) as patience:
+        async with asyncio.timeout(GRACE) as deadline:
             async for chunk in request.stream():
                 n += len(chunk)
-                if n > most:
-                    raise _too_large(n, most)
-                visit.hold(len(chunk))
+                if n > limit:
+                    raise _too_large(n, limit)
+                reservation.add_bytes(len(chunk))
                 chunks.append(chunk)
-                now = asyncio.get_running_loop().time()  # who sends fast and then stalls holds memory for nothing
-                patience.reschedule(min(began + GRACE + n / RATE, now + STALL))
+                # A client that sends fast and then stalls must not hold its memory.
+                deadline.reschedule(min(began + GRACE + n / RATE, now() + STALL))
     except TimeoutError:
         raise Problem(
             "too-slow",
-            f"{n:,} bytes came in {asyncio.get_running_loop().time() - began:.0f} s.",
-            cure=f"Send {RATE // 1000} kB/s or more.",
+            f"{n:,} bytes were received in {now() - began:.0f} s.",
+            cure=f"Send at least {RATE // 1000} kB/s.",
             headers={"connection": "close"},
         ) from None
     if not n:
         raise Problem("bad-request", "The body is empty.", cure="Send the file's content as the request's body.")
-    visit.place()
+    reservation.activate()
     return b"".join(chunks)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up."""
-    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled (ClientDisconnect) when the client closes the connection."""
+    task, disconnect = asyncio.create_task(work), asyncio.create_task(_disconnect(request))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
         task.cancel()
-        gone.cancel()
+        disconnect.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _too_large(n: int, most: int) -> Problem:
+def _too_large(n: int, limit: int) -> Problem:
     return Problem(
         "too-large",
-        f"The body has {n:,} bytes or more, over the limit of {most:,}.",
+        f"The body has {n:,} bytes or more, over the limit of {limit:,}.",
         cure="Send less at once, or raise --max-megabytes.",
         headers={"connection": "close"},
     )

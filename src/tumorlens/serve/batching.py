@@ -1,4 +1,4 @@
-"""Requests that come together go through the network together, on one thread beside the event loop."""
+"""Dynamic batching: images of concurrent requests go through the network together, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -20,142 +20,139 @@ from tumorlens.serve.problems import stopping
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """What the classifier says of the n images of one request."""
+class Prediction:
+    """The classifier's output for the n images of one request."""
 
     judgement: Judgement
     heatmap: npt.NDArray[np.float32]
     """float32 [n, K, 7, 7], signed."""
     seconds: float
-    """Of inference and judgement for one image: the batch's time, shared equally."""
+    """Of inference and verdict for one image: the batch's time, shared equally."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _Queued:
     pixels: Pixels
     coverage: float
-    answer: asyncio.Future[Answer]
+    future: asyncio.Future[Prediction]
 
 
 class Batcher:
-    """Collects images of all requests, first come, first served; made by `batching`.
+    """Forms batches of the images of all requests, first come, first served; made by `batching`.
 
-    While a batch is classified the next one gathers, so that batches grow with the load by themselves. The window
-    is for the start: requests that come a little after the first one go with it.
+    While one batch is classified the next one is collected, so that batches grow with the load by themselves. The
+    window matters at the start: requests that arrive shortly after the first are classified with it.
     """
 
-    def __init__(self, classifier: Classifier, window: float, batch: int, note: Callable[[int], None]) -> None:
-        self._classifier, self._window, self._batch, self._note = classifier, window, batch, note
-        self._waiting: deque[_Asked] = deque()
+    def __init__(self, classifier: Classifier, window: float, batch: int, on_batch: Callable[[int], None]) -> None:
+        self._classifier, self._window, self._batch, self._on_batch = classifier, window, batch, on_batch
+        self._queue: deque[_Queued] = deque()
         self._images = 0
-        self._some = asyncio.Event()
+        self._not_empty = asyncio.Event()
 
-    async def classify(self, pixels: Pixels, coverage: float) -> Answer:
-        """Answer for uint8 [n, 224, 224, 3], n ≥ 1; a cancelled call takes its images out of the queue.
+    async def classify(self, pixels: Pixels, coverage: float) -> Prediction:
+        """Classify uint8 [n, 224, 224, 3], n ≥ 1; a cancelled call takes its images out of the queue.
 
         Raises
         ------
         ConfigError, DataError
             As `Classifier.run` and `Trust.judge` do.
         """
-        asked = _Asked(pixels, coverage, asyncio.get_running_loop().create_future())
-        self._waiting.append(asked)
+        queued = _Queued(pixels, coverage, asyncio.get_running_loop().create_future())
+        self._queue.append(queued)
         self._images += len(pixels)
-        self._some.set()
-        return await asked.answer
+        self._not_empty.set()
+        return await queued.future
 
-    async def work(self) -> None:
-        """Classify what is asked, for ever."""
+    async def run(self) -> None:
+        """Classify what is queued, until cancelled."""
         with ThreadPoolExecutor(1, "network") as thread:
             while True:
-                await self._some.wait()
+                await self._not_empty.wait()
                 if self._images < self._batch and self._window:
                     await asyncio.sleep(self._window)
-                group = self._taken()
+                group = self._next_batch()
                 if not group:
                     continue
-                work = asyncio.get_running_loop().run_in_executor(thread, _answers, self._classifier, group)
+                work = asyncio.get_running_loop().run_in_executor(thread, _classify, self._classifier, group)
                 try:
-                    answers = await work
-                except Exception as error:  # handed over to those who asked
-                    for asked in group:
-                        if not asked.answer.done():
-                            asked.answer.set_exception(error)
+                    predictions = await work
+                except Exception as error:  # raised by `classify` of each request in the batch
+                    for queued in group:
+                        if not queued.future.done():
+                            queued.future.set_exception(error)
                     continue
-                self._note(sum(len(asked.pixels) for asked in group))
-                for asked, answer in zip(group, answers, strict=True):
-                    if not asked.answer.done():
-                        asked.answer.set_result(answer)
+                self._on_batch(sum(len(queued.pixels) for queued in group))
+                for queued, prediction in zip(group, predictions, strict=True):
+                    if not queued.future.done():
+                        queued.future.set_result(prediction)
 
-    def give_up(self) -> None:
-        """Answer what still waits that the service is stopping; a batch that is in work is finished."""
-        while self._waiting:
-            asked = self._waiting.popleft()
-            if not asked.answer.done():
-                asked.answer.set_exception(stopping("The image was not classified in time."))
+    def reject_waiting(self) -> None:
+        """Fail what is still queued with 503 `stopping`; a batch that is being classified is finished."""
+        while self._queue:
+            queued = self._queue.popleft()
+            if not queued.future.done():
+                queued.future.set_exception(stopping("The image was not classified in time."))
         self._images = 0
-        self._some.clear()
+        self._not_empty.clear()
 
-    def _taken(self) -> list[_Asked]:
-        """The next batch, without those that nobody waits for any more."""
-        group: list[_Asked] = []
+    def _next_batch(self) -> list[_Queued]:
+        """The next batch, without cancelled requests."""
+        group: list[_Queued] = []
         n = 0
-        while self._waiting and (not group or n + len(self._waiting[0].pixels) <= self._batch):
-            asked = self._waiting.popleft()
-            self._images -= len(asked.pixels)
-            if not asked.answer.done():
-                group.append(asked)
-                n += len(asked.pixels)
-        if not self._waiting:
-            self._some.clear()
+        while self._queue and (not group or n + len(self._queue[0].pixels) <= self._batch):
+            queued = self._queue.popleft()
+            self._images -= len(queued.pixels)
+            if not queued.future.done():
+                group.append(queued)
+                n += len(queued.pixels)
+        if not self._queue:
+            self._not_empty.clear()
         return group
 
 
 @asynccontextmanager
 async def batching(
-    classifier: Classifier, *, window: float, batch: int = BATCH, note: Callable[[int], None] = lambda _n: None
+    classifier: Classifier, *, window: float, batch: int = BATCH, on_batch: Callable[[int], None] = lambda _n: None
 ) -> AsyncIterator[Batcher]:
-    """A batcher at work.
+    """A running batcher.
 
     Parameters
     ----------
     window
         Seconds that the first image waits for others.
     batch
-        Images through the network at once; more come only from one request of more.
-    note
+        Maximum number of images per run of the network; only a single request with more exceeds it.
+    on_batch
         Called with the size of each batch.
     """
-    batcher = Batcher(classifier, window, batch, note)
-    worker = asyncio.create_task(batcher.work())
+    batcher = Batcher(classifier, window, batch, on_batch)
+    task = asyncio.create_task(batcher.run())
     try:
         yield batcher
     finally:
-        worker.cancel()
-        await asyncio.gather(worker, return_exceptions=True)
-        batcher.give_up()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        batcher.reject_waiting()
 
 
-def _answers(classifier: Classifier, group: Sequence[_Asked]) -> list[Answer]:
+def _classify(classifier: Classifier, group: Sequence[_Queued]) -> list[Prediction]:
+    """Run the network once for all, then judge per coverage, of which there is nearly always one."""
     began = time.perf_counter()
-    outputs = classifier.run(np.concatenate([asked.pixels for asked in group]))
-    starts = np.cumsum([0, *(len(asked.pixels) for asked in group)]).tolist()
+    pixels = np.concatenate([queued.pixels for queued in group])
+    outputs = classifier.run(pixels)
+    ends = np.cumsum([len(queued.pixels) for queued in group]).tolist()
+    places = [slice(end - len(queued.pixels), end) for queued, end in zip(group, ends, strict=True)]
     judged: dict[int, Judgement] = {}
-    for coverage in {asked.coverage for asked in group}:  # nearly always one
-        alike = [i for i, asked in enumerate(group) if asked.coverage == coverage]
-        at = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in alike])
-        chosen = Outputs(outputs.logits[at], outputs.features[at], outputs.heatmap[at], outputs.statistics[at])
-        whole = classifier.judge(chosen, np.concatenate([group[i].pixels for i in alike]), coverage=coverage)
+    for coverage in {queued.coverage for queued in group}:
+        same = [i for i, queued in enumerate(group) if queued.coverage == coverage]
+        rows = np.concatenate([np.arange(places[i].start, places[i].stop) for i in same])
+        chosen = Outputs(outputs.logits[rows], outputs.features[rows], outputs.heatmap[rows], outputs.statistics[rows])
+        whole = classifier.judge(chosen, pixels[rows], coverage=coverage)
         first = 0
-        for i in alike:
-            judged[i] = _part(whole, first, first + len(group[i].pixels))
-            first += len(group[i].pixels)
-    seconds = (time.perf_counter() - began) / starts[-1]
-    return [Answer(judged[i], outputs.heatmap[starts[i] : starts[i + 1]].copy(), seconds) for i in range(len(group))]
-
-
-def _part(judged: Judgement, first: int, end: int) -> Judgement:
-    return Judgement(
-        judged.probabilities[first:end], judged.sets[first:end], judged.verdicts[first:end],
-        judged.reasons[first:end], judged.scores[first:end],
-    )  # fmt: skip
+        for i in same:
+            end = first + len(group[i].pixels)
+            judged[i] = Judgement(*(getattr(whole, field.name)[first:end] for field in fields(Judgement)))
+            first = end
+    seconds = (time.perf_counter() - began) / len(pixels)
+    return [Prediction(judged[i], outputs.heatmap[place].copy(), seconds) for i, place in enumerate(places)]

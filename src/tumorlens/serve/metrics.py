@@ -1,27 +1,32 @@
-"""What Prometheus sees: requests, latency, verdicts, batches, and how far images are from the training data."""
+"""Metrics for Prometheus: requests, latency, verdicts, batches, and how far images are from the training data."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
+from filelock import FileLock, Timeout
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from tumorlens.inference.records import Row
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 120)
 _DISTANCES = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
-_RECENT = 1000  # images that the drift is a mean over
-METHODS = frozenset(
-    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
-)  # else anyone could add labels
-MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # where workers keep their numbers, so that any can tell all
+_RECENT = 1000  # images over which the drift is averaged
+#: Other methods share one label, else clients could add labels without limit.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 class Metrics:
-    """Counters of one worker. Labels are routes, known methods, statuses and verdicts: nothing that was sent."""
+    """Counters of one worker. Labels are routes, known methods, statuses and verdicts: nothing that was sent.
+
+    With several workers, `PROMETHEUS_MULTIPROC_DIR` names a folder where each keeps its numbers, so that any of them
+    can report the sum. A worker holds a file lock there while it lives; from the lock others see that it died.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -29,14 +34,14 @@ class Metrics:
             "tumorlens_requests", "Requests answered", ("route", "method", "status"), registry=self._registry
         )
         self._latency = Histogram(
-            "tumorlens_request_seconds", "From a request's header to the end of its answer", ("route",),
+            "tumorlens_request_seconds", "From a request's header to the end of its response", ("route",),
             registry=self._registry, buckets=_SECONDS,
         )  # fmt: skip
         self._verdicts = Counter(
-            "tumorlens_verdicts", "Images and slices judged", ("verdict",), registry=self._registry
+            "tumorlens_verdicts", "Images and slices by verdict", ("verdict",), registry=self._registry
         )
         self._batches = Histogram(
-            "tumorlens_batch_images", "Images that went through the network together", registry=self._registry,
+            "tumorlens_batch_images", "Images per run of the network", registry=self._registry,
             buckets=(1, 2, 4, 8, 16, 32),
         )  # fmt: skip
         self._distance = Histogram(
@@ -46,29 +51,34 @@ class Metrics:
         )  # fmt: skip
         self._drift = Gauge(
             "tumorlens_distance_drift",
-            f"Mean distance of the last {_RECENT} images of the worker that answered last; 0 as in validation",
+            f"Mean distance of the last {_RECENT} images of the worker that responded last; 0 as in validation",
             registry=self._registry, multiprocess_mode="livemostrecent",
         )  # fmt: skip
-        self._in_work = Gauge(
-            "tumorlens_requests_in_work", "Requests in work or waiting", registry=self._registry,
+        self._active = Gauge(
+            "tumorlens_requests_in_work", "Requests active or waiting", registry=self._registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self._recent: deque[float] = deque(maxlen=_RECENT)
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self._folder = Path(folder) if folder else None
+        if self._folder:
+            self._alive = FileLock(self._folder / f"{os.getpid()}.lock")
+            self._alive.acquire()
 
-    def in_work(self, n: int) -> None:
-        """Tell how many requests are in work or waiting now."""
-        self._in_work.set(n)
+    def set_active(self, n: int) -> None:
+        """Set the number of requests that are active or waiting."""
+        self._active.set(n)
 
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request that ended; 499 is one whose client hung up."""
+    def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request that ended; status 499 if its client closed the connection."""
         self._requests.labels(route, method if method in METHODS else "other", str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
-    def batch(self, n: int) -> None:
+    def count_batch(self, n: int) -> None:
         """Count a batch of n images."""
         self._batches.observe(n)
 
-    def judged(self, rows: Sequence[Row]) -> None:
+    def count_records(self, rows: Sequence[Row]) -> None:
         """Count the verdicts and distances of images and slices."""
         for row in rows:
             if row.kind != "volume":
@@ -80,9 +90,12 @@ class Metrics:
             self._drift.set(sum(self._recent) / len(self._recent))
 
     def text(self) -> bytes:
-        """Prometheus' text format: of all workers where there are several."""
-        registry = self._registry
-        if os.environ.get(MULTIPROCESS):
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        """Prometheus' text format, of all workers."""
+        if self._folder is None:
+            return generate_latest(self._registry)
+        for path in {*self._folder.glob("*.lock")} - {Path(self._alive.lock_file)}:
+            with suppress(Timeout), FileLock(path, timeout=0):  # free, so its worker died
+                mark_process_dead(int(path.stem))  # type: ignore[no-untyped-call]  # drops gauges, keeps counters
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)

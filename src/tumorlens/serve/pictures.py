@@ -1,4 +1,4 @@
-"""The slice and its heatmap as PNGs within JSON, so that nothing of an image is kept for a second request."""
+"""The slice and its heatmap as PNGs inside JSON, so that no image has to be kept for a second request."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from PIL import Image
 from tumorlens.inference.heatmap import Heat, colours, heat_of
 from tumorlens.readers.pixels import Pixels
 
-AT_MOST = 16  # slices of one answer that carry pictures, spread evenly; others come with ?slice=N
+MAX_PICTURES = 16  # slices per response with pictures, spread evenly; ?slice=N returns the others
 
 
 def slice_picture(pixels: Pixels) -> str:
-    """A data URL of uint8 [224, 224, 3]: what the network saw."""
+    """A data URL of uint8 [224, 224, 3], the network's input."""
     return _url(Image.fromarray(pixels))
 
 
 def heat_picture(heatmap: Heat, label: int) -> str:
-    """A data URL of a transparent overlay, RGBA [224, 224]: the class's colours, opaque where it is hottest.
+    """A data URL of a transparent overlay, RGBA [224, 224]: most opaque where the class's evidence is strongest.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ def heat_picture(heatmap: Heat, label: int) -> str:
 
 
 def spread(count: int | None) -> frozenset[int]:
-    """Positions of the slices that carry pictures, of a file with `count` of them."""
-    n = min(count or AT_MOST, AT_MOST)
+    """Positions of the slices with pictures, in a file of `count` slices (None: not known)."""
+    n = min(count or MAX_PICTURES, MAX_PICTURES)
     return frozenset(i * (count or n) // n for i in range(n))
 
 

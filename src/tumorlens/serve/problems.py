@@ -1,4 +1,4 @@
-"""What the service answers when it cannot: problem details (RFC 9457), whose types stay as they are."""
+"""Error responses: problem details (RFC 9457). Their types are a public format and never change."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ _log = logging.getLogger("tumorlens.serve")
 
 #: Name of the type → status and title.
 TYPES: dict[str, tuple[int, str]] = {
-    "bad-request": (400, "The request cannot be used"),
-    "unauthorized": (401, "A token is needed"),
-    "not-found": (404, "There is nothing here"),
-    "method-not-allowed": (405, "This method is not offered here"),
-    "too-slow": (408, "The body came too slowly"),
+    "bad-request": (400, "Bad request"),
+    "unauthorized": (401, "A token is required"),
+    "not-found": (404, "Not found"),
+    "method-not-allowed": (405, "Method not allowed"),
+    "too-slow": (408, "The body arrived too slowly"),
     "too-large": (413, "Over a limit"),
-    "unsupported-format": (415, "Of no format that is read here"),
-    "invalid-parameter": (422, "A parameter has no usable value"),
-    "unreadable": (422, "The file cannot be read"),
-    "too-many-requests": (429, "Too many requests of yours at once"),
-    "internal": (500, "A fault of the service"),
-    "busy": (503, "Too much to do at the moment"),
+    "unsupported-format": (415, "Unsupported file format"),
+    "invalid-parameter": (422, "Invalid parameter"),
+    "unreadable": (422, "The file could not be read"),
+    "too-many-requests": (429, "Too many requests at once from this client"),
+    "internal": (500, "Internal error"),
+    "busy": (503, "The service is busy"),
     "stopping": (503, "The service is stopping"),
-    "took-too-long": (503, "The answer took too long"),
+    "took-too-long": (503, "The request took too long"),
 }
 _BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
-class Problem(Exception):  # noqa: N818 - the standard's word
-    """An answer that is no result.
+class Problem(Exception):  # noqa: N818 - the term of RFC 9457
+    """An error response.
 
     Parameters
     ----------
     kind
         A key of `TYPES`.
     detail
-        What is wrong this time, with the value.
+        What is wrong in this case, with the value.
     cure
-        What the asker can do.
+        What the client can do.
     headers
-        More of them; `connection: close` where the rest of the body is not wanted.
+        Further headers; `connection: close` if the rest of the body is not wanted.
     """
 
     def __init__(self, kind: str, detail: str, *, cure: str, headers: Mapping[str, str] | None = None) -> None:
@@ -59,6 +59,7 @@ class Problem(Exception):  # noqa: N818 - the standard's word
 
     @property
     def status(self) -> int:
+        """The HTTP status."""
         return TYPES[self.kind][0]
 
     def response(self) -> Response:
@@ -69,20 +70,27 @@ class Problem(Exception):  # noqa: N818 - the standard's word
 
 
 def busy(detail: str, kind: str = "busy") -> Problem:
-    """503 or 429, to be tried again a second later."""
+    """503 or 429, to be retried after a second."""
     return Problem(kind, detail, cure="Try again after the time in Retry-After.", headers={"retry-after": "1"})
 
 
 def stopping(detail: str) -> Problem:
-    """503 of a service that ends."""
-    cure = "Try again after the time in Retry-After, or ask another instance."
+    """503 of a service that is stopping."""
+    cure = "Try again after the time in Retry-After, or use another instance."
     return Problem("stopping", detail, cure=cure, headers={"retry-after": "5", "connection": "close"})
 
 
+def took_too_long(seconds: float) -> Problem:
+    """503 of a request that exceeded its time limit."""
+    headers = {"retry-after": "5", "connection": "close"}
+    cure = "Send less at once, or raise --max-seconds."
+    return Problem("took-too-long", f"It was not finished after {seconds:g} s.", cure=cure, headers=headers)
+
+
 def unreadable(item: Unreadable) -> Problem:
-    """The problem of a body that holds no picture."""
+    """The problem of a body that holds no readable image."""
     kind = "unreadable"
-    if item.reason.startswith("of no format"):
+    if item.reason.startswith(("of no format", "unsupported format")):
         kind = "unsupported-format"
     elif " limit" in item.reason or "inflates to over" in item.reason:
         kind = "too-large"
@@ -91,15 +99,15 @@ def unreadable(item: Unreadable) -> Problem:
 
 
 def internal(error: BaseException) -> Problem:
-    """500; the log tells where, without the message, which could quote what was sent."""
+    """500. The log gets type and place of the error, not its message, which could quote what was sent."""
     where = " < ".join(f"{f.name} ({f.filename.rsplit('/', 1)[-1]}:{f.lineno})" for f in
                        reversed(traceback.extract_tb(error.__traceback__)[-4:]))  # fmt: skip
     _log.error("%s in %s", type(error).__name__, where)
-    return Problem("internal", "Something went wrong in the service.", cure="Report it with the time of the request.")
+    return Problem("internal", "The service failed on this request.", cure="Report it with the time of the request.")
 
 
-def install(app: FastAPI) -> None:
-    """Answer the framework's own errors as problems too."""
+def add_handlers(app: FastAPI) -> None:
+    """Send the framework's own errors as problems too."""
 
     async def problem(_request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
@@ -108,18 +116,18 @@ def install(app: FastAPI) -> None:
     async def http(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         kind = _BY_STATUS.get(error.status_code, "bad-request")
-        cure = "Look at /docs for what is offered."
+        cure = "See /docs for paths and methods."
         return Problem(kind, f"{error.detail}.", cure=cure, headers=error.headers).response()
 
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return Problem("invalid-parameter", _told(error.errors()), cure="Look at /docs for its range.").response()
+        return Problem("invalid-parameter", _invalid(error.errors()), cure="See /docs for its range.").response()
 
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
 
 
-def _told(errors: Any) -> str:
-    """Which parameter, and why not; the value is not repeated, as it may be anything."""
+def _invalid(errors: Any) -> str:
+    """Name and error of each parameter, without its value, which may be anything."""
     return "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in errors) + "."

@@ -1,4 +1,11 @@
-"""uvicorn around the application: workers, signals, and clients who dawdle over their headers."""
+"""uvicorn around the application: workers, signals, graceful shutdown, and a time limit for request headers.
+
+uvicorn itself supervises the workers, replaces one that died or hangs, and closes connections. Two things are written
+by hand, as uvicorn has no setting for them: `Connection` and `_drain_on_signal` say why.
+
+Heavy imports stand inside the functions: a worker process imports this module before it can answer uvicorn's health
+check.
+"""
 
 from __future__ import annotations
 
@@ -13,189 +20,196 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import h11
-import numpy as np
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.supervisors import Multiprocess
 
-from tumorlens.core.cpu import usable_cores
 from tumorlens.core.errors import RunError
-from tumorlens.core.memory import give_back_blocks
 from tumorlens.core.progress import log
-from tumorlens.inference.classifier import BATCH, load_classifier
-from tumorlens.readers.pixels import SIZE
-from tumorlens.serve.admission import Admission
-from tumorlens.serve.app import create_app
-from tumorlens.serve.metrics import MULTIPROCESS
 from tumorlens.serve.settings import Settings
-from tumorlens.serve.supervising import Server, Supervisor, cut_off
 
-HEADER_SECONDS = 10.0  # for a header, and for the rest of a body after its answer
-# Seconds after the signal: 503 is answered at least so long; long work is told to stop; all are waited for so long.
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from tumorlens.serve.admission import Admission
+
+HEADER_SECONDS = 10.0  # until a request's header must be complete, counted from connecting or the previous response
+# Seconds after a signal: 503 is sent at least so long; long work is told to stop; requests are waited for so long.
 _LINGER, _HURRY, _DRAIN = 0.5, 3.0, 5.0
-_GRACE = 1  # seconds more that uvicorn gives open connections; all in all under 10
-_ON_THE_WAY = 0.3  # seconds that a connection without a request stays open then: one may be on its way
-_END = 9.0  # seconds until what is still there is cut off
+_GRACE = 1  # further seconds that uvicorn gives open requests before it cancels them
+_END = 9.0  # seconds until the process ends, whatever is still running; the promise is 10
+_HEALTHCHECK = 10  # seconds; uvicorn's supervisor waits so long for a worker that does not respond
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Connection(H11Protocol):
-    """uvicorn's, but it hangs up on clients who send their header, or what follows their answer, too slowly; and at the
-    service's end a request that was on its way is answered 503, where uvicorn's would break the connection."""
+    """Closes a connection on which no request header arrives in time.
 
-    _patience: asyncio.TimerHandle | None = None
+    uvicorn times only the pause after a response, and any byte ends that timer, so a client that never completes a
+    header would hold its connection for ever. `limit_concurrency` counts such connections, so a few of them would lock
+    out everybody else. A reverse proxy guards against this, but the service must be safe without one.
+
+    Overrides only the methods of `asyncio.Protocol`; the middleware, which finds this object in the ASGI scope's
+    `state`, reports when a request starts and ends.
+    """
+
+    def __init__(self, *, app_state: dict[str, Any], **others: Any) -> None:
+        super().__init__(app_state=app_state | {"connection": self}, **others)
+        self._requests = 0
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._watch()
+        self._close = transport.close
+        self._await_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._relax()
+        self._requests += 1  # no deadline from now on
+        self._await_header()
         super().connection_lost(exc)
 
-    def shutdown(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.loop.call_later(_ON_THE_WAY, self._shut_down)
-        else:
-            super().shutdown()
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Suspend the deadline while a request is handled."""
+        self._requests += 1
+        self._await_header()
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            self._await_header()
 
-    def _shut_down(self) -> None:
-        if not self.transport.is_closing():
-            super().shutdown()
-
-    def _watch(self) -> None:
-        """Have a timer run while no request is in work."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._relax()
-        elif self._patience is None and not self.transport.is_closing():
-            self._patience = self.loop.call_later(HEADER_SECONDS, self._hang_up)
-
-    def _relax(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
-    def _hang_up(self) -> None:
-        self._patience = None
-        if not self.transport.is_closing():
-            with suppress(h11.LocalProtocolError):
-                self.conn.send(h11.ConnectionClosed())
-            self.transport.close()
+    def _await_header(self) -> None:
+        """Set the deadline, or remove it while a request is handled."""
+        if self._deadline:
+            self._deadline.cancel()
+        loop = asyncio.get_running_loop()
+        self._deadline = None if self._requests else loop.call_later(HEADER_SECONDS, self._close)
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; then finish what is in work, answer 503 to new files, and return within 10 s.
+    """Serve until SIGTERM or SIGINT; then finish the open requests, answer new ones with 503, and return within 10 s.
 
     Returns
     -------
-    The exit code: 1 where one of several workers could not start, or did not end by itself. A single one does not
-    return then, but ends the process with that code.
+    The exit code: 1 if one of several workers could not start or had to be cut off. A single worker that is cut off
+    ends the process with that code instead of returning.
 
     Raises
     ------
     ConfigError, RunError, WeightsError
-        Before anything listens: a setting, the tokens, the port or the model is unusable.
+        Before anything listens: a setting, the token file, the port or the model cannot be used.
     """
+    from tumorlens.inference.classifier import load_classifier
+
     settings.tokens()
-    card = load_classifier(settings.model, 1).card  # each worker opens its own: this tells in time what is wrong
+    card = load_classifier(settings.model, 1).card  # each worker loads its own; this one reports errors early
     listener = _listen(settings)
     port = listener.getsockname()[1]
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    log.info(f"{card['configuration']} ({card['precision']}) answers on http://{shown}:{port}/ (Ctrl-C stops it).")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.info(f"Serving {card['configuration']} ({card['precision']}) at http://{host}:{port}/ (Ctrl-C stops it).")
     config = uvicorn.Config(
         partial(make_app, settings), factory=True, host=settings.host, port=settings.port, http=Connection, ws="none",
         workers=settings.workers, access_log=False, server_header=False, proxy_headers=False, log_config=None,
-        timeout_graceful_shutdown=_GRACE, lifespan="on",
-        timeout_worker_healthcheck=60,  # a worker imports before it answers, which takes long on busy cores
+        timeout_graceful_shutdown=_GRACE, timeout_worker_healthcheck=_HEALTHCHECK, lifespan="on",
     )  # fmt: skip
-    with suppress(KeyboardInterrupt):
-        if settings.workers == 1:
-            Server(config).run([listener])
-            return 0
-        with tempfile.TemporaryDirectory(prefix="tumorlens-metrics-") as folder:  # counters alone
-            os.environ[MULTIPROCESS] = folder
-            supervisor = Supervisor(config, [listener], _END)
-            supervisor.run()
-            return int(supervisor.failed)
-    return 0
+    if settings.workers == 1:
+        for number in _SIGNALS:  # at its end uvicorn raises again what it caught, which would kill the process
+            signal.signal(number, signal.SIG_IGN)
+        uvicorn.Server(config).run([listener])
+        return 0
+    with tempfile.TemporaryDirectory(prefix="tumorlens-metrics-") as folder:  # holds only counters
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        supervisor = Multiprocess(config, [listener])
+        supervisor.run()
+    ended = (0, -signal.SIGTERM, -signal.SIGINT)
+    return int(any(worker.exitcode not in ended for worker in supervisor.processes))
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The application of one worker, with its own model."""
-    give_back_blocks(arenas=2)  # else it looks leaky
-    # Readers quiet the warnings of damaged files one by one; with several threads that holds only if no other
-    # state than silence is ever put back. Such warnings quote what they found.
+    """The application of one worker, with its own classifier."""
+    import numpy as np
+
+    from tumorlens.core.cpu import usable_cores
+    from tumorlens.inference.classifier import BATCH, load_classifier
+    from tumorlens.readers.pixels import SIZE
+    from tumorlens.serve.app import create_app
+
+    # Readers silence the warnings of damaged files one by one, which is safe on several threads only if the state
+    # they put back is silence too. Such warnings quote the file's content.
     warnings.simplefilter("ignore")
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
-    logging.getLogger("tumorlens.serve").setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    for logger in (logging.getLogger(), logging.getLogger("tumorlens.serve")):
+        logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # the command's handler writes no times
     for name in ("pydicom", "PIL", "nibabel"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    threads = max(1, usable_cores() // settings.workers)
-    classifier = load_classifier(settings.model, threads)
-    # What the largest batch and the readers of volumes need is taken now: load cannot ask for more later.
+    classifier = load_classifier(settings.model, max(1, usable_cores() // settings.workers))
+    # Allocate what the largest batch and the readers of volumes need now, so that load cannot add it later.
     classifier.run(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8))
     for reader in ("pydicom", "nibabel.nifti2", "nibabel.orientations"):
         import_module(reader)
-    return create_app(classifier, settings, _ending_softly)
+    return create_app(classifier, settings, _drain_on_signal)
 
 
 @contextmanager
-def _ending_softly(admission: Admission, give_up: Callable[[], None]) -> Iterator[None]:
-    """On the first SIGTERM or SIGINT drain, and only then let uvicorn close; on the same one again end at once.
+def _drain_on_signal(admission: Admission, reject_waiting: Callable[[], None]) -> Iterator[None]:
+    """On SIGTERM or SIGINT finish the open requests while new ones get 503, and only then let uvicorn close.
 
-    Several workers leave that to their supervisor. A signal reaches them twice anyway, from a terminal or service
-    manager that tells the whole group, and from the supervisor.
+    uvicorn alone closes the listener at once: load balancers would see refused connections before /readyz tells them,
+    and a batch that takes too long would break off instead of ending with a line that says why.
+
+    With one worker, the same signal again ends the process at once. With several, a worker hears of every signal
+    twice: from the terminal or service manager that signals the whole group, and from the supervisor.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    before: dict[int, Any] = {}
-    tasks = set()
     seen: set[int] = set()
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if number in seen and admission.settings.workers == 1:
-            cut_off()
+            _cut_off()
         seen.add(number)
-        if admission.draining:
-            return
-        admission.draining = True
-        timer = threading.Timer(_END, cut_off)  # a file that is still being decoded would hold the exit
-        timer.daemon = True
-        timer.start()
-        loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(drain(number))))
+        if not admission.draining:
+            admission.draining = True
+            timer = threading.Timer(_END, _cut_off)  # a file that is still being decoded would hold the exit
+            timer.daemon = True
+            timer.start()
+            asyncio.run_coroutine_threadsafe(drain(number), loop)
 
     async def drain(number: int) -> None:
         began = time.monotonic()
-        while (took := time.monotonic() - began) < _LINGER or (admission.present and took < _DRAIN):
-            if took > _HURRY:
-                admission.hurried = True
-                give_up()
+        while (elapsed := time.monotonic() - began) < _LINGER or (admission.open_requests and elapsed < _DRAIN):
+            if elapsed > _HURRY:
+                admission.must_stop = True
+                reject_waiting()
             await asyncio.sleep(0.05)
-        before[number](number, None)
+        uvicorns[number](number, None)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, stop)
+    uvicorns: dict[int, Any] = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
     finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
+        for number, handler in uvicorns.items():
+            signal.signal(number, handler)
+
+
+def _cut_off() -> NoReturn:
+    """End this process now, whatever it is doing: a thread that decodes a file cannot be stopped otherwise."""
+    try:
+        logging.getLogger("tumorlens.serve").warning("Cut off what was still running.")
+    finally:  # logging fails if the signal interrupted it
+        os._exit(1)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -205,6 +219,6 @@ def _listen(settings: Settings) -> socket.socket:
         return socket.create_server((settings.host, settings.port), family=family)
     except OSError as error:
         raise RunError(
-            f"Nothing can listen on {settings.host} port {settings.port} ({error.strerror}).",
-            cure="Name a free port with --port, or 0 for any; or an address of this machine with --host.",
+            f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}).",
+            cure="Use a free port with --port, or 0 for any; or an address of this machine with --host.",
         ) from None

@@ -1,4 +1,4 @@
-"""A body → rows: reading on a few threads, classifying in batches with everybody else's."""
+"""From a request's body to prediction rows: reading on a few threads, classifying in batches shared by all requests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -23,37 +23,38 @@ from tumorlens.readers import Plane, Slice, Unreadable
 from tumorlens.readers.formats import is_raster, read_stream
 from tumorlens.readers.types import SeriesNames
 from tumorlens.serve.admission import Admission
-from tumorlens.serve.batching import Answer, Batcher
+from tumorlens.serve.batching import Batcher, Prediction
 from tumorlens.serve.metrics import Metrics
 from tumorlens.serve.pictures import heat_picture, slice_picture, spread
 from tumorlens.serve.problems import Problem, stopping, unreadable
 from tumorlens.serve.settings import Settings
 
-CHUNK = 8  # slices of one file that are read and classified at a time, so that others get their turn
-_LOOK = 0.2  # seconds after which a waiting batch looks whether the service stops
-_UNFOLDED = 4  # volumes that are read at a time, and as many archives
+CHUNK = 8  # slices of one file that are read and classified at a time, so that other requests get their turn
+_POLL = 0.2  # seconds after which a waiting batch checks whether the service is stopping
+_CONCURRENT = 4  # volumes that are read at a time, and as many batches
 Item = Slice | Unreadable
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What one request asks for."""
+class PredictionOptions:
+    """The options of one request."""
 
     coverage: float = 0.95
-    """Of prediction sets."""
+    """Of prediction sets, 0 to 1."""
     plane: Plane = "axial"
-    """Of a NIfTI volume."""
+    """Orientation of the slices of a NIfTI volume."""
     heatmap: Literal["png", "none"] = "none"
-    """Whether rows carry pictures."""
+    """Whether rows have pictures."""
     label: str | None = None
-    """The class whose heatmap is drawn; the row's own where absent."""
+    """Class of the heatmap; default: the predicted one."""
     slice: int | None = None
-    """The only slice that is answered for."""
+    """The only slice to classify; default: all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Service:
-    """What every request needs."""
+    """Predictions for one file or many; shared by all requests of a worker."""
 
     classifier: Classifier
     settings: Settings
@@ -61,127 +62,152 @@ class Service:
     metrics: Metrics
     batcher: Batcher
     readers: ThreadPoolExecutor
-    """Decode single files."""
-    jobs: ThreadPoolExecutor
-    """Step through whole batches."""
-    unfolding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_UNFOLDED))
-    """A volume that is being read holds up to its limit of memory, however small its body: few at once."""
-    streaming: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_UNFOLDED))
-    """The same of batches, which have places of their own: one lasts as long as its client takes to read it."""
+    """Threads that decode single files."""
+    batches: ThreadPoolExecutor
+    """Threads that read the files of batches."""
+    volumes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENT))
+    """Limits concurrent volumes: while read, one holds up to its limit of memory, however small its body."""
+    streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENT))
+    """Limits concurrent batches, apart from volumes, as a batch lasts as long as its client takes to read it."""
 
-    async def predict(self, body: bytes, wish: Wish) -> bytes:
-        """The JSON answer for one file.
+    async def predict(self, body: bytes, options: PredictionOptions) -> bytes:
+        """The JSON response for one file.
 
         Raises
         ------
         Problem
-            It holds no picture, or not the one that is wished for.
+            The file contains no readable image, or not the requested slice.
         """
-        if is_raster(body):
-            return await self._predicted(body, wish)
-        async with self.unfolding:
-            return await self._predicted(body, wish)
-
-    async def _predicted(self, body: bytes, wish: Wish) -> bytes:
-        began = time.perf_counter()
-        rows: list[Row] = []
-        pictures: list[dict[str, str | None]] = []
-        reason: Unreadable | None = None
-        whole: Unreadable | None = None  # of the file, which no number asks for
-        items = enumerate(read_stream(io.BytesIO(body), "body", wish.plane, self.settings.limits, SeriesNames()))
-        # Chunks are read whole and sifted here: between two of them a request can be cancelled.
-        while not (rows and wish.slice is not None) and (chunk := await self._in(self.readers, partial(_chunk, items))):
-            if self.admission.hurried:
-                raise stopping("The file was not finished in time.")
-            if wish.slice is not None:
-                whole = next((it for _, it in chunk if isinstance(it, Unreadable) and it.index is None), whole)
-                chunk = [entry for entry in chunk if _is_slice(wish.slice, entry)][:1]
-                if not chunk:
-                    continue
-            made, answer = await self._rows([item for _, item in chunk], wish)
-            rows += made
-            reason = next((item for _, item in chunk if isinstance(item, Unreadable)), reason)
-            if wish.heatmap == "png":
-                pictures += await self._in(self.readers, partial(self._pictures, chunk, made, answer, wish))
-        if not rows and whole:
-            raise unreadable(whole)
-        if not rows:
-            raise Problem(
-                "invalid-parameter", f"slice: the file has no slice {wish.slice}.", cure="Leave it out to see them all."
-            )
-        if reason and all(row.failed for row in rows):
-            raise unreadable(reason)
-        self.metrics.judged(rows)
-        record = {"model": model_name(self.classifier), "rows": self._listed(rows, pictures, whole=wish.slice is None)}
-        return json.dumps(record | {"seconds": round(time.perf_counter() - began, 4)}).encode()
-
-    def _listed(
-        self, rows: list[Row], pictures: Sequence[dict[str, str | None]], *, whole: bool
-    ) -> list[dict[str, Any]]:
-        """The rows as they are answered, with their pictures, and with rows for a whole volume."""
+        async with nullcontext() if is_raster(body) else self.volumes:
+            began = time.perf_counter()
+            rows, pictures = await self._predict_slices(body, options)
+        self.metrics.count_records(rows)
         classes = self.classifier.classes
         extra = iter(pictures)
-        listed = with_volumes(rows, classes) if whole else rows
-        return [_json(r, classes) | ({} if r.kind == "volume" else next(extra, {})) for r in listed]
+        listed = rows if options.slice is not None else with_volumes(rows, classes)
+        content = {
+            "model": model_name(self.classifier),
+            "rows": [_json(row, classes) | ({} if row.kind == "volume" else next(extra, {})) for row in listed],
+            "seconds": round(time.perf_counter() - began, 4),
+        }
+        return json.dumps(content).encode()
 
-    async def _rows(self, items: Sequence[Item], wish: Wish) -> tuple[list[Row], Answer | None]:
-        """A row for each item, and what the network said of those that are slices."""
+    async def _predict_slices(
+        self, body: bytes, options: PredictionOptions
+    ) -> tuple[list[Row], list[dict[str, str | None]]]:
+        """A row for each slice, and its pictures if requested."""
+        rows: list[Row] = []
+        pictures: list[dict[str, str | None]] = []
+        failed: Unreadable | None = None
+        failed_file: Unreadable | None = None  # an error of the whole file, which has no slice number
+        wanted = options.slice
+        items = enumerate(read_stream(io.BytesIO(body), "body", options.plane, self.settings.limits, SeriesNames()))
+        chunk: list[tuple[int, Item]]
+        # Whole chunks are read and filtered here, as a request can be cancelled between two of them.
+        while not (rows and wanted is not None) and (chunk := await _on(self.readers, list, islice(items, CHUNK))):
+            if self.admission.must_stop:
+                raise stopping("The file was not finished in time.")
+            if wanted is not None:
+                failed_file = next((i for _, i in chunk if isinstance(i, Unreadable) and i.index is None), failed_file)
+                chunk = [entry for entry in chunk if _is_slice(wanted, entry)][:1]
+                if not chunk:
+                    continue
+            made, prediction = await self._classify([item for _, item in chunk], options.coverage)
+            rows += made
+            failed = next((item for _, item in chunk if isinstance(item, Unreadable)), failed)
+            if options.heatmap == "png":
+                pictures += await _on(self.readers, self._draw, chunk, made, prediction, options)
+        if not rows and failed_file:
+            raise unreadable(failed_file)
+        if not rows:
+            raise Problem(
+                "invalid-parameter", f"slice: the file has no slice {wanted}.", cure="Omit it to get all slices."
+            )
+        if failed and all(row.failed for row in rows):
+            raise unreadable(failed)
+        return rows, pictures
+
+    async def _classify(self, items: Sequence[Item], coverage: float) -> tuple[list[Row], Prediction | None]:
+        """A row for each item, and the network's output for those that are slices."""
         slices = [item.pixels for item in items if isinstance(item, Slice)]
-        answer = await self.batcher.classify(np.stack(slices), wish.coverage) if slices else None
+        prediction = await self.batcher.classify(np.stack(slices), coverage) if slices else None
         rows, n = [], 0
         for item in items:
-            if isinstance(item, Slice) and answer is not None:
-                rows.append(row_of(item, n, answer.judgement, self.classifier.classes, answer.seconds))
+            if isinstance(item, Slice) and prediction is not None:
+                rows.append(row_of(item, n, prediction.judgement, self.classifier.classes, prediction.seconds))
                 n += 1
             elif isinstance(item, Unreadable):
                 rows.append(failed_row(item))
-        return rows, answer
+        return rows, prediction
 
-    async def batch(self, files: Iterable[tuple[str, io.BytesIO]], wish: Wish) -> AsyncIterator[bytes]:
-        """A line of JSON for each row of each file, as they come; a last one says why, where not all was read."""
+    def _draw(
+        self,
+        chunk: Sequence[tuple[int, Item]],
+        rows: Sequence[Row],
+        prediction: Prediction | None,
+        options: PredictionOptions,
+    ) -> list[dict[str, str | None]]:
+        """Image and heatmap of each item; None for those without pictures."""
+        n = 0  # slices so far
+        drawn: list[dict[str, str | None]] = []
+        for (position, item), row in zip(chunk, rows, strict=True):
+            pictures: dict[str, str | None] = {"image": None, "heatmap": None}
+            if isinstance(item, Slice) and prediction is not None:
+                if options.slice is not None or position in spread(item.count):
+                    pictures["image"] = slice_picture(item.pixels)
+                    if row.label:  # the heatmap of a refused image would be read as a prediction
+                        label = self.classifier.classes.index(options.label or row.label)
+                        pictures["heatmap"] = heat_picture(prediction.heatmap[n], label)
+                n += 1
+            drawn.append(pictures)
+        return drawn
+
+    async def batch(self, files: Iterable[tuple[str, io.BytesIO]], options: PredictionOptions) -> AsyncIterator[bytes]:
+        """A line of JSON for each row of each file, as soon as it is known; a last one if the batch is incomplete."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + 0.9 * self.settings.max_seconds  # the last line takes time too
+        end = loop.time() + 0.9 * self.settings.max_seconds  # leaves time for the last line
         try:
-            await self._turn(end)
+            await self._acquire_stream(end)
         except (Problem, TimeoutError) as error:
-            yield self._last(error)
+            yield self._last_line(error)
             return
         try:
-            rows = with_volumes(self._each(files, wish, loop), self.classifier.classes)
+            rows = with_volumes(self._read_files(files, options, loop), self.classifier.classes)
             why: Exception | None = None
             while why is None:
-                done: list[Row] = []  # kept whatever comes of the rest
+                done: list[Row] = []  # `extend` keeps the rows before an error
                 try:
-                    await asyncio.wait_for(self._in(self.jobs, partial(_take, rows, done)), end - loop.time())
+                    await asyncio.wait_for(_on(self.batches, done.extend, islice(rows, CHUNK)), end - loop.time())
                     if not done:
                         return
-                    if self.admission.hurried:
+                    if self.admission.must_stop:
                         why = stopping("the service is stopping")
                 except (Problem, TimeoutError) as error:
                     why = error
-                self.metrics.judged(done)
+                self.metrics.count_records(done)
                 for row in done:
                     yield self._line({"file": row.file.lstrip("/") or ".", "series": row.series}, row)
-            yield self._last(why)
+            yield self._last_line(why)
         finally:
-            self.streaming.release()
+            self.streams.release()
 
-    async def _turn(self, end: float) -> None:
-        """Take a place in `streaming`; Problem or TimeoutError where none comes before the service stops, or `end`."""
+    async def _acquire_stream(self, end: float) -> None:
+        """Acquire `streams`; Problem if the service stops first, TimeoutError at `end`."""
         loop = asyncio.get_running_loop()
-        turn = loop.create_task(self.streaming.acquire())  # one for the whole wait, which keeps its place in the queue
+        turn = loop.create_task(self.streams.acquire())  # one task, which keeps its place in the queue
         try:
-            while not (await asyncio.wait([turn], timeout=max(0.0, min(_LOOK, end - loop.time()))))[0]:
-                if self.admission.hurried:
+            while not (await asyncio.wait([turn], timeout=max(0.0, min(_POLL, end - loop.time()))))[0]:
+                if self.admission.must_stop:
                     raise stopping("the service is stopping")
                 if loop.time() >= end:
                     raise TimeoutError
         except BaseException:
-            if not turn.cancel():  # the place came in the same moment
-                self.streaming.release()
+            if not turn.cancel():  # acquired at the same moment
+                self.streams.release()
             raise
 
-    def _last(self, why: Exception) -> bytes:
+    def _last_line(self, why: Exception) -> bytes:
+        """The line that says why a batch is incomplete."""
         cure = why.cure if isinstance(why, Problem) else "Send less at once, or raise --max-seconds."
         reason = why.detail.rstrip(".") if isinstance(why, Problem) else "it took too long"
         row = Row("image", "", None, None, "", (), (), f"error: {reason}", f"Not all was read. {cure}", None, 0.0)
@@ -190,51 +216,24 @@ class Service:
     def _line(self, where: dict[str, str | None], row: Row) -> bytes:
         return json.dumps(where | _json(row, self.classifier.classes)).encode() + b"\n"
 
-    def _each(
-        self, files: Iterable[tuple[str, io.BytesIO]], wish: Wish, loop: asyncio.AbstractEventLoop
+    def _read_files(
+        self, files: Iterable[tuple[str, io.BytesIO]], options: PredictionOptions, loop: asyncio.AbstractEventLoop
     ) -> Iterator[Row]:
-        """Rows of all files; runs on a thread, which waits for the batcher on the event loop's."""
-        names, most, n, last = SeriesNames(), self.settings.limits.entries, 0, ""
+        """Rows of all files; runs on a thread, which waits for the batcher on the event loop."""
+        names, limit, n, last = SeriesNames(), self.settings.limits.entries, 0, ""
         for name, content in files:
-            items = read_stream(content, name, wish.plane, self.settings.limits, names)
+            items = read_stream(content, name, options.plane, self.settings.limits, names)
             while chunk := list(islice(items, CHUNK)):
                 for item in chunk:
                     n, last = n + (item.source != last), item.source
-                if n > most:  # each zip of a form has its own limit, and there may be many
-                    raise Problem("too-large", f"over {most:,} files in all", cure="Send fewer at once.")
-                asked = asyncio.run_coroutine_threadsafe(self._rows(chunk, wish), loop)
-                yield from asked.result(self.settings.max_seconds)[0]
-
-    def _pictures(
-        self, chunk: Sequence[tuple[int, Item]], rows: Sequence[Row], answer: Answer | None, wish: Wish
-    ) -> list[dict[str, str | None]]:
-        made: list[dict[str, str | None]] = []
-        n = 0
-        for (position, item), row in zip(chunk, rows, strict=True):
-            one: dict[str, str | None] = {"image": None, "heatmap": None}
-            if isinstance(item, Slice) and answer is not None:
-                if wish.slice is not None or position in spread(item.count):
-                    one["image"] = slice_picture(item.pixels)
-                    if row.label:  # a map of a refused image would pass for an answer
-                        one["heatmap"] = heat_picture(
-                            answer.heatmap[n], self.classifier.classes.index(wish.label or row.label)
-                        )
-                n += 1
-            made.append(one)
-        return made
-
-    async def _in(self, pool: ThreadPoolExecutor, work: partial[Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
+                if n > limit:  # each zip of a form has a limit of its own, and there may be many
+                    raise Problem("too-large", f"over {limit:,} files in all", cure="Send fewer at once.")
+                rows = asyncio.run_coroutine_threadsafe(self._classify(chunk, options.coverage), loop)
+                yield from rows.result(self.settings.max_seconds)[0]
 
 
-def _take(rows: Iterator[Row], done: list[Row]) -> None:
-    """Move the next few rows to `done`, one by one: those before an error stay."""
-    for row in islice(rows, CHUNK):
-        done.append(row)
-
-
-def _chunk(items: Iterator[tuple[int, Item]]) -> list[tuple[int, Item]]:
-    return list(islice(items, CHUNK))
+async def _on(pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
 def _is_slice(wanted: int, entry: tuple[int, Item]) -> bool:
@@ -243,7 +242,7 @@ def _is_slice(wanted: int, entry: tuple[int, Item]) -> bool:
 
 
 def _json(row: Row, classes: Sequence[str]) -> dict[str, Any]:
-    """A row as it is answered, without the file's name."""
+    """A row as the API returns it, without the file's name."""
     probabilities = {name: float(f"{p:.6g}") for name, p in zip(classes, row.probabilities, strict=False)}
     return {
         "kind": row.kind, "slice": row.slice, "class": row.label or None, "probabilities": probabilities or None,

@@ -1,9 +1,10 @@
-"""How the service runs, as one frozen dataclass; the command line's options are fields of it."""
+"""Settings of the service as one frozen dataclass; its fields are the options of `tumorlens serve`."""
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,62 +19,60 @@ _TOKEN_LENGTH = 16  # characters at least; `openssl rand -hex 32` gives 64
 
 @dataclass(frozen=True)
 class Settings:
-    """What the service listens on, whom it answers, and how much it takes."""
+    """Where the service listens, who may use it, and its limits."""
 
     model: Path = Path("classifier.onnx")
-    """An exported classifier: an .onnx file, or a run's folder with one."""
+    """An exported classifier: an .onnx file, or a run folder that contains one."""
     host: str = "127.0.0.1"
-    """Address to listen on. Beyond this machine it needs --token-file."""
+    """Address to listen on. Other than loopback needs --token-file."""
     port: int = 8000
-    """0 takes a free one."""
+    """Port to listen on; 0 chooses a free one."""
     workers: int = 1
-    """Processes. Each holds the model and shares the cores; one that dies is replaced."""
+    """Worker processes, each with its own model; they share the CPU cores. One that dies is replaced."""
     token_file: Path | None = None
-    """Who may ask: one token a line, at least 16 characters; lines with # are comments."""
+    """File with the accepted tokens: one per line, at least 16 characters; lines with # are comments."""
     insecure: bool = False
-    """Listen beyond this machine without tokens."""
+    """Listen on other than loopback without tokens."""
     cors: tuple[str, ...] = ()
-    """Origins of other pages that may ask, such as https://viewer.example.org; none where absent."""
+    """Origins of other web pages that may send requests, such as https://viewer.example.org."""
     queue: int = 128
-    """Requests in work or waiting, in each worker; one more is answered 503 at once."""
+    """Maximum number of requests active or waiting in each worker; further ones get 503 at once."""
     per_client: int | None = None
-    """Of them, by one token, or one address where there are no tokens; one more is answered 429."""
+    """The same per token, or per address if there are no tokens; further ones get 429. Default: no limit."""
     window: float = 0.0
-    """Seconds that a request waits for others to be classified with it. While the network is busy the next batch
-    gathers anyway, and more gained nothing: docs/performance.md."""
+    """Seconds that a request waits for others to join its batch. While the network is busy a batch forms anyway;
+    waiting longer gained nothing (docs/performance.md)."""
     max_megabytes: int = 64
-    """Of one request's body."""
+    """Maximum size of a request's body, in MB."""
     max_seconds: float = 120.0
-    """Of one request, from its header to the end of its answer."""
+    """Maximum time of a request, from its header to the end of its response, in seconds."""
     quiet: bool = False
-    """No line of log for each request."""
+    """Do not log every request."""
 
     def __post_init__(self) -> None:
-        for option, value, least in (("port", self.port, 0), ("workers", self.workers, 1), ("queue", self.queue, 1),
-                                     ("max-megabytes", self.max_megabytes, 1)):  # fmt: skip
-            if value < least:
-                raise ConfigError(f"--{option} {value} is below {least}.", cure=f"Say {least} or more.")
-        if self.port > 65535:
-            raise ConfigError(f"--port {self.port} is no port.", cure="Say 0 to 65535.")
-        if self.per_client is not None and self.per_client < 1:
-            raise ConfigError(f"--per-client {self.per_client} is below 1.", cure="Say 1 or more, or leave it out.")
-        if not 0 <= self.window <= 1:
-            raise ConfigError(f"--window {self.window} is out of range.", cure="Say 0 to 1 seconds, such as 0.002.")
-        if not self.max_seconds > 0:
-            raise ConfigError(f"--max-seconds {self.max_seconds} is no time.", cure="Say more than 0.")
-        if bad := [one for one in self.cors if one == "*" or "://" not in one or one.count("/") != 2]:
+        per_client = 1 if self.per_client is None else self.per_client
+        for option, value, least, most in (
+            ("port", self.port, 0, 65535), ("workers", self.workers, 1, math.inf), ("queue", self.queue, 1, math.inf),
+            ("per-client", per_client, 1, math.inf), ("window", self.window, 0, 1),
+            ("max-megabytes", self.max_megabytes, 1, math.inf), ("max-seconds", self.max_seconds, 0.001, math.inf),
+        ):  # fmt: skip
+            if not least <= value <= most:
+                upper = "or more" if most == math.inf else f"to {most}"
+                raise ConfigError(f"--{option} {value} is out of range.", cure=f"Use {least} {upper}.")
+        if bad := [origin for origin in self.cors if "://" not in origin or origin.count("/") != 2]:
             raise ConfigError(
-                f"--cors {bad[0]!r} is no origin.", cure="Say scheme, host and port alone: https://viewer.example.org"
+                f"--cors {bad[0]!r} is not an origin.",
+                cure="Use scheme, host and port only: https://viewer.example.org",
             )
         if not self.is_loopback and self.token_file is None and not self.insecure:
             raise ConfigError(
-                f"--host {self.host} is open to other machines, and no --token-file says who may ask.",
-                cure="Write tokens, one a line (openssl rand -hex 32), and add --token-file FILE; or say --insecure.",
+                f"--host {self.host} is open to other machines, and no --token-file lists the accepted tokens.",
+                cure="Write tokens, one per line (openssl rand -hex 32), and add --token-file FILE; or use --insecure.",
             )
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can ask."""
+        """Whether only this machine can connect."""
         if self.host == "localhost":
             return True
         try:
@@ -83,28 +82,28 @@ class Settings:
 
     @property
     def max_bytes(self) -> int:
-        """Of one request's body."""
+        """Maximum size of a request's body."""
         return self.max_megabytes * 1_000_000
 
     @property
     def max_held(self) -> int:
-        """Bytes of all bodies together that a worker holds; one more is answered 503."""
+        """Maximum size of all bodies together in a worker; further ones get 503."""
         return max(4 * self.max_bytes, 256_000_000)
 
     @property
     def limits(self) -> ReadLimits:
-        """What one file may unfold into: tighter than on the command line, as strangers send it."""
-        from tumorlens.readers import ReadLimits  # --help must not wait for it
+        """What one file may unpack to: stricter than on the command line, as files come from strangers."""
+        from tumorlens.readers import ReadLimits  # keeps --help fast
 
         return ReadLimits(frames=1_000, entries=10_000, bytes=max(self.max_bytes, 128_000_000), ratio_from=16_000_000)
 
     def tokens(self) -> frozenset[bytes]:
-        """SHA-256 of each token, none where no file is named.
+        """SHA-256 of each token; empty without a token file.
 
         Raises
         ------
         ConfigError
-            The file cannot be read, is empty, or holds a token that is too short to be a secret.
+            The file cannot be read, is empty, or contains a token that is too short to be a secret.
         """
         if self.token_file is None:
             return frozenset()
@@ -113,13 +112,13 @@ class Settings:
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not ASCII"
             raise ConfigError(
-                f"--token-file {self.token_file} cannot be read ({why}).", cure="Write one token a line."
+                f"--token-file {self.token_file} could not be read ({why}).", cure="Write one token per line."
             ) from None
         found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not found:
-            raise ConfigError(f"--token-file {self.token_file} holds no token.", cure="Write one token a line.")
+            raise ConfigError(f"--token-file {self.token_file} contains no token.", cure="Write one token per line.")
         for number, token in enumerate(found, 1):
-            if len(token) < _TOKEN_LENGTH:  # the token itself stays out of the message, which may be logged
+            if len(token) < _TOKEN_LENGTH:  # the message may be logged, so it does not quote the token
                 raise ConfigError(
                     f"--token-file {self.token_file}: token {number} has {len(token)} characters.",
                     cure=f"Use {_TOKEN_LENGTH} or more, such as from openssl rand -hex 32.",
