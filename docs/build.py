@@ -7,6 +7,7 @@ python docs/build.py --check             fail where these are not what the comma
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -14,11 +15,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import docstring_parser
 import jinja2
 import numpy as np
 import performance
 import trust_plots
+from cyclopts import App
 
+from tumorlens.cli.main import app
 from tumorlens.core.run_folder import Run
 from tumorlens.evaluation.leakage import same_mix
 from tumorlens.evaluation.seeds import paired_seeds, summarise_seeds
@@ -29,14 +33,11 @@ from tumorlens.study.cross_validation import (
     pool_folds,
     sum_up_folds,
 )
+from tumorlens.training.configurations import BUILT_IN, Configuration
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 BENCHMARKS = HERE.parent / "benchmarks" / "results"
-COMMANDS = (
-    "study", "train", "evaluate", "compare", "report", "data fetch", "data check", "data audit",
-    "export", "predict", "explain", "serve",
-)  # fmt: skip
 #: Runs that the figures come from, by the names under which they were collected: in the precision that `auto` takes,
 #: but for the folds, which are of earlier code, in fp32.
 SEEDS = ("v1-bf16-seed0-compiled", "v1-bf16-seed1-compiled", "v1-bf16-seed2-compiled")
@@ -229,19 +230,53 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
     return flat
 
 
+def commands(within: App, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The words of each command of the program: a study and its stages first, as the README names them."""
+    found = []
+    for name in within:
+        if not name.startswith("-"):
+            found += commands(within[name], (*words, name)) or [(*words, name)]
+    return found
+
+
 def cli_reference() -> str:
-    """docs/cli.md: the --help of every command, as it is printed."""
+    """docs/cli.md: the --help of every command, as it is printed, and the keys of configuration files."""
     lines = ["# Command line", "", "Written by `make figures` from `--help`.", ""]
-    for command in ("", *COMMANDS):
-        words = ["tumorlens", *command.split()]
+    for words in ((), *commands(app)):
         code = "import sys; from tumorlens.cli.main import main; sys.exit(main(sys.argv[1:]))"
         shown = subprocess.run(
-            [sys.executable, "-c", code, *words[1:], "--help"],
+            [sys.executable, "-c", code, *words, "--help"],
             capture_output=True, text=True, check=True, env={"COLUMNS": "100", "NO_COLOR": "1", "PATH": ""},
         ).stdout  # fmt: skip
         shown = re.sub(r"[ \t]+$", "", shown, flags=re.M).strip()
-        lines += [f"## {' '.join(words)}", "", "```", shown, "```", ""]
-    return "\n".join(lines)
+        lines += [f"## {' '.join(('tumorlens', *words))}", "", "```", shown, "```", ""]
+    return "\n".join([*lines, configuration_keys()])
+
+
+def configuration_keys() -> str:
+    """The section of docs/cli.md on the file that --config names."""
+    lines = [
+        "## Configuration files",
+        "",
+        "`--config FILE` names a TOML file with one `[[configuration]]` table for each configuration. A table with the",
+        "name of a built-in configuration (" + ", ".join(f"`{name}`" for name in BUILT_IN) + ") changes that one.",
+        "",
+        "```toml",
+        "[[configuration]]",
+        'name = "layer4"',
+        'learns = ["layer4", "fc"]',
+        "learning_rate = 0.0001",
+        'start = "initial"',
+        "```",
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+    ]
+    documented = {one.arg_name: one.description for one in docstring_parser.parse_from_object(Configuration).params}
+    for field in dataclasses.fields(Configuration):
+        default = "required" if field.default is dataclasses.MISSING else f"`{json.dumps(field.default)}`"
+        lines.append(f"| `{field.name}` | {default} | {' '.join((documented[field.name] or '').split())} |")
+    return "\n".join([*lines, ""])
 
 
 def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str, float]) -> str:

@@ -107,7 +107,7 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "torch", "sklearn", "scipy", "matplotlib", "pandas", "onnxruntime", "nibabel", "pydicom"
+    heavy = "torch", "numpy", "PIL", "sklearn", "scipy", "matplotlib", "pandas", "onnxruntime", "nibabel", "pydicom"
     before = (
         "import atexit\n"
         f"atexit.register(lambda: print('HEAVY', sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr))"

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
 from tumorlens.cli.options import DATA, OUTPUT, PRINTED, Printed
 from tumorlens.core.files import cache_dir, probe_writable
 
-data = App(name="data", help="Fetch, check or audit a data set.", help_format="plaintext")
+data = App(
+    name="data",
+    group=Group("Data sets", sort_key=2),
+    group_commands=Group("Commands"),
+    help="Fetch, check or audit a data set.",
+    help_epilogue="Start with: tumorlens data check phantom",
+    help_format="plaintext",
+)
 
 _SOURCE = "`kaggle` (version 1, pinned), `phantom` (generated slices), a zip as Kaggle ships it, or a folder."
 _CACHE = Parameter(

@@ -165,9 +165,8 @@ def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(n
             pictures=options.heatmaps,
         )  # fmt: skip
     except KeyboardInterrupt:
-        if options.out and form != "table":
-            raise Interrupted("" if options.resume else " --resume") from None
-        raise Interrupted(advice="With --out FILE.csv or FILE.json, --resume can continue it.") from None
+        more = None if options.out is None or form == "table" else "" if options.resume else " --resume"
+        raise Interrupted(more, "With --out FILE.csv or FILE.json, --resume can continue it.") from None
     log.info(f"{report.rows:,} rows in {time.monotonic() - began:,.1f} s.")
     return _code(report.rows, report.failed, "their rows say why")
 

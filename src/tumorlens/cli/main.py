@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from tumorlens.cli import inference
 from tumorlens.cli.data import data
@@ -38,15 +38,11 @@ app = App(
     help="Classify brain-MRI slices with ResNet18, compare training strategies, and see how far to trust each number.",
     help_epilogue="Start with: tumorlens study phantom",
     help_format="plaintext",
+    group_commands=Group("Options", sort_key=3),
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative="", consume_multiple=True, show_default=shown_default),
 )
-app.command(data)
-app.command(inference.export, help_epilogue="Example: tumorlens export runs/mine")
-app.command(inference.predict, help_epilogue="Example: tumorlens predict head.nii.gz slices/ --model runs/mine")
-app.command(inference.explain, help_epilogue="Example: tumorlens explain a.png --model runs/mine --out pictures")
-app.command(serve, help_epilogue="Example: tumorlens serve --model runs/mine")
-
+STUDY, MODEL = Group("Study", sort_key=0), Group("Use a trained model", sort_key=1)
 _GROUPS = {
     DATA: ("data", "split", "protocol", "group_similarity", "groups", "folds", "repeats", "fold", "cache"),
     TRAINING: ("weights", "random_weights_if_unavailable", "configurations", "config", "finetuned_start",
@@ -67,6 +63,7 @@ _DEFAULT = StudyOptions()
 
 
 @app.command(
+    group=STUDY,
     usage="Usage: tumorlens study [DATA] [OPTIONS]",
     help_epilogue="Example: tumorlens study phantom --weights none --max-epochs 3 --out runs/mine",
 )
@@ -89,6 +86,7 @@ def study(options: Options = _DEFAULT, *, output: Printed = PRINTED) -> None:
 
 
 @app.command(
+    group=STUDY,
     usage="Usage: tumorlens train [DATA] [OPTIONS]",
     help_epilogue="Example: tumorlens train phantom --weights none --configurations initial --out runs/mine",
 )
@@ -102,7 +100,7 @@ def train(options: Options = _DEFAULT, *, output: Printed = PRINTED) -> None:
     output.show(found, "\n".join([*lines, f"Next: tumorlens evaluate {shlex.quote(str(bench.run.root))}"]))
 
 
-@app.command(help_epilogue="Example: tumorlens evaluate runs/mine")
+@app.command(group=STUDY, help_epilogue="Example: tumorlens evaluate runs/mine")
 def evaluate(run: Run, *, output: Printed = PRINTED) -> None:
     """Predict every image with a run's trained configurations; write predictions and metrics."""
     from tumorlens.study.stages import evaluate_run
@@ -112,7 +110,9 @@ def evaluate(run: Run, *, output: Printed = PRINTED) -> None:
     output.show(metrics, "\n".join([*lines, f"Next: tumorlens compare {shlex.quote(str(run))}"]))
 
 
-@app.command(help_epilogue="Example: tumorlens compare runs/kaggle-seed0 runs/kaggle-seed1 runs/kaggle-seed2")
+@app.command(
+    group=STUDY, help_epilogue="Example: tumorlens compare runs/kaggle-seed0 runs/kaggle-seed1 runs/kaggle-seed2"
+)
 def compare(
     runs: Annotated[tuple[Path, ...], Parameter(group=DATA, help="Folders of evaluated runs.")],
     /,
@@ -142,7 +142,7 @@ def compare(
     output.show({"runs": compared, "summary": summary}, "\n".join(lines))
 
 
-@app.command(help_epilogue="Example: tumorlens report runs/mine")
+@app.command(group=STUDY, help_epilogue="Example: tumorlens report runs/mine")
 def report(
     run: Run, *, images: Annotated[Path | None, Parameter(group=DATA)] = None, output: Printed = PRINTED
 ) -> None:
@@ -158,6 +158,16 @@ def report(
     path = report_run(run, images=images)
     output.show({"report": str(path)}, str(path))
 
+
+app.command(inference.export, group=MODEL, help_epilogue="Example: tumorlens export runs/mine")
+app.command(
+    inference.predict, group=MODEL, help_epilogue="Example: tumorlens predict head.nii.gz slices/ --model runs/mine"
+)
+app.command(
+    inference.explain, group=MODEL, help_epilogue="Example: tumorlens explain a.png --model runs/mine --out pictures"
+)
+app.command(serve, group=MODEL, help_epilogue="Example: tumorlens serve --model runs/mine")
+app.command(data)
 
 _argv: list[str] = []
 
@@ -192,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("tumorlens"):
             raise
-        _print_error(MissingExtraError(error.name or "?", "study"))
+        _print_error(MissingExtraError(error.name or "?", "serve" if _argv[:1] == ["serve"] else "study"))
         return 1
     except BrokenPipeError:
         return 141  # 128 + SIGPIPE, as a shell reports it

@@ -7,7 +7,6 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from tumorlens.cli.options import DATA, HARDWARE, OUTPUT, in_groups
-from tumorlens.core.errors import MissingExtraError
 from tumorlens.serve.settings import Settings
 
 _GROUPS = {
@@ -34,10 +33,6 @@ def serve(*, options: Annotated[ServeOptions, Parameter(name="*")] = _DEFAULT) -
     By default the service listens on this machine only. With --host it listens on
     a network, which needs --token-file.
     """
-    try:
-        from tumorlens.serve.server import serve as run
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("tumorlens"):
-            raise
-        raise MissingExtraError(error.name or "?", "serve") from None
+    from tumorlens.serve.server import serve as run
+
     return run(Settings(**vars(options)))  # workers unpickle it and need no cyclopts

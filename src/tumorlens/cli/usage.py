@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+from collections.abc import Iterable
 
-from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
-from cyclopts.exceptions import UnknownCommandError
+from cyclopts import (
+    App,
+    Argument,
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    Token,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from tumorlens.core.errors import TumorlensError
 
-_SIMILAR = 0.75  # of difflib's ratio; below it a suggestion is a guess
+_SIMILAR = 0.7  # of difflib's ratio; below it a suggestion is a guess
 
 
 class UsageError(TumorlensError):
@@ -18,42 +27,40 @@ class UsageError(TumorlensError):
 
 
 def usage_error(error: CycloptsError) -> UsageError:
-    """The message for what cyclopts could not parse."""
-    chain = error.command_chain or ()
-    command = " ".join(["tumorlens", *chain])
-    see = f"`{command} --help` lists what it takes."
-    argument, app = error.argument, error.app
-    if isinstance(error, UnknownOptionError):
-        return _unknown_option((error.token.keyword or error.token.value).split("=")[0], command, app, see)
-    if isinstance(error, UnknownCommandError) and error.unused_tokens and app:
-        commands = [name for name in app if not name.startswith("-")]
-        word = error.unused_tokens[0]
-        cure = _closest(word, commands) or f"Commands: {', '.join(commands)}."
-        return UsageError(f"Unknown command {word!r}.", cure=cure)
-    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        cure = f"Write the option's name before its value. {see}"
-        return UsageError(f"`{command}` has no place for {error.unused_tokens[0]!r}.", cure=cure)
-    if isinstance(error, MissingArgumentError) and argument:
-        name = error.keyword or (argument.name if argument.index is None else argument.name.strip("-").upper())
-        return UsageError(f"`{command}` needs a value for {name}.", cure=see)
-    if isinstance(error, CoercionError) and argument and error.token and (choices := argument.get_choices()):
-        what = f"{error.token.keyword or argument.name} {error.token.value} is unknown."
-        return UsageError(what, cure=f"Choose from {', '.join(choices)}.")
-    return UsageError(str(error), cure=see)
+    """The message for a command line that cyclopts could not parse."""
+    command = " ".join(["tumorlens", *(error.command_chain or ())])
+    what, cure = str(error), ""
+    match error:
+        case UnknownOptionError(token=token, app=App() as app):
+            option = (token.keyword or token.value).split("=")[0]
+            what = f"`{command}` has no option {option}."
+            known = (name for one in app.assemble_argument_collection() if one.parse for name in one.names)
+            cure = _configuration_key(option, command) or _closest(option, known)
+        case UnknownCommandError(unused_tokens=[word, *_], app=App() as app):
+            commands = [name for name in app if not name.startswith("-")]
+            what = f"`{command}` has no {'option' if word.startswith('-') else 'command'} {word}."
+            cure = _closest(word, commands) or f"Commands: {', '.join(commands)}."
+        case UnusedCliTokensError(unused_tokens=[word, *_]):
+            what = f"`{command}` does not take the argument {word}."
+            cure = f"If it is the value of an option, put the option's name before it. `{command} --help` lists them."
+        case MissingArgumentError(argument=Argument() as argument):
+            name = argument.name if argument.index is None else argument.name.strip("-").upper()
+            what = f"`{command}` needs a value for {error.keyword or name}."
+        case CoercionError(argument=Argument() as argument, token=Token() as token) if argument.get_choices():
+            choices = ", ".join(argument.get_choices() or ())
+            what, cure = f"{token.keyword} {token.value} is not valid.", f"Choose from {choices}."
+    return UsageError(what, cure=cure or f"`{command} --help` lists arguments and options.")
 
 
-def _unknown_option(option: str, command: str, app: App | None, see: str) -> UsageError:
+def _configuration_key(option: str, command: str) -> str:
     from tumorlens.training.configurations import Configuration
 
-    what = f"`{command}` has no option {option}."
     key = option.lstrip("-").replace("-", "_")
-    if command in ("tumorlens study", "tumorlens train") and key in {f.name for f in dataclasses.fields(Configuration)}:
-        cure = f"Set {key} in a file that you pass with --config; docs/cli.md lists the keys of configurations."
-        return UsageError(what, cure=cure)
-    names = [name for one in app.assemble_argument_collection() if one.parse for name in one.names] if app else []
-    return UsageError(what, cure=_closest(option, names) or see)
+    if command not in ("tumorlens study", "tumorlens train") or key not in Configuration.__dataclass_fields__:
+        return ""
+    return f"Set {key} in a file that --config names. docs/cli.md#configuration-files lists its keys."
 
 
-def _closest(word: str, names: list[str]) -> str:
+def _closest(word: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=_SIMILAR)
     return f"Did you mean {close[0]}?" if close else ""
