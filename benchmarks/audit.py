@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from tumorlens.data.near_duplicates import find_twins
+from tumorlens.data.near_duplicates import find_near_duplicates
 from tumorlens.data.phantom.generator import LABELS, make_slice
 from tumorlens.readers.pixels import SIZE, THUMBNAIL
 
@@ -115,7 +115,7 @@ def recall() -> dict[str, Any]:
     table: dict[str, dict[str, float]] = {}
     for name, transform in TRANSFORMED.items():
         both = np.concatenate([known, np.stack([thumbnail(transform(image)) for image in originals])])
-        found = find_twins(both, np.ones(2 * SLICES, bool), floor=min(THRESHOLDS))
+        found = find_near_duplicates(both, np.ones(2 * SLICES, bool), floor=min(THRESHOLDS))
         own = np.zeros((SLICES,), np.float32)
         own[[np.array_equal(both[i], both[i + SLICES]) for i in range(SLICES)]] = 1
         image_of = {int(d): i for i, d in reversed(list(enumerate(found.distinct)))}
@@ -124,7 +124,7 @@ def recall() -> dict[str, Any]:
             if j == i + SLICES:
                 own[i] = similarity
         table[name] = {f"{t:g}": float(np.mean(own >= t)) for t in THRESHOLDS}
-    apart = find_twins(known, np.ones(SLICES, bool), floor=min(THRESHOLDS)).similarities.max(1, initial=-1)
+    apart = find_near_duplicates(known, np.ones(SLICES, bool), floor=min(THRESHOLDS)).similarities.max(1, initial=-1)
     pairs = SLICES * (SLICES - 1) // 2
     return {
         "slices": SLICES,

@@ -9,7 +9,7 @@ import pytest
 
 from tumorlens.core.errors import DataError
 from tumorlens.data import fetch
-from tumorlens.data.fetch import find_parts
+from tumorlens.data.fetch import find_image_folder
 
 
 def lay_out(root: Path, *names: str) -> Path:
@@ -21,7 +21,7 @@ def lay_out(root: Path, *names: str) -> Path:
 
 
 def found(root: Path) -> tuple[str, str | None, tuple[str, ...]]:
-    folder = find_parts(root, source="test")
+    folder = find_image_folder(root, source="test")
     return (
         folder.training.relative_to(root).as_posix(),
         folder.testing.relative_to(root).as_posix() if folder.testing else None,
@@ -54,8 +54,8 @@ def test_layouts(tmp_path: Path, names: list[str], expected: tuple[str, str | No
 def test_the_root_is_what_holds_both_parts(tmp_path: Path) -> None:
     """So that paths in the index do not depend on how deep a copy lies."""
     lay_out(tmp_path, *(f"x/y/{part}/{label}/1.jpg" for part in ("Training", "Testing") for label in "ab"))
-    assert find_parts(tmp_path, source="").root == tmp_path / "x" / "y"
-    assert find_parts(tmp_path / "x/y/Training", source="").root == tmp_path / "x/y/Training"
+    assert find_image_folder(tmp_path, source="").root == tmp_path / "x" / "y"
+    assert find_image_folder(tmp_path / "x/y/Training", source="").root == tmp_path / "x/y/Training"
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_links_that_loop_end(tmp_path: Path) -> None:
     (tmp_path / "x/y/up").symlink_to(tmp_path)
     (tmp_path / "x/self").symlink_to(tmp_path / "x")
     with pytest.raises(DataError, match="no images"):
-        find_parts(tmp_path, source="")
+        find_image_folder(tmp_path, source="")
     lay_out(tmp_path, "x/y/Training/a/1.jpg", "x/y/Training/b/1.jpg")
     (tmp_path / "x/y/Training/a/up").symlink_to(tmp_path)
-    assert find_parts(tmp_path, source="").training == tmp_path / "x/y/Training"
+    assert find_image_folder(tmp_path, source="").training == tmp_path / "x/y/Training"
 
 
 def test_links_to_class_folders_count(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_whole_disk_is_not_searched(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fetch, "_MAX_FOLDERS", 5)
     lay_out(tmp_path, *(f"{i}/{j}/x.txt" for i in range(4) for j in range(4)))
     with pytest.raises(DataError, match="over 5 folders"):
-        find_parts(tmp_path, source="")
+        find_image_folder(tmp_path, source="")
 
 
 def test_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,4 +131,4 @@ def test_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"Training/b cannot be read \(Permission denied\)"):
-        find_parts(tmp_path, source="")
+        find_image_folder(tmp_path, source="")

@@ -14,10 +14,10 @@ from folders import draw, write_folder
 
 from tumorlens.core.errors import DataError, ImageError, RunError
 from tumorlens.data.fetch import fetch
-from tumorlens.data.image_stats import Look, look_at
+from tumorlens.data.image_stats import ImageStats, measure_image
 from tumorlens.data.index import (
+    ImageRecord,
     Index,
-    Row,
     build_index,
     read_index,
     write_index,
@@ -25,7 +25,7 @@ from tumorlens.data.index import (
 from tumorlens.data.splits import read_column, split_index
 
 
-def rows(n: dict[str, int], part: str = "Training") -> list[Row]:
+def rows(n: dict[str, int], part: str = "Training") -> list[ImageRecord]:
     return [
         row(f"{part}/{label}/{i:05d}.jpg", label, part, content=f"{part}{label}{i}")
         for label, count in n.items()
@@ -33,11 +33,11 @@ def rows(n: dict[str, int], part: str = "Training") -> list[Row]:
     ]
 
 
-def row(path: str, label: str, part: str, *, content: str) -> Row:
-    return Row(path, content, 1, 9, 9, "L", "", 0.0, 9.0, 0.0, content, label, part)
+def row(path: str, label: str, part: str, *, content: str) -> ImageRecord:
+    return ImageRecord(path, content, 1, 9, 9, "L", "", 0.0, 9.0, 0.0, content, label, part)
 
 
-def index_of(found: list[Row]) -> Index:
+def index_of(found: list[ImageRecord]) -> Index:
     classes = tuple(sorted({r.label for r in found}))
     return Index(Path("x"), classes, tuple(found), (), np.zeros((len(found), 32, 32), np.uint8))
 
@@ -150,12 +150,12 @@ def test_bad_files_are_listed_and_left_out(tmp_path: Path) -> None:
 def test_what_failed_once_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fetch(str(write_folder(tmp_path / "data", train=3, test=1)), cache=tmp_path / "cache")
 
-    def short_of_memory(path: Path) -> Look:
+    def short_of_memory(path: Path) -> ImageStats:
         if path.name == "gl_0000.png":
             raise ImageError("cannot be decoded (MemoryError)", cure="")
-        return look_at(path)
+        return measure_image(path)
 
-    monkeypatch.setattr("tumorlens.data.index.look_at", short_of_memory)
+    monkeypatch.setattr("tumorlens.data.index.measure_image", short_of_memory)
     assert len(build_index(folder, tmp_path / "cache").unreadable) == 2  # of Training and Testing
     monkeypatch.undo()
     assert not build_index(folder, tmp_path / "cache").unreadable

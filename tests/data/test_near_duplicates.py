@@ -8,8 +8,8 @@ from scipy.ndimage import gaussian_filter
 
 from tumorlens.core.errors import DataError
 from tumorlens.data import near_duplicates as module
-from tumorlens.data.groups import group_twins
-from tumorlens.data.near_duplicates import TRANSFORMATIONS, find_twins, nearest_reference
+from tumorlens.data.groups import group_near_duplicates
+from tumorlens.data.near_duplicates import TRANSFORMATIONS, find_near_duplicates, nearest_reference
 
 TURN = {
     "direct": lambda a: a, "mirrored": np.fliplr, "flipped": np.flipud, "rotated 180": lambda a: np.rot90(a, 2),
@@ -48,7 +48,7 @@ def images(monkeypatch) -> np.ndarray:
 def test_all_pairs_and_nearest_are_those_of_the_literal_comparison(images) -> None:
     reference = np.random.default_rng(1).random(150) < 0.6
     reference[[1, 3, 5, 7, 9, 11, 13, 15, 41, 51]] = True
-    found = find_twins(images, reference, floor=0.6, workers=2)
+    found = find_near_duplicates(images, reference, floor=0.6, workers=2)
     every = cosines(images)
     best = every.max(2)
     same = np.array([[np.array_equal(a, b) for b in images] for a in images])
@@ -79,7 +79,7 @@ def test_all_pairs_and_nearest_are_those_of_the_literal_comparison(images) -> No
 def test_having_counts_copies_and_close_pairs_but_never_the_image_itself(images, orientations) -> None:
     reference = np.zeros(150, bool)
     reference[[1, 3, 5, 40]] = True
-    found = find_twins(images, reference, floor=0.6)
+    found = find_near_duplicates(images, reference, floor=0.6)
     close = cosines(images)[:, :, orientations].max(2) >= 0.95
     for i in range(150):
         close[i] |= [np.array_equal(images[i], b) for b in images]
@@ -88,11 +88,11 @@ def test_having_counts_copies_and_close_pairs_but_never_the_image_itself(images,
 
 
 def test_a_lower_threshold_than_was_searched_is_refused(images) -> None:
-    found = find_twins(images, np.ones(150, bool), floor=0.9)
+    found = find_near_duplicates(images, np.ones(150, bool), floor=0.9)
     with pytest.raises(DataError, match=r"from a similarity of 0\.9 on"):
         found.having(np.ones(150, bool), 0.8)
     with pytest.raises(DataError, match=r"from a similarity of 0\.9 on"):
-        group_twins(found, 0.8)
+        group_near_duplicates(found, 0.8)
 
 
 def test_nearest_reference_with_and_without_mirrors(images) -> None:
@@ -106,28 +106,28 @@ def test_nearest_reference_with_and_without_mirrors(images) -> None:
 
 def test_all_images_alike_and_none_alike() -> None:
     same = np.repeat(blobs(1), 500, axis=0)
-    found = find_twins(same, np.ones(500, bool))
+    found = find_near_duplicates(same, np.ones(500, bool))
     assert len(found.pairs) == 0
     assert set(found.similarity) == {1.0}
-    assert len(np.unique(group_twins(found).of)) == 1  # copies stay together, whatever the cap
-    apart = find_twins(blobs(60), np.ones(60, bool), floor=0.95)
-    assert len(np.unique(group_twins(apart).of)) == 60
+    assert len(np.unique(group_near_duplicates(found).of)) == 1  # copies stay together, whatever the cap
+    apart = find_near_duplicates(blobs(60), np.ones(60, bool), floor=0.95)
+    assert len(np.unique(group_near_duplicates(apart).of)) == 60
 
 
 def test_single_image_and_no_reference() -> None:
-    one = find_twins(blobs(1), np.ones(1, bool))
+    one = find_near_duplicates(blobs(1), np.ones(1, bool))
     assert one.nearest.tolist() == [-1]
     assert np.isnan(one.similarity[0])
-    none = find_twins(blobs(4), np.zeros(4, bool))
+    none = find_near_duplicates(blobs(4), np.zeros(4, bool))
     assert none.nearest.tolist() == [-1] * 4
     assert not none.having(np.zeros(4, bool)).any()
 
 
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(DataError, match="do not fit"):
-        find_twins(np.zeros((3, 16, 16), np.uint8), np.ones(3, bool))
+        find_near_duplicates(np.zeros((3, 16, 16), np.uint8), np.ones(3, bool))
     with pytest.raises(DataError, match="do not fit"):
-        find_twins(blobs(3), np.ones(3, bool), floor=0)
+        find_near_duplicates(blobs(3), np.ones(3, bool), floor=0)
 
 
 def test_a_chain_of_like_images_is_cut_at_the_cap() -> None:
@@ -135,11 +135,11 @@ def test_a_chain_of_like_images_is_cut_at_the_cap() -> None:
     steps = np.linspace(0, 1, 40)[:, None, None]
     chain = ((1 - steps) * ends[0] + steps * ends[1]).round().astype(np.uint8)
     images = np.concatenate([chain, blobs(20, seed=4)])
-    found = find_twins(images, np.ones(60, bool), floor=0.9)
-    whole = group_twins(found, 0.99, cap=60)
+    found = find_near_duplicates(images, np.ones(60, bool), floor=0.9)
+    whole = group_near_duplicates(found, 0.99, cap=60)
     assert np.bincount(whole.of).max() == 40
     assert (whole.outgrown, whole.cut) == (0, 0)
-    cut = group_twins(found, 0.99, cap=15)
+    cut = group_near_duplicates(found, 0.99, cap=15)
     assert np.bincount(cut.of).max() <= 15
     assert cut.outgrown == 1
     assert cut.cut > 0
@@ -150,15 +150,15 @@ def test_coarser_groups_are_unions_of_finer_ones() -> None:
     ends = blobs(2, seed=3).astype(float)
     steps = np.linspace(0, 1, 200)[:, None, None]
     chain = ((1 - steps) * ends[0] + steps * ends[1]).round().astype(np.uint8)
-    found = find_twins(chain, np.ones(200, bool), floor=0.9)
+    found = find_near_duplicates(chain, np.ones(200, bool), floor=0.9)
     for cap in (20, 60, 120):
-        fine, coarse = (group_twins(found, threshold, cap=cap) for threshold in (0.99, 0.95))
+        fine, coarse = (group_near_duplicates(found, threshold, cap=cap) for threshold in (0.99, 0.95))
         assert coarse.outgrown
         assert len(np.unique(np.stack([fine.of, coarse.of]), axis=1).T) == len(np.unique(fine.of))
 
 
 def test_groups_are_numbered_by_first_appearance(images) -> None:
-    of = group_twins(find_twins(images, np.ones(150, bool)), 0.99).of
+    of = group_near_duplicates(find_near_duplicates(images, np.ones(150, bool)), 0.99).of
     first = [int(np.flatnonzero(of == g)[0]) for g in range(of.max() + 1)]
     assert first == sorted(first)
     assert of[0] == of[1]

@@ -7,7 +7,7 @@ import pytest
 from evaluation_cases import CLASSES, compared, on_test, training, with_errors
 
 from tumorlens.core.errors import DataError, RunError
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.evaluation.compare import compare
 from tumorlens.evaluation.metrics import evaluate_predictions
 from tumorlens.evaluation.predictions import Predictions
@@ -135,7 +135,7 @@ _INITIAL, _FINETUNED = BUILT_IN["initial"], BUILT_IN["finetuned"]
 )
 def test_published_figures_stand_beside_what_was_done_in_that_way_alone(trained, wanted):
     rows = [
-        Row(f"{part}/a/{i}.jpg", f"{i}", 1, 9, 9, "L", "", 0, 9, 0, f"{i}", "a", part, split)
+        ImageRecord(f"{part}/a/{i}.jpg", f"{i}", 1, 9, 9, "L", "", 0, 9, 0, f"{i}", "a", part, split)
         for i, (part, split) in enumerate((("Training", "train"), ("Training", "validation"), ("Testing", "test")))
     ]
     record = json.loads(json.dumps({

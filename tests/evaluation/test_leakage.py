@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.evaluation.leakage import leakage, same_mix, sentence
 from tumorlens.evaluation.predictions import Predictions
 
 LABELS = ("one", "two")
 
 
-def one_row(label: str, i: int) -> Row:
+def one_row(label: str, i: int) -> ImageRecord:
     """The first five of each class have a twin; the others are unlike any training image."""
     similarity = 0.995 if i < 5 else 0.5
-    return Row(f"Testing/{label}/{i:03}.png", f"{label}{i}", 1, 9, 9, "L", "", 0, 9, 0, f"{label}{i}", label, "Testing",
-               "test", f"{label}{i}", "Training/x.png", similarity, "direct")  # fmt: skip
+    return ImageRecord(f"Testing/{label}/{i:03}.png", f"{label}{i}", 1, 9, 9, "L", "", 0, 9, 0, f"{label}{i}", label,
+                       "Testing", "test", f"{label}{i}", "Training/x.png", similarity, "direct")  # fmt: skip
 
 
 def test_each_subset_is_counted() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision import transforms
 
 from tumorlens.core.errors import ImageError
-from tumorlens.data.image_stats import look_at
+from tumorlens.data.image_stats import measure_image
 from tumorlens.readers.pixels import SIZE, check_jpeg, read_image
 from tumorlens.training.model import normalise
 
@@ -197,6 +197,6 @@ def test_pixels_count_as_identical_however_a_file_holds_them(tmp_path: Path) -> 
     found = {}
     for name, picture in pictures.items():
         picture.save(tmp_path / name)
-        found[name] = look_at(tmp_path / name).pixels
+        found[name] = measure_image(tmp_path / name).pixels
     assert found["l.png"] == found["rgb.png"] == found["palette.png"]
     assert len(set(found.values())) == 4

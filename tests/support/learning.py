@@ -9,7 +9,7 @@ import torch
 from torchvision.models import ResNet
 
 from tumorlens.data.fetch import fetch
-from tumorlens.data.index import Row, build_index
+from tumorlens.data.index import ImageRecord, build_index
 from tumorlens.data.splits import split_index
 from tumorlens.training.configurations import Configuration
 from tumorlens.training.features import InMemory, activations
@@ -22,7 +22,7 @@ LATE = Configuration("late", ("layer3", "layer4", "fc"), learning_rate=1e-4, bat
 
 
 @pytest.fixture(scope="module")
-def rows(small_folder: Path, small_cache: Path) -> tuple[Row, ...]:
+def rows(small_folder: Path, small_cache: Path) -> tuple[ImageRecord, ...]:
     index = build_index(fetch(str(small_folder), cache=small_cache), small_cache)
     return split_index(index, seed=0).rows
 
@@ -31,14 +31,19 @@ def network() -> ResNet:
     return build(find_weights("none"), 4, seed=0)
 
 
-def part(rows: tuple[Row, ...], split: str) -> Part:
+def part(rows: tuple[ImageRecord, ...], split: str) -> Part:
     classes = sorted({row.label for row in rows})
     kept = [row for row in rows if row.split == split]
     return Part(tuple(r.sha256 for r in kept), torch.tensor([classes.index(r.label) for r in kept]))
 
 
 def held(
-    rows: tuple[Row, ...], folder: Path, cache: Path, boundary: str, device: torch.device, precision: torch.dtype
+    rows: tuple[ImageRecord, ...],
+    folder: Path,
+    cache: Path,
+    boundary: str,
+    device: torch.device,
+    precision: torch.dtype,
 ) -> InMemory:
     found = activations(network(), [boundary], rows, folder, cache=cache, device=device, precision=precision)[0]
     return InMemory.load(found[boundary], [row.sha256 for row in rows], device)

@@ -16,7 +16,7 @@ from learning import LATE, held, network, part
 from learning import rows as rows  # a fixture
 from torchvision.models import ResNet
 
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.training import steps
 from tumorlens.training.configurations import INITIAL, Configuration
 from tumorlens.training.features import InMemory
@@ -29,7 +29,7 @@ PRECISIONS = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16
 
 
 def train(
-    rows: tuple[Row, ...], source: InMemory, configuration: Configuration, precision: torch.dtype,
+    rows: tuple[ImageRecord, ...], source: InMemory, configuration: Configuration, precision: torch.dtype,
     last: Path | None = None,
 ) -> tuple[ResNet, list[dict[str, float]]]:  # fmt: skip
     model = network()
@@ -48,7 +48,7 @@ def assert_same(one: ResNet, other: ResNet) -> None:
 @PRECISIONS
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_recorded_steps_are_the_plain_ones(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, monkeypatch: pytest.MonkeyPatch,
+    rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path, monkeypatch: pytest.MonkeyPatch,
     precision: torch.dtype, optimizer: str,
 ) -> None:  # fmt: skip
     source = held(rows, small_folder, small_cache, "layer2", CUDA, precision)
@@ -68,7 +68,7 @@ def test_recorded_steps_are_the_plain_ones(
 @PRECISIONS
 @pytest.mark.parametrize("configuration", [LATE, dataclasses.replace(INITIAL, batch_size=4, max_epochs=3)])
 def test_a_training_gives_the_same_bits_again(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, precision: torch.dtype,
+    rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path, tmp_path: Path, precision: torch.dtype,
     configuration: Configuration,
 ) -> None:  # fmt: skip
     ends = []
@@ -80,7 +80,7 @@ def test_a_training_gives_the_same_bits_again(
     assert_same(one, two)
 
 
-def test_frozen_parts_stay_bit_identical(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+def test_frozen_parts_stay_bit_identical(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     before = network().state_dict()
     source = held(rows, small_folder, small_cache, "image", CUDA, torch.bfloat16)  # frozen BatchNorm runs in every step
     model, _ = train(rows, source, LATE, torch.bfloat16)
@@ -89,7 +89,11 @@ def test_frozen_parts_stay_bit_identical(rows: tuple[Row, ...], small_folder: Pa
 
 
 def test_resuming_ends_where_an_uninterrupted_training_does(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: tuple[ImageRecord, ...],
+    small_folder: Path,
+    small_cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = held(rows, small_folder, small_cache, "layer2", CUDA, torch.bfloat16)
     whole, history = train(rows, source, LATE, torch.bfloat16)
@@ -110,7 +114,7 @@ def test_resuming_ends_where_an_uninterrupted_training_does(
     assert_same(whole, resumed)
 
 
-def test_float32_is_exact(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+def test_float32_is_exact(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     """TensorFloat-32, the default of convolutions, would be off by a thousandth."""
     hashes = [row.sha256 for row in rows]
     cpu = held(rows, small_folder, small_cache, "avgpool", CPU, torch.float32).rows(hashes)
@@ -120,7 +124,9 @@ def test_float32_is_exact(rows: tuple[Row, ...], small_folder: Path, small_cache
     assert 1e-4 < (half - cpu).norm() / cpu.norm() < 2e-2
 
 
-def test_training_in_float32_follows_the_cpu(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+def test_training_in_float32_follows_the_cpu(
+    rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path
+) -> None:
     logits = {}
     for device in (CPU, CUDA):
         source = held(rows, small_folder, small_cache, "layer2", device, torch.float32)

@@ -19,7 +19,7 @@ from learning import rows as rows  # a fixture
 from torchvision.models import ResNet
 
 from tumorlens.core.errors import DataError, RunError
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.readers.pixels import read_image
 from tumorlens.training import features
 from tumorlens.training.configurations import Configuration
@@ -39,7 +39,7 @@ EXACT = {"device": CPU, "precision": torch.float32}
 LAYER4 = Configuration("layer4", ("layer4", "fc"), learning_rate=1e-3, batch_size=16, max_epochs=2, patience=2)
 
 
-def test_one_pass_serves_every_boundary(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:
+def test_one_pass_serves_every_boundary(rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path) -> None:
     model = network()
     first, computed = activations(model, ["layer2", "avgpool"], rows, small_folder, cache=tmp_path, **EXACT)
     assert computed == len({row.sha256 for row in rows})
@@ -54,7 +54,7 @@ def test_one_pass_serves_every_boundary(rows: tuple[Row, ...], small_folder: Pat
     assert torch.allclose(onward, first["avgpool"].rows(hashes), rtol=1e-4, atol=1e-5)
 
 
-def test_stale_caches_are_never_read(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:
+def test_stale_caches_are_never_read(rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path) -> None:
     model = network()
     args = (["layer1"], rows[:4], small_folder)
     assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
@@ -72,7 +72,7 @@ def test_stale_caches_are_never_read(rows: tuple[Row, ...], small_folder: Path, 
 
 
 def test_an_interrupted_pass_goes_on(
-    rows: tuple[Row, ...], small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = network()
     whole, n = activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "a", **EXACT, batch_size=4)
@@ -96,7 +96,7 @@ def test_an_interrupted_pass_goes_on(
 
 
 def test_out_of_memory_halves_the_batch(
-    rows: tuple[Row, ...],
+    rows: tuple[ImageRecord, ...],
     small_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -126,7 +126,7 @@ def test_out_of_memory_halves_the_batch(
         activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "c", **EXACT)
 
 
-def test_an_image_that_vanished_is_named(rows: tuple[Row, ...], small_folder: Path, tmp_path: Path) -> None:
+def test_an_image_that_vanished_is_named(rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path) -> None:
     gone = dataclasses.replace(rows[0], path="Training/glioma/gone.png", sha256="0" * 64)
     with pytest.raises(DataError, match=r"gone\.png was readable"):
         activations(network(), ["avgpool"], [gone], small_folder, cache=tmp_path, **EXACT)
@@ -147,7 +147,7 @@ class Recomputed:
 
 
 def test_cached_and_recomputed_training_end_in_the_same_weights(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path
+    rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     start = network()
@@ -182,7 +182,7 @@ def test_folding_batchnorm_keeps_the_function() -> None:
 
 
 def test_frozen_parts_stay_bit_identical_and_learning_ones_change(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path
+    rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path
 ) -> None:
     model = network()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -197,7 +197,7 @@ def test_frozen_parts_stay_bit_identical_and_learning_ones_change(
 @pytest.mark.parametrize("boundary", ["avgpool", "layer2"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_what_is_held_in_memory_is_what_the_file_holds(
-    rows: tuple[Row, ...], small_folder: Path, tmp_path: Path, boundary: str, precision: torch.dtype
+    rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path, boundary: str, precision: torch.dtype
 ) -> None:
     cached = activations(network(), [boundary], rows[:6], small_folder, cache=tmp_path, device=CPU, precision=precision)
     source = cached[0][boundary]
@@ -212,7 +212,7 @@ def test_what_is_held_in_memory_is_what_the_file_holds(
     assert source.row_bytes == wanted[0].numel() * wanted.element_size()
 
 
-def test_the_head_learns_and_stops_early(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+def test_the_head_learns_and_stops_early(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     model = network()
     cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
     training, validation = part(rows, "train"), part(rows, "validation")
@@ -230,7 +230,7 @@ def test_the_head_learns_and_stops_early(rows: tuple[Row, ...], small_folder: Pa
     assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
-def test_lbfgs_solves_the_head(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+def test_lbfgs_solves_the_head(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
     model = network()
@@ -257,7 +257,7 @@ class Halved:
         return self.whole.rows(hashes).bfloat16()
 
 
-def test_lbfgs_takes_what_is_kept_in_bf16(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+def test_lbfgs_takes_what_is_kept_in_bf16(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     model, training, validation = network(), part(rows, "train"), part(rows, "validation")
     cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
     source = Halved(InMemory.load(cached, training.hashes + validation.hashes, CPU))
@@ -267,7 +267,11 @@ def test_lbfgs_takes_what_is_kept_in_bf16(rows: tuple[Row, ...], small_folder: P
 
 
 def test_resuming_ends_where_an_uninterrupted_run_does(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: tuple[ImageRecord, ...],
+    small_folder: Path,
+    small_cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     source = activations(network(), ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
@@ -346,7 +350,7 @@ def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
 
 
 def test_a_state_that_cannot_be_written_ends_the_training(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path
+    rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path, tmp_path: Path
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
@@ -382,7 +386,11 @@ def test_what_ends_a_training_is_said_before_what_kept_its_state_from_the_disk(
 
 
 def test_a_damaged_state_starts_anew_and_a_foreign_one_is_kept(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: tuple[ImageRecord, ...],
+    small_folder: Path,
+    small_cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
@@ -399,7 +407,7 @@ def test_a_damaged_state_starts_anew_and_a_foreign_one_is_kept(
 
 
 def test_two_studies_do_not_write_one_cache_at_once(
-    rows: tuple[Row, ...], small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second waits, and then finds what the first has computed."""
     computed: list[int] = []
@@ -428,7 +436,7 @@ def test_two_studies_do_not_write_one_cache_at_once(
     assert sorted(computed) == [0, len({row.sha256 for row in rows})]
 
 
-def test_a_diverging_loss_is_an_error(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+def test_a_diverging_loss_is_an_error(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
     source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
@@ -437,7 +445,9 @@ def test_a_diverging_loss_is_an_error(rows: tuple[Row, ...], small_folder: Path,
         fit(network(), wild, source, training, validation, seed=0, **EXACT)
 
 
-def test_the_last_batch_is_never_a_single_image(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+def test_the_last_batch_is_never_a_single_image(
+    rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path
+) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     assert len(training) == 27
     source = activations(network(), ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]

@@ -11,7 +11,7 @@ import torch
 from learning import LATE, held, network, part
 from learning import rows as rows  # a fixture
 
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.training import fit as train
 from tumorlens.training.configurations import INITIAL, Configuration
 from tumorlens.training.steps import (
@@ -47,7 +47,7 @@ class Stream:
 
 @pytest.mark.parametrize("configuration", [LATE, Configuration("head", ("fc",), 1e-2, batch_size=7, max_epochs=3)])
 def test_recorded_steps_see_the_images_of_plain_ones(
-    rows: tuple[Row, ...], small_folder: Path, small_cache: Path, monkeypatch: pytest.MonkeyPatch,
+    rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path, monkeypatch: pytest.MonkeyPatch,
     configuration: Configuration,
 ) -> None:  # fmt: skip
     source = held(rows, small_folder, small_cache, configuration.frozen_prefix, CPU, torch.float32)
@@ -84,7 +84,7 @@ def test_recorded_steps_see_the_images_of_plain_ones(
         assert torch.equal(value, other.state_dict()[key]), key
 
 
-def test_on_a_cpu_steps_are_plain(rows: tuple[Row, ...], small_folder: Path, small_cache: Path) -> None:
+def test_on_a_cpu_steps_are_plain(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     source = held(rows, small_folder, small_cache, "avgpool", CPU, torch.float32)
     made = steps_of(network(), INITIAL, source, part(rows, "train"), CPU, torch.float32, train.ALONE)
     assert type(made) is Steps

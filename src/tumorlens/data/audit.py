@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.core.files import Json
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.data.near_duplicates import THRESHOLD
 from tumorlens.data.protocols import Assignment
 from tumorlens.data.shortcuts import shortcuts
@@ -92,7 +92,7 @@ def twins_line(counts: dict[str, int]) -> str:
     )
 
 
-def _groups(rows: Sequence[Row], assignment: Assignment, similarity: float) -> Json:
+def _groups(rows: Sequence[ImageRecord], assignment: Assignment, similarity: float) -> Json:
     names, counts = np.unique([row.group for row in rows], return_counts=True)
     found = assignment.groups
     return {
@@ -106,7 +106,7 @@ def _groups(rows: Sequence[Row], assignment: Assignment, similarity: float) -> J
     }
 
 
-def conflicts(rows: Sequence[Row], assignment: Assignment) -> list[Json]:
+def conflicts(rows: Sequence[ImageRecord], assignment: Assignment) -> list[Json]:
     """Groups of twins whose labels differ: one entry for every pair of twins with different labels, nearest first.
 
     Pairs of distinct thumbnails stand for all images that share them; one of each label is named.
@@ -131,7 +131,7 @@ def conflicts(rows: Sequence[Row], assignment: Assignment) -> list[Json]:
     ]
 
 
-def worst_leaks(rows: Sequence[Row]) -> dict[str, list[Json]]:
+def worst_leaks(rows: Sequence[ImageRecord]) -> dict[str, list[Json]]:
     """By class, test images that are most like an image learned from, a picture pair each."""
     found: dict[str, list[Json]] = {}
     for label in sorted({row.label for row in rows}):
@@ -146,7 +146,7 @@ def worst_leaks(rows: Sequence[Row]) -> dict[str, list[Json]]:
     return found
 
 
-def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[Row]) -> list[Json]:
+def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[ImageRecord]) -> list[Json]:
     """Images whose neighbours nearly all bear one other label: a list to look at, never a change.
 
     The ten nearest images by cosine of frozen features, none of the image's own group (out of fold,
@@ -187,5 +187,5 @@ def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[Row]) -> list
     return sorted(found, key=lambda item: (-item["agreeing"], item["path"]))
 
 
-def _in(rows: Sequence[Row], splits: tuple[str, ...]) -> Bools:
+def _in(rows: Sequence[ImageRecord], splits: tuple[str, ...]) -> Bools:
     return np.array([row.split in splits for row in rows], bool)

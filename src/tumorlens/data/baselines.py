@@ -11,7 +11,7 @@ import numpy as np
 from tumorlens.core.errors import RunError
 from tumorlens.core.files import csv_line, writing
 from tumorlens.data.audit import _in
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.data.near_duplicates import Thumbnails, nearest_reference
 from tumorlens.data.shortcuts import file_facts_tree
 
@@ -42,7 +42,7 @@ def read_baselines(path: Path) -> dict[str, tuple[str, ...]]:
         raise RunError(f"{path} is damaged ({error}).", cure="Delete it and run the same command again.") from None
 
 
-def baselines(rows: Sequence[Row], thumbnails: Thumbnails) -> list[tuple[str, ...]]:
+def baselines(rows: Sequence[ImageRecord], thumbnails: Thumbnails) -> list[tuple[str, ...]]:
     """What no learning from the brain gives: lines (path, label, nn, nn_mirror, file_facts), test images only.
 
     `nn` is the label of the nearest thumbnail of training and validation as it is, `nn_mirror` also

@@ -11,7 +11,7 @@ from tumorlens.core.files import Json
 from tumorlens.core.progress import Clock
 from tumorlens.data.datasheets import Identification, fingerprint, identify
 from tumorlens.data.fetch import ImageFolder, fetch
-from tumorlens.data.index import Index, Row, build_index
+from tumorlens.data.index import ImageRecord, Index, build_index
 from tumorlens.data.protocols import Assignment, SplitOptions, assign
 from tumorlens.data.splits import SPLITS
 
@@ -68,7 +68,7 @@ class SplitDataset(Dataset):
     seed: int
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[ImageRecord, ...]:
         """All images with their split, group and nearest training image."""
         return self.assignment.split.rows
 
@@ -147,7 +147,7 @@ def open_split_dataset(
     return SplitDataset(opened.folder, opened.index, opened.identity, assignment, options, seed)
 
 
-def split_hash(rows: Sequence[Row]) -> str:
+def split_hash(rows: Sequence[ImageRecord]) -> str:
     """SHA-256, in hex, over each image's path and split, whatever the order of the rows."""
     lines = sorted(f"{row.path}\t{row.split}\n" for row in rows)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -66,14 +66,14 @@ def fetch(data: str, *, cache: Path, seed: int = 0, download: Callable[[], Path]
         kagglehub is not installed.
     """
     if data == "kaggle":
-        return find_parts(download(), source="Kaggle, masoudnickparvar/brain-tumor-mri-dataset, version 1")
+        return find_image_folder(download(), source="Kaggle, masoudnickparvar/brain-tumor-mri-dataset, version 1")
     if data == "phantom":
-        return find_parts(_phantom(cache, seed), source=f"generated, seed {seed}", generated=True)
+        return find_image_folder(_phantom(cache, seed), source=f"generated, seed {seed}", generated=True)
     path = named_path(data)
     if path.is_file():
         folder = extract_zip(path, cache)
-        return find_parts(folder, source=f"zip {path.name}, sha256 {folder.name}…")
-    return find_parts(path, source=f"folder {path}")
+        return find_image_folder(folder, source=f"zip {path.name}, sha256 {folder.name}…")
+    return find_image_folder(path, source=f"folder {path}")
 
 
 def named_path(data: str) -> Path:
@@ -110,7 +110,7 @@ def _phantom(cache: Path, seed: int) -> Path:
     return cached_folder(cache / "phantom" / f"v{GENERATOR}-seed{seed}", make, is_complete)
 
 
-def find_parts(root: Path, *, source: str, generated: bool = False) -> ImageFolder:
+def find_image_folder(root: Path, *, source: str, generated: bool = False) -> ImageFolder:
     """Find training and test images below a folder, and check that their classes agree.
 
     `Training/` (or `train`, in any case) nearest to the root counts, then a test folder beside it, else the

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tumorlens.data.near_duplicates import THRESHOLD, Ints, Twins
+from tumorlens.data.near_duplicates import THRESHOLD, Ints, NearDuplicates
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Groups:
     """Pairs at or above the threshold that lie in different groups because of that."""
 
 
-def group_twins(twins: Twins, threshold: float = THRESHOLD, *, cap: int | None = None) -> Groups:
+def group_near_duplicates(twins: NearDuplicates, threshold: float = THRESHOLD, *, cap: int | None = None) -> Groups:
     """Connected components of twins, none larger than a cap unless it is all copies.
 
     Links may chain images that are unlike each other. A component above the cap is therefore cut:

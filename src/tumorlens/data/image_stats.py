@@ -26,7 +26,7 @@ _BORDER = 14  # pixels of 224 on each side
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class ImageStats:
     """What one file holds."""
 
     bytes: int
@@ -52,7 +52,7 @@ class Look:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
 
 
-def look_at(path: Path) -> Look:
+def measure_image(path: Path) -> ImageStats:
     """Decode a file once and measure it.
 
     Raises
@@ -72,7 +72,7 @@ def look_at(path: Path) -> Look:
     black = levels <= _BLACK
     of_frame = np.count_nonzero(black) - np.count_nonzero(black[_BORDER:-_BORDER, _BORDER:-_BORDER])
     thumbnail = np.array(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
-    return Look(
+    return ImageStats(
         path.stat().st_size, facts.width, facts.height, facts.mode, facts.tables,
         0.0 if band else colour_share(np.asarray(small)),
         round(float(levels.mean()), 3), round(of_frame / (SIZE**2 - (SIZE - 2 * _BORDER) ** 2), 4),

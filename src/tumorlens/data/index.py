@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from tumorlens.core.files import writing
 from tumorlens.core.progress import Bar
 from tumorlens.core.text import shown
 from tumorlens.data.fetch import ImageFolder
-from tumorlens.data.image_stats import Look, look_at
+from tumorlens.data.image_stats import ImageStats, measure_image
 from tumorlens.readers.pixels import (
     READERS,
     THUMBNAIL,
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ImageRecord:
     """One usable image."""
 
     path: str
@@ -84,7 +84,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class SkippedFile:
     """One file that was left out."""
 
     path: str
@@ -98,8 +98,8 @@ class Index:
 
     root: Path
     classes: tuple[str, ...]
-    rows: tuple[Row, ...]
-    unreadable: tuple[Unreadable, ...]
+    rows: tuple[ImageRecord, ...]
+    unreadable: tuple[SkippedFile, ...]
     thumbnails: Pixels
     """uint8 [rows, 32, 32], grey."""
 
@@ -170,15 +170,15 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
         if index and any(not isinstance(_look(folder.root / u.path), str) for u in index.unreadable):
             index = None  # it was short of memory then, or Pillow reads more now
         if index is None:
-            rows: list[Row] = []
+            rows: list[ImageRecord] = []
             thumbnails = bytearray()  # not a list of arrays: there may be very many
-            unreadable: list[Unreadable] = []
+            unreadable: list[SkippedFile] = []
             looks = _tracked(pool, folder.root, paths, _look, "Checking images")
             for (path, label, part), sha256, look in zip(files, hashes, looks, strict=True):
                 if isinstance(look, str) or not sha256:
-                    unreadable.append(Unreadable(path, label, look if isinstance(look, str) else "cannot be read"))
+                    unreadable.append(SkippedFile(path, label, look if isinstance(look, str) else "cannot be read"))
                     continue
-                rows.append(Row(path, sha256, **look.facts(), label=label, part=part))
+                rows.append(ImageRecord(path, sha256, **look.facts(), label=label, part=part))
                 thumbnails += look.thumbnail.tobytes()
             shape = (len(rows), THUMBNAIL, THUMBNAIL)
             every = np.frombuffer(thumbnails, np.uint8).reshape(shape)
@@ -189,7 +189,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
                      "unreadable": [dataclasses.astuple(u) for u in unreadable]}  # fmt: skip
             with writing(known) as file:  # not indented: that makes an object of every value and comma first
                 file.write(json.dumps(facts, ensure_ascii=False, allow_nan=False).encode())
-    left_out = [Unreadable(shown(f[0]), f[1], "its name is not UTF-8") for f in odd]
+    left_out = [SkippedFile(shown(f[0]), f[1], "its name is not UTF-8") for f in odd]
     index = dataclasses.replace(index, unreadable=(*index.unreadable, *left_out))
     _check_classes(index)
     if folder.testing is not None and TESTING not in index.counts():
@@ -238,9 +238,9 @@ def _hash(path: Path) -> str:
         return ""  # the look at its content says why
 
 
-def _look(path: Path) -> Look | str:
+def _look(path: Path) -> ImageStats | str:
     try:
-        return look_at(path)
+        return measure_image(path)
     except ImageError as error:
         return error.what
 
@@ -255,11 +255,11 @@ def _key(files: Iterable[tuple[str, str, str]], hashes: Iterable[str]) -> str:
 def _from_cache(path: Path, folder: ImageFolder) -> Index | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        rows = tuple(Row(*values) for values in content["rows"])
+        rows = tuple(ImageRecord(*values) for values in content["rows"])
         thumbnails = np.load(path.with_suffix(".npy"), allow_pickle=False)
         if thumbnails.shape != (len(rows), THUMBNAIL, THUMBNAIL) or thumbnails.dtype != np.uint8:
             return None
-        unreadable = tuple(Unreadable(*values) for values in content["unreadable"])
+        unreadable = tuple(SkippedFile(*values) for values in content["unreadable"])
         return Index(folder.root, folder.classes, rows, unreadable, thumbnails)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None  # absent or of another version: the files are looked at again
@@ -277,10 +277,10 @@ def _check_classes(index: Index) -> None:
             )
 
 
-def write_index(path: Path, rows: Sequence[Row]) -> None:
+def write_index(path: Path, rows: Sequence[ImageRecord]) -> None:
     """Write index.csv, one row an image."""
     text = io.StringIO()
-    names = [field.name for field in dataclasses.fields(Row)]
+    names = [field.name for field in dataclasses.fields(ImageRecord)]
     # QUOTE_NONNUMERIC: a lone carriage return in a name would otherwise break the line
     table = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     table.writerow(names)
@@ -289,7 +289,7 @@ def write_index(path: Path, rows: Sequence[Row]) -> None:
         file.write(text.getvalue().encode())
 
 
-def read_index(path: Path) -> tuple[Row, ...]:
+def read_index(path: Path) -> tuple[ImageRecord, ...]:
     """Read index.csv back.
 
     Raises
@@ -307,9 +307,9 @@ def read_index(path: Path) -> tuple[Row, ...]:
     raise error
 
 
-def _row(record: dict[str, str]) -> Row:
+def _row(record: dict[str, str]) -> ImageRecord:
     """One line of index.csv; KeyError or ValueError where it is damaged."""
-    kinds: dict[str, Callable[[str], object]] = {
+    parse: dict[str, Callable[[str], Any]] = {
         "int": int, "float": float, "str": str, "float | None": lambda text: float(text) if text else None,
     }  # fmt: skip
-    return Row(**{field.name: kinds[str(field.type)](record[field.name]) for field in dataclasses.fields(Row)})  # type: ignore[arg-type]
+    return ImageRecord(*(parse[str(field.type)](record[field.name]) for field in dataclasses.fields(ImageRecord)))

@@ -47,7 +47,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Twins:
+class NearDuplicates:
     """What a search found among n images, d of them with distinct thumbnails."""
 
     nearest: Ints
@@ -91,7 +91,9 @@ class Twins:
             )
 
 
-def find_twins(thumbnails: Thumbnails, reference: Bools, *, floor: float = COARSE, workers: int | None = None) -> Twins:
+def find_near_duplicates(
+    thumbnails: Thumbnails, reference: Bools, *, floor: float = COARSE, workers: int | None = None
+) -> NearDuplicates:
     """Compare every image with every other in all eight orientations, exactly.
 
     Blocks of products are computed and reduced while they are in the processor's cache, so memory
@@ -133,7 +135,7 @@ def find_twins(thumbnails: Thumbnails, reference: Bools, *, floor: float = COARS
         transformation[has] = np.where(same, 0, measured.argmax(1))
         similarity[has] = np.where(same, 1, np.minimum(measured.max(1), 1))
         similarities = np.minimum(_measured(transformed, found[:, 0], found[:, 1]), 1)
-    return Twins(nearest, similarity, transformation, place, found, similarities, floor)
+    return NearDuplicates(nearest, similarity, transformation, place, found, similarities, floor)
 
 
 class _Spectra:

@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.core.errors import DataError
-from tumorlens.data.groups import Groups, group_twins
-from tumorlens.data.index import TESTING, Index, Row
+from tumorlens.data.groups import Groups, group_near_duplicates
+from tumorlens.data.index import TESTING, ImageRecord, Index
 from tumorlens.data.near_duplicates import (
     COARSE,
     THRESHOLD,
     TRANSFORMATIONS,
-    Twins,
-    find_twins,
+    NearDuplicates,
+    find_near_duplicates,
 )
 from tumorlens.data.splits import Split, read_column, split_index
 
@@ -59,7 +59,7 @@ class Assignment:
 
     split: Split
     """Rows carry their group, and the most similar image of training or validation."""
-    twins: Twins
+    twins: NearDuplicates
     """The search behind it; its reference images are those of training and validation."""
     groups: Groups | None
     """From twins; None where the user named groups."""
@@ -86,8 +86,8 @@ def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
     """
     similarity, groups_file = options.similarity, options.groups_file
     training = np.array([row.part != TESTING for row in index.rows])
-    twins = find_twins(index.thumbnails, training, floor=min(COARSE, similarity))
-    found = None if groups_file else group_twins(twins, similarity)
+    twins = find_near_duplicates(index.thumbnails, training, floor=min(COARSE, similarity))
+    found = None if groups_file else group_near_duplicates(twins, similarity)
     names = _from_file(index, groups_file) if groups_file else found.of.astype(str)  # type: ignore[union-attr]
     if options.protocol == GROUPED_CV:
         split, left_out = _fold(index, names, options, seed)
@@ -104,11 +104,11 @@ def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
         left_out = sum(not row.split for row in split.rows)
     reference = np.array([row.split in ("train", "validation") for row in split.rows])
     if (reference != training).any():
-        twins = find_twins(index.thumbnails, reference, floor=min(COARSE, similarity))
+        twins = find_near_duplicates(index.thumbnails, reference, floor=min(COARSE, similarity))
     return Assignment(replace(split, rows=annotated(split.rows, names, twins)), twins, found, left_out)
 
 
-def annotated(rows: Sequence[Row], groups: Strings, twins: Twins) -> tuple[Row, ...]:
+def annotated(rows: Sequence[ImageRecord], groups: Strings, twins: NearDuplicates) -> tuple[ImageRecord, ...]:
     """The rows with their group, and with the most similar reference image."""
     return tuple(
         replace(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.core.files import Json
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 
 _DEPTH = 4
 _FOLDS = 5
@@ -22,7 +22,7 @@ Strings = npt.NDArray[np.str_]
 Indices = npt.NDArray[np.intp]
 
 #: Facts by name; text is turned into the rank of its frequency.
-FACTS: dict[str, Callable[[Row], float | str]] = {
+FACTS: dict[str, Callable[[ImageRecord], float | str]] = {
     "width": lambda r: r.width,
     "height": lambda r: r.height,
     "aspect": lambda r: r.width / r.height,
@@ -36,7 +36,7 @@ FACTS: dict[str, Callable[[Row], float | str]] = {
 }
 
 
-def shortcuts(rows: Sequence[Row]) -> Json:
+def shortcuts(rows: Sequence[ImageRecord]) -> Json:
     """Accuracy of small trees on facts of files, cross-validated over whole groups of images.
 
     Returns
@@ -68,14 +68,14 @@ def shortcuts(rows: Sequence[Row]) -> Json:
     return result
 
 
-def file_facts_tree(rows: Sequence[Row], learning: Bools, testing: Bools) -> list[str]:
+def file_facts_tree(rows: Sequence[ImageRecord], learning: Bools, testing: Bools) -> list[str]:
     """Class of each testing image by a tree of depth 4 on facts of files, learned on the others."""
     x, labels = _facts(rows), np.array([row.label for row in rows])
     found: list[str] = _tree().fit(x[learning], labels[learning]).predict(x[testing]).tolist()
     return found
 
 
-def _size_rule(rows: Sequence[Row]) -> Json:
+def _size_rule(rows: Sequence[ImageRecord]) -> Json:
     """Is a file of the commonest size of one class, or of all others? Which class and which way, learning says."""
     learning = [row for row in rows if row.split in ("train", "validation")]
     testing = [row for row in rows if row.split == "test"]
@@ -102,7 +102,7 @@ def _size_rule(rows: Sequence[Row]) -> Json:
     }
 
 
-def _facts(rows: Sequence[Row]) -> Floats:
+def _facts(rows: Sequence[ImageRecord]) -> Floats:
     columns = []
     for fact in FACTS.values():
         values: list[Any] = [fact(row) for row in rows]

@@ -14,8 +14,8 @@ from tumorlens.core.errors import DataError
 from tumorlens.data.index import (
     TESTING,
     TRAINING,
+    ImageRecord,
     Index,
-    Row,
 )
 
 SPLITS = ("train", "validation", "test")
@@ -27,7 +27,7 @@ TEST_SHARE = 0.15  # of everything, only where there is no Testing folder
 class Split:
     """An index whose rows all have a split, and how it came to be."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ImageRecord, ...]
     source: str
     """One phrase for the report."""
     test_source: str
@@ -64,7 +64,7 @@ def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
     return Split(rows, "85/15 stratified by seed", "folder" if has_testing else "split off")
 
 
-def _draw(rows: Sequence[Row], share: float, random: np.random.Generator) -> list[str]:
+def _draw(rows: Sequence[ImageRecord], share: float, random: np.random.Generator) -> list[str]:
     """Paths of about `share` of the rows: the total is rounded, classes get their largest remainders."""
     by_class: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: row.path):

@@ -12,7 +12,7 @@ from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
 from tumorlens.core.text import percent
 from tumorlens.data.baselines import BASELINES
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.data.near_duplicates import COARSE, THRESHOLD
 from tumorlens.evaluation.bootstrap import bootstrap_accuracy
 from tumorlens.evaluation.predictions import Predictions
@@ -32,7 +32,7 @@ Classes = npt.NDArray[np.int64]
 
 
 def leakage(
-    rows: Sequence[Row], predictions: Mapping[str, Predictions], baselines: Mapping[str, Sequence[str]]
+    rows: Sequence[ImageRecord], predictions: Mapping[str, Predictions], baselines: Mapping[str, Sequence[str]]
 ) -> Json:
     """Score each configuration and baseline on each subset of the test images.
 

@@ -16,7 +16,7 @@ from tumorlens.core.errors import RunError
 from tumorlens.core.files import Json, probe_writable, writing
 from tumorlens.core.progress import log
 from tumorlens.core.run_folder import INTENDED_USE
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.export.onnx_graph import build_graph
 from tumorlens.export.quantize import CALIBRATION, check_accuracy, quantize
 from tumorlens.export.trained_run import TrainedRun, open_trained_run
@@ -148,7 +148,9 @@ def _run(model: onnx.ModelProto, batches: Iterable[Pixels]) -> Iterator[tuple[Pi
         yield pixels, Outputs(*session.run(OUTPUTS, {INPUT: pixels}))
 
 
-def _against_torch(trained: TrainedRun, model: onnx.ModelProto, rows: Sequence[Row]) -> tuple[Json, Outputs, Pixels]:
+def _against_torch(
+    trained: TrainedRun, model: onnx.ModelProto, rows: Sequence[ImageRecord]
+) -> tuple[Json, Outputs, Pixels]:
     """Compare both on the same images, in fp32 on the CPU; also returns the graph's outputs and the pixels."""
     if not rows:
         raise RunError(f"{trained.run.root} has no images of that split.", cure="Use a run with a validation split.")
@@ -168,7 +170,7 @@ def _against_torch(trained: TrainedRun, model: onnx.ModelProto, rows: Sequence[R
     return parity, Outputs.joined(found), np.concatenate(kept)
 
 
-def _calibration_images(trained: TrainedRun, train: Sequence[Row]) -> Pixels:
+def _calibration_images(trained: TrainedRun, train: Sequence[ImageRecord]) -> Pixels:
     rng = np.random.default_rng([trained.run.read_study()["config"]["seed"], 8])
     chosen = rng.choice(len(train), min(CALIBRATION, len(train)), replace=False)
     return np.concatenate(list(trained.batches([train[i] for i in sorted(chosen)], "Calibration images")))

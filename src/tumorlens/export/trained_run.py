@@ -17,7 +17,7 @@ from tumorlens.core.prefetch import prefetch
 from tumorlens.core.progress import Bar
 from tumorlens.core.run_folder import Run
 from tumorlens.data.fetch import fetch
-from tumorlens.data.index import Row, read_index
+from tumorlens.data.index import ImageRecord, read_index
 from tumorlens.inference.classifier import BATCH
 from tumorlens.readers.pixels import Pixels, read_image
 from tumorlens.training.weights import read_state
@@ -32,18 +32,18 @@ class TrainedRun:
     run: Run
     configuration: str
     classes: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ImageRecord, ...]
     root: Path
     """Folder that the rows' paths are relative to."""
     checkpoint: Path
     sha256: str
     """SHA-256 of the checkpoint, hex."""
 
-    def split(self, name: str) -> list[Row]:
+    def split(self, name: str) -> list[ImageRecord]:
         """Rows of `train`, `validation` or `test`."""
         return [row for row in self.rows if row.split == name]
 
-    def labels(self, rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+    def labels(self, rows: Sequence[ImageRecord]) -> npt.NDArray[np.int64]:
         """int64 [n], indices into `classes`."""
         return np.array([self.classes.index(row.label) for row in rows], np.int64)
 
@@ -51,7 +51,7 @@ class TrainedRun:
         """The checkpoint's state dict, on the CPU."""
         return read_state(self.checkpoint, len(self.classes))
 
-    def batches(self, rows: Sequence[Row], title: str) -> Iterator[Pixels]:
+    def batches(self, rows: Sequence[ImageRecord], title: str) -> Iterator[Pixels]:
         """uint8 [n, 224, 224, 3] in order, decoded in the background, with a progress bar.
 
         Raises
@@ -65,7 +65,7 @@ class TrainedRun:
                 yield pixels
                 bar.advance(len(pixels))
 
-    def _pixels(self, row: Row) -> Pixels:
+    def _pixels(self, row: ImageRecord) -> Pixels:
         path = self.root / row.path
         cure = "Name the data of this run with --data, or restore the file."
         try:

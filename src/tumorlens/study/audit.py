@@ -12,7 +12,7 @@ from tumorlens.core.progress import Clock
 from tumorlens.data.audit import audit, label_doubts
 from tumorlens.data.baselines import baselines
 from tumorlens.data.dataset import open_split_dataset
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.data.protocols import SplitOptions
 from tumorlens.training.configurations import check_seed
 
@@ -89,7 +89,7 @@ def run_audit(
     return result | {"timing": {**clock.steps, "total_s": clock.total}, "peak_memory_gb": peak_memory_gb()}
 
 
-def _doubts(rows: tuple[Row, ...], root: Path, weights: Weights, cache: Path) -> list[Json]:
+def _doubts(rows: tuple[ImageRecord, ...], root: Path, weights: Weights, cache: Path) -> list[Json]:
     from tumorlens.training.devices import choose_device, choose_precision, keep_to_cores
     from tumorlens.training.features import activations
     from tumorlens.training.model import build

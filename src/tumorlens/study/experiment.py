@@ -24,7 +24,7 @@ from tumorlens.core.run_folder import INTENDED_USE, Run
 from tumorlens.core.version import __version__
 from tumorlens.data.audit import label_doubts
 from tumorlens.data.fetch import ImageFolder
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.evaluation.metrics import evaluate_predictions
 from tumorlens.evaluation.predictions import Predictions, write_predictions
 from tumorlens.study.options import Study
@@ -55,7 +55,7 @@ class Workbench:
     configurations: tuple[Configuration, ...]
     folder: ImageFolder
     classes: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ImageRecord, ...]
     weights: Weights
     device: torch.device
     precision: torch.dtype

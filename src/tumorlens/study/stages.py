@@ -17,7 +17,7 @@ from tumorlens.study.prepare import prepare
 from tumorlens.training.configurations import BUILT_IN, Configuration
 
 if TYPE_CHECKING:
-    from tumorlens.data.index import Row
+    from tumorlens.data.index import ImageRecord
 
 
 def note_timing(run: Run, clock: Clock) -> None:
@@ -76,7 +76,7 @@ def compare_run(root: Path) -> Json:
     return comparison
 
 
-def published_for(record: Json, rows: Sequence[Row]) -> dict[str, float] | None:
+def published_for(record: Json, rows: Sequence[ImageRecord]) -> dict[str, float] | None:
     """Published figures of the configurations that were trained and tested in that way on that data set."""
     from tumorlens.data.datasheets import published
     from tumorlens.data.index import TESTING

@@ -29,7 +29,7 @@ from torchvision.models import ResNet
 
 from tumorlens.core.errors import DataError, ImageError, RunError
 from tumorlens.core.progress import Bar, log
-from tumorlens.data.index import Row
+from tumorlens.data.index import ImageRecord
 from tumorlens.readers.pixels import (
     READERS,
     Pixels,
@@ -132,7 +132,7 @@ class InMemory:
 def activations(
     model: ResNet,
     boundaries: Sequence[str],
-    rows: Sequence[Row],
+    rows: Sequence[ImageRecord],
     root: Path,
     *,
     cache: Path,
