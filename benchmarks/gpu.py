@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tumorlens.core.files import cache_dir, read_json
 from tumorlens.data.fetch import fetch
 from tumorlens.data.index import TRAINING, build_index
-from tumorlens.readers.pixels import READERS, hushed, read_image
+from tumorlens.readers.pixels import READERS, read_image, suppress_warnings
 from tumorlens.training.configurations import BUILT_IN, Configuration
 from tumorlens.training.features import InMemory
 from tumorlens.training.model import build
@@ -113,7 +113,7 @@ def study(asked: argparse.Namespace, scratch: Path) -> tuple[dict[str, float], d
     folder = fetch(asked.data, cache=scratch / "study")
     paths = {row.sha256: folder.root / row.path for row in build_index(folder, scratch / "study").rows}
     began = time.perf_counter()
-    with hushed(), ThreadPoolExecutor(READERS) as pool:
+    with suppress_warnings(), ThreadPoolExecutor(READERS) as pool:
         deque(pool.map(read_image, paths.values()), 0)
     decoding = time.perf_counter() - began
     record = read_json(run / "study.json")

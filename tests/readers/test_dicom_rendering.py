@@ -11,7 +11,7 @@ from input_files import only, seeds
 from pydicom.dataset import Dataset
 
 from tumorlens.readers import read_bytes
-from tumorlens.readers.types import grey, squared
+from tumorlens.readers.types import fit_square, to_uint8
 
 dicom = seeds.dicom
 SIGNED = seeds.picture().astype(np.int16) * 16 - 1000
@@ -44,8 +44,8 @@ def test_voi_tables_are_looked_up_without_wrapping(
     table.add_new("LUTData", "OW", greys.astype(kind).tobytes())
     found = only(read_bytes(dicom(pixels, syntax=syntax, VOILUTSequence=[table], **elements), "x"))
     values = pixels.astype(int) + int(str(elements.get("RescaleIntercept", 0)))
-    wanted = grey(greys[np.clip(values - first, 0, entries - 1)], 0, 2**bits - 1)
-    assert np.array_equal(found.pixels, squared(wanted, SQUARE))
+    wanted = to_uint8(greys[np.clip(values - first, 0, entries - 1)], 0, 2**bits - 1)
+    assert np.array_equal(found.pixels, fit_square(wanted, SQUARE))
 
 
 def test_padding_of_signed_pixels_may_be_written_as_unsigned() -> None:

@@ -25,9 +25,9 @@ from tumorlens.readers import (
 from tumorlens.readers.types import (
     BLACK,
     WHITE,
-    contrast,
-    grey,
-    squared,
+    contrast_range,
+    fit_square,
+    to_uint8,
 )
 
 nifti, SECRET = seeds.nifti, seeds.SECRET
@@ -53,10 +53,12 @@ def expected(plane: Plane, at: int) -> np.ndarray:
     """Written out: rows from the top, columns from the left, of the slice at an RAS index."""
     low, high = np.percentile(VOLUME, (BLACK, WHITE))
     if plane == "axial":  # front to back, patient's right to left
-        return squared(grey(VOLUME[::-1, ::-1, at].T, low, high), (SIZES[1], SIZES[0]))
+        return fit_square(to_uint8(VOLUME[::-1, ::-1, at].T, low, high), (SIZES[1], SIZES[0]))
     if plane == "coronal":  # top to bottom, patient's right to left
-        return squared(grey(VOLUME[::-1, at, ::-1].T, low, high), (SIZES[2], SIZES[0]))
-    return squared(grey(VOLUME[at, ::-1, ::-1].T, low, high), (SIZES[2], SIZES[1]))  # top to bottom, face to the left
+        return fit_square(to_uint8(VOLUME[::-1, at, ::-1].T, low, high), (SIZES[2], SIZES[0]))
+    return fit_square(
+        to_uint8(VOLUME[at, ::-1, ::-1].T, low, high), (SIZES[2], SIZES[1])
+    )  # top to bottom, face to the left
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
@@ -65,7 +67,7 @@ def test_every_orientation_gives_the_same_pictures(codes: str) -> None:
     for plane, letters, axis in planes:
         found = slices(read_bytes(stored_as(codes), "x", plane=plane))
         assert [s.index for s in found] == list(range(SHAPE[axis]))
-        assert {(s.count, s.series, s.facts["plane"]) for s in found} == {(SHAPE[axis], "series-1", plane)}
+        assert {(s.count, s.series, s.metadata["plane"]) for s in found} == {(SHAPE[axis], "series-1", plane)}
         along = any(letters[0] == code for code in codes)  # else stored from the other end
         for i in (0, 5, SHAPE[axis] - 1):
             at = i if along else SHAPE[axis] - 1 - i
@@ -108,9 +110,9 @@ def test_sform_comes_before_qform_and_neither_is_told() -> None:
     image.set_sform(RAS, 1)
     both = slices(read_bytes(image.to_bytes(), "x"))[3]
     assert np.array_equal(both.pixels, expected("axial", 3))
-    assert "orientation" not in both.facts
+    assert "orientation" not in both.metadata
     neither = slices(read_bytes(nifti(VOLUME, RAS, sform_code=0, qform_code=0), "x"))[3]
-    assert "not recorded" in str(neither.facts["orientation"])
+    assert "not recorded" in str(neither.metadata["orientation"])
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "f4", "f8"])
@@ -118,16 +120,18 @@ def test_sform_comes_before_qform_and_neither_is_told() -> None:
 def test_types_and_versions(dtype: str, version: int) -> None:
     volume = (VOLUME // 16 if dtype == "u1" else VOLUME).astype(dtype)
     found = slices(read_bytes(gzip.compress(nifti(volume, RAS, version=version)), "x.nii.gz"))
-    low, high = contrast(volume)
-    assert np.array_equal(found[3].pixels, squared(grey(volume[::-1, ::-1, 3].T, low, high), (2, 1)))
+    low, high = contrast_range(volume)
+    assert np.array_equal(found[3].pixels, fit_square(to_uint8(volume[::-1, ::-1, 3].T, low, high), (2, 1)))
 
 
 def test_one_window_holds_for_the_volume_and_a_falling_slope_inverts() -> None:
     rising = slices(read_bytes(nifti(VOLUME, RAS), "x"))
     assert rising[0].pixels.max() < rising[15].pixels.max() == 255
     falling = slices(read_bytes(nifti(VOLUME, RAS, scl_slope=-2, scl_inter=7), "x"))
-    low, high = contrast(VOLUME)
-    assert np.array_equal(falling[3].pixels, squared(grey(-VOLUME[::-1, ::-1, 3].T.astype(float), -high, -low), (2, 1)))
+    low, high = contrast_range(VOLUME)
+    assert np.array_equal(
+        falling[3].pixels, fit_square(to_uint8(-VOLUME[::-1, ::-1, 3].T.astype(float), -high, -low), (2, 1))
+    )
 
 
 def test_of_four_dimensions_the_first_volume_is_read_and_the_others_are_told() -> None:
@@ -154,7 +158,9 @@ def test_values_that_are_no_numbers_are_black_and_do_not_count() -> None:
     volume[0], volume[1] = np.nan, np.inf
     found = slices(read_bytes(nifti(volume, RAS), "x", plane="sagittal"))
     assert found[0].pixels.max() == 0
-    assert np.array_equal(found[9].pixels, squared(grey(VOLUME[9, ::-1, ::-1].T, *contrast(VOLUME[2:])), (3, 2)))
+    assert np.array_equal(
+        found[9].pixels, fit_square(to_uint8(VOLUME[9, ::-1, ::-1].T, *contrast_range(VOLUME[2:])), (3, 2))
+    )
 
 
 WHOLE = gzip.compress(nifti(VOLUME, RAS), mtime=0)
@@ -211,7 +217,7 @@ def test_limits_hold_before_anything_is_inflated() -> None:
 def test_nothing_identifying_comes_out(capfd: pytest.CaptureFixture[str]) -> None:
     whole = nifti(VOLUME, RAS, aux_file=SECRET[:23].encode())
     assert whole.count(SECRET[:12].encode()) >= 3
-    said = [repr(found.facts) + found.source for found in slices(read_bytes(whole, "x"))]
+    said = [repr(found.metadata) + found.source for found in slices(read_bytes(whole, "x"))]
     random = np.random.default_rng(0)
     for _ in range(100):
         data = bytearray(whole)
@@ -219,7 +225,7 @@ def test_nothing_identifying_comes_out(capfd: pytest.CaptureFixture[str]) -> Non
             data[int(random.integers(348))] = int(random.integers(256))
         for found in read_bytes(bytes(data), "x"):
             assert isinstance(found, (Slice, Unreadable))
-            said.append(found.reason + found.cure if isinstance(found, Unreadable) else repr(found.facts))
+            said.append(found.reason + found.cure if isinstance(found, Unreadable) else repr(found.metadata))
     said += capfd.readouterr()
     assert not any("weifel" in text for text in said)
 

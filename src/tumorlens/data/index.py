@@ -35,7 +35,7 @@ from tumorlens.readers.pixels import (
     READERS,
     THUMBNAIL,
     Pixels,
-    hushed,
+    suppress_warnings,
 )
 
 TRAINING, TESTING = "Training", "Testing"
@@ -160,7 +160,7 @@ def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None)
     """
     files = list_files(folder)
     workers = workers or READERS
-    with hushed(), ThreadPoolExecutor(workers) as pool:
+    with suppress_warnings(), ThreadPoolExecutor(workers) as pool:
         odd = [f for f in files if not _is_utf8(f[0])]  # such a name has no place in JSON, CSV or a page
         files = [f for f in files if _is_utf8(f[0])]
         paths = [f[0] for f in files]

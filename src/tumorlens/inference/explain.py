@@ -110,7 +110,7 @@ def pictures(classifier: Classifier, out: Path, look: Look = _LOOK, captures: Ca
         image.save(content, "PNG")
         with writing(target) as file:
             file.write(content.getbuffer())
-        if captures is not None and item.facts.get("format") == "DICOM":
+        if captures is not None and item.metadata.get("format") == "DICOM":
             with writing(target.with_suffix(".dcm")) as file:
                 captures.write(file, np.asarray(image), item.series or item.source, item.index)
 

@@ -1,6 +1,6 @@
-"""Files that a user has, of any format and in any wrapping → slices to classify, and a reason for each that is none.
+"""Image files of any supported format, in folders or zips → slices to classify, and a reason for each unreadable file.
 
-No torch here; pydicom and nibabel are imported when the first such file comes.
+No torch here; pydicom and nibabel are imported when the first file of their format is read.
 """
 
 from tumorlens.readers.sources import (

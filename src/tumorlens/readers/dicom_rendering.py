@@ -1,25 +1,21 @@
-"""Stored grey values of a DICOM frame → uint8, by the transformations of its header (PS3.3 C.11, C.7.6.16)."""
+"""Stored grey values of a DICOM frame → uint8, by the transformations in its header (PS3.3 C.11, C.7.6.16)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tumorlens.readers.dicom_limits import check_length
-from tumorlens.readers.types import (
-    Values,
-    blocks,
-    contrast,
-    grey,
-    sample,
-)
+from tumorlens.readers.types import Values, blocks, contrast_range, sample, to_uint8
 
 
-def rendered(stored: Values, data: Any, frame: int) -> tuple[npt.NDArray[np.uint8], str]:
-    """Grey picture of a frame, and what its contrast comes from.
+def render_grey(stored: Values, data: Any, frame: int) -> tuple[npt.NDArray[np.uint8], str]:
+    """Grey picture of a frame, and the source of its contrast.
 
     Parameters
     ----------
@@ -28,7 +24,7 @@ def rendered(stored: Values, data: Any, frame: int) -> tuple[npt.NDArray[np.uint
     data
         pydicom's dataset: MONOCHROME1 or MONOCHROME2.
     frame
-        0-based; enhanced files have transformations of their own for each frame.
+        0-based; enhanced files have transformations for each frame.
 
     Returns
     -------
@@ -38,34 +34,28 @@ def rendered(stored: Values, data: Any, frame: int) -> tuple[npt.NDArray[np.uint
         "VOI LUT", "window" or "percentiles".
     """
     padding = _padding(stored, data)
-    window = _window(data, frame)
-    low = high = 0.0
-    table, start = np.zeros(0, np.uint8), 0
     if data.get("VOILUTSequence"):
-        why = "VOI LUT"
-        table, start = _voi_table(data, signed=_below_zero(stored, data, frame))
-    elif window is not None:
-        why = "window"
+        contrast = "VOI LUT"
+        table, first = _voi_table(data, signed=_below_zero(stored, data, frame))
+        shade: Callable[[Values], npt.NDArray[np.uint8]] = partial(_look_up, table=table, first=first)
+    elif window := _window(data, frame):
+        contrast = "window"
+        shade = partial(_apply_window, window=window)
     else:
-        why = "percentiles"
-        low, high = contrast(_modality(sample(stored[~padding]), data, frame))
+        contrast = "percentiles"
+        low, high = contrast_range(_modality(sample(stored[~padding]), data, frame))
+        shade = partial(to_uint8, low=low, high=high)
     picture = np.zeros(stored.shape, np.uint8)
     for rows in blocks(stored):
-        values = _modality(stored[rows], data, frame)
-        if why == "VOI LUT":
-            picture[rows] = table[np.clip(np.rint(values).astype(np.int64) - start, 0, len(table) - 1)]
-        elif window is not None:
-            picture[rows] = _windowed(values, *window)
-        else:
-            picture[rows] = grey(values, low, high)
+        picture[rows] = shade(_modality(stored[rows], data, frame))
     if data.PhotometricInterpretation == "MONOCHROME1":
         picture = 255 - picture
     picture[padding] = 0
-    return picture, why
+    return picture, contrast
 
 
-def spacing(data: Any, frame: int) -> tuple[float, float]:
-    """Distance of rows and of columns in mm or in proportion; (1, 1) where the header has none."""
+def pixel_spacing(data: Any, frame: int) -> tuple[float, float]:
+    """Distance between rows and between columns, in mm or as a ratio; (1, 1) if the header has neither."""
     found = _numbers(_lookup(data, frame, "PixelMeasuresSequence", "PixelSpacing"))
     for keyword in ("ImagerPixelSpacing", "PixelAspectRatio"):
         found = found or _numbers(data.get(keyword))
@@ -81,31 +71,31 @@ def _modality(stored: Values, data: Any, frame: int) -> Values:
     if data.get("ModalityLUTSequence"):
         _check_table(data.ModalityLUTSequence[0])
         settings.ModalityLUTSequence = data.ModalityLUTSequence
-        stored = stored.astype(np.int64)  # pydicom subtracts within the stored type, where small ones overflow
+        stored = stored.astype(np.int64)  # pydicom subtracts in the stored type, where 8 bits overflow
     else:
         group = "PixelValueTransformationSequence"
         slope = _numbers(_lookup(data, frame, group, "RescaleSlope"))
         intercept = _numbers(_lookup(data, frame, group, "RescaleIntercept"))
-        if not slope or slope[0] == 0:  # would make every picture one grey
+        if not slope or slope[0] == 0:  # would make every picture a single grey
             return stored
         settings.RescaleSlope, settings.RescaleIntercept = slope[0], (intercept or [0.0])[0]
     return apply_modality_lut(stored, settings)
 
 
 def _padding(stored: Values, data: Any) -> npt.NDArray[np.bool_]:
-    """Where there is no image, such as around a round field of view."""
+    """bool [rows, columns], true outside the image, such as around a circular field of view."""
     first, last = _numbers(data.get("PixelPaddingValue")), _numbers(data.get("PixelPaddingRangeLimit"))
     if not first:
         return np.zeros(stored.shape, np.bool_)
     ends = (first[0], (last or first)[0])
-    if stored.dtype.kind == "i":  # some write the padding of signed pixels as unsigned
+    if stored.dtype.kind == "i":  # some files store the padding value of signed pixels as unsigned
         ends = (_signed(ends[0]), _signed(ends[1]))
     low, high = sorted(ends)
     return np.asarray((stored >= low) & (stored <= high))
 
 
 def _window(data: Any, frame: int) -> tuple[float, float, str] | None:
-    """Centre, width and function of the first window that can be used."""
+    """Centre, width and function of the first usable window."""
     group = "FrameVOILUTSequence"
     centres, widths = (_numbers(_lookup(data, frame, group, k)) for k in ("WindowCenter", "WindowWidth"))
     function = str(_lookup(data, frame, group, "VOILUTFunction") or "LINEAR").upper()
@@ -118,26 +108,30 @@ def _window(data: Any, frame: int) -> tuple[float, float, str] | None:
     return None
 
 
-def _windowed(values: Values, centre: float, width: float, function: str) -> npt.NDArray[np.uint8]:
+def _look_up(values: Values, table: npt.NDArray[np.uint8], first: int) -> npt.NDArray[np.uint8]:
+    return table[np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)]
+
+
+def _apply_window(values: Values, window: tuple[float, float, str]) -> npt.NDArray[np.uint8]:
     from pydicom.dataset import Dataset
     from pydicom.pixels.processing import apply_windowing
 
     settings = Dataset()
-    settings.WindowCenter, settings.WindowWidth, settings.VOILUTFunction = centre, width, function
+    settings.WindowCenter, settings.WindowWidth, settings.VOILUTFunction = window
     # The result then spans 0 to 255: the output range follows the stored bits.
     settings.PhotometricInterpretation, settings.BitsStored, settings.PixelRepresentation = "MONOCHROME2", 8, 0
-    return grey(apply_windowing(values, settings), 0, 255)
+    return to_uint8(apply_windowing(values, settings), 0, 255)
 
 
 def _voi_table(data: Any, *, signed: bool) -> tuple[npt.NDArray[np.uint8], int]:
-    """The VOI table's greys [n], and the value that the first is for.
+    """The VOI table's grey values, uint8 [n], and the stored value that its first entry maps.
 
-    Not pydicom's apply_voi, which counts entries in the type of what they hold, where 8 bits are too few.
+    Not pydicom's apply_voi, which counts entries in their own type, where 8 bits are too few.
 
     Parameters
     ----------
     signed
-        Whether the values looked up may be negative, so that its first value may be, though read as unsigned.
+        Whether stored values may be negative; if so, the first mapped value may be too, although read as unsigned.
     """
     item = data.VOILUTSequence[0]
     _check_table(item)
@@ -150,8 +144,8 @@ def _voi_table(data: Any, *, signed: bool) -> tuple[npt.NDArray[np.uint8], int]:
     else:
         table = np.atleast_1d(np.asarray(held.value, np.uint16))[:entries]
     if bits not in (8, *range(10, 17)) or len(table) < entries or int(table.max()) >= 2 ** max(8, bits):
-        raise ValueError("no table of the standard's")
-    return grey(table, 0, 2**bits - 1), int(_signed(start)) if signed else start
+        raise ValueError("not a table of the standard")
+    return to_uint8(table, 0, 2**bits - 1), int(_signed(start)) if signed else start
 
 
 def _check_table(item: Any) -> None:
@@ -160,7 +154,7 @@ def _check_table(item: Any) -> None:
 
 
 def _below_zero(stored: Values, data: Any, frame: int) -> bool:
-    """Whether values after the modality transformation may be negative, by what pixels may hold."""
+    """Whether values may be negative after the modality transformation, by the range of the stored type."""
     if stored.dtype.kind == "f":
         return True
     bits = min(int(data.get("BitsStored") or 64), 8 * stored.dtype.itemsize)
@@ -169,12 +163,12 @@ def _below_zero(stored: Values, data: Any, frame: int) -> bool:
 
 
 def _signed(value: float) -> float:
-    """A number of 16 bits that was read as unsigned, as a signed one."""
+    """A signed 16-bit number that was read as unsigned."""
     return value - 65536 if value > 32767 else value
 
 
 def _lookup(data: Any, frame: int, group: str, keyword: str) -> Any:
-    """An element of this frame's functional groups, else of those that frames share, else of the file."""
+    """An element of this frame's functional groups, or of the shared ones, or of the file."""
     per_frame = data.get("PerFrameFunctionalGroupsSequence") or []
     shared = data.get("SharedFunctionalGroupsSequence") or []
     for groups in (*per_frame[frame : frame + 1], *shared[:1]):
@@ -186,7 +180,7 @@ def _lookup(data: Any, frame: int, group: str, keyword: str) -> Any:
 
 
 def _numbers(value: Any) -> list[float]:
-    """Finite numbers of an element of any multiplicity; empty if it is absent or any is not one."""
+    """The numbers of an element of any multiplicity; empty if it is missing or any of them is not finite."""
     values = value if isinstance(value, (list, tuple)) or hasattr(value, "__iter__") else [value]
     try:
         found = [float(v) for v in values]

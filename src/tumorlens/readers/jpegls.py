@@ -1,83 +1,75 @@
-"""Tries a JPEG-LS frame in a process of its own before it is decoded in this one.
+"""Tests in another process whether a JPEG-LS frame decodes, before it is decoded in this one.
 
-CharLS, which pyjpegls wraps, counts to 2**31 on frames that are cut off: 6 s for a hundred bytes, in which nothing
-can stop it from within its process. The helper limits its own processor time (not wall-clock time, which a busy
-machine would turn into false alarms), and its end stands for the frame's.
+CharLS, the decoder behind pyjpegls, counts to 2**31 on some damaged frames: 4 s for a hundred bytes, which nothing
+within its process can interrupt, as it keeps Python's lock. The worker limits its own processor time and ends.
 """
 
 from __future__ import annotations
 
 import atexit
-import signal
 import struct
 import subprocess
 import sys
 import threading
-from typing import BinaryIO, Literal
+from contextlib import suppress
+from pathlib import Path
+
+from tumorlens.core.errors import ImageError
 
 SECONDS = 0.5  # of processor time for any frame, and
-PIXELS_A_SECOND = 8_000_000  # slower than any machine in use decodes; the largest frame gets under 4 s in all
+PIXELS_PER_SECOND = 8_000_000  # slower than any machine in use decodes; the largest frame gets under 4 s in all
 
-_REQUEST = "<Qd"  # bytes of the frame that follows, and seconds that it may take
+_WORKER = Path(__file__).with_name("jpegls_worker.py")
 _lock = threading.Lock()
-_helper: subprocess.Popen[bytes] | None = None
+_worker: subprocess.Popen[bytes] | None = None
 
 
-def tried(frame: bytes, pixels: int) -> Literal["decodes", "damaged", "endless"]:
-    """What happens when this JPEG-LS codestream of so many pixels is decoded."""
+class EndlessFrameError(ImageError):
+    """A frame whose decoding takes longer than that of any valid frame."""
+
+
+def check_decodes(frame: bytes, pixels: int, *, cure: str) -> None:
+    """Refuse a JPEG-LS codestream of so many pixels that does not decode.
+
+    Raises
+    ------
+    EndlessFrameError
+        Decoding it was stopped after 0.5 s and another second for each 8 million pixels.
+    ImageError
+        It is damaged.
+    """
     with _lock:
-        helper = _started()
-        assert helper.stdin is not None
-        assert helper.stdout is not None
-        try:
-            helper.stdin.write(struct.pack(_REQUEST, len(frame), SECONDS + pixels / PIXELS_A_SECOND) + frame)
-            helper.stdin.flush()
-            answer = helper.stdout.read(1)
-        except BrokenPipeError:
-            answer = b""
-        if not answer:  # it ended itself, or the decoder ended it
+        reply = _ask(struct.pack("<Qd", len(frame), SECONDS + pixels / PIXELS_PER_SECOND) + frame)
+        if not reply:  # it ended itself, or the decoder ended it
             _stop()
-            return "endless"
-        return "decodes" if answer == b"+" else "damaged"
+            raise EndlessFrameError("cannot be decoded", cure=cure)
+    if reply != b"+":
+        raise ImageError("cannot be decoded", cure=cure)
 
 
-def _started() -> subprocess.Popen[bytes]:
-    global _helper
-    if _helper is None or _helper.poll() is not None:
+def _ask(request: bytes) -> bytes:
+    """The worker's reply of one byte; empty if it has ended."""
+    global _worker
+    if _worker is None or _worker.poll() is not None:
         _stop()
-        # -P: the folder of this file holds names that would hide others'.
-        command = [sys.executable, "-P", __file__]
-        _helper = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-    return _helper
+        # -P: the folder of the script holds names that would hide other modules. Own session: no Ctrl-C for it.
+        _worker = subprocess.Popen(
+            [sys.executable, "-P", str(_WORKER)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    assert _worker.stdin is not None
+    assert _worker.stdout is not None
+    with suppress(OSError):
+        _worker.stdin.write(request)
+        _worker.stdin.flush()
+        return _worker.stdout.read(1)
+    return b""
 
 
 @atexit.register
 def _stop() -> None:
-    global _helper
-    if _helper is not None:
-        _helper.kill()
-        _helper.communicate()  # closes the pipes and waits
-        _helper = None
-
-
-def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    import jpeg_ls  # type: ignore[import-untyped]
-
-    while len(request := requests.read(struct.calcsize(_REQUEST))) == struct.calcsize(_REQUEST):
-        length, seconds = struct.unpack(_REQUEST, request)
-        frame = requests.read(length)
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process
-        try:
-            jpeg_ls.decode_pixel_data(frame)
-            answer = b"+"
-        except Exception:  # any means damaged, and decoding it again here gives the reason
-            answer = b"-"
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        answers.write(answer)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    _serve(sys.stdin.buffer, sys.stdout.buffer)
+    global _worker
+    if _worker is not None:
+        _worker.kill()
+        _worker.communicate()  # closes the pipes and waits
+        _worker = None

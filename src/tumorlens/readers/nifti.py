@@ -1,12 +1,12 @@
-"""NIfTI-1 and NIfTI-2 in one file (.nii, .nii.gz) → a slice per plane, upright and the same way round.
+"""NIfTI-1 and NIfTI-2 in one file (.nii, .nii.gz) → the slices of one plane, in radiological orientation.
 
-Orientation comes from the affine (sform before qform, Brett et al., NIfTI-1 standard 2003), to the nearest
-axes; an oblique volume is not resampled. Slices are shown as radiologists see them and as most of the training
-pictures lie: axial with the front up and the patient's right on the left, coronal with the top up and the
-patient's right on the left, sagittal with the top up and the face to the left.
+Orientation comes from the affine (sform before qform, NIfTI-1 standard 2003), to the nearest axes; an oblique volume
+is not resampled. Slices are oriented as radiologists see them and as most of the training images are: axial with
+anterior up and the patient's right on the left, coronal with superior up and the patient's right on the left, sagittal
+with superior up and the face to the left.
 
-One window holds for the whole volume, so that slices keep their brightness towards each other. Of a 4-D file
-the first volume is read, and an Unreadable tells of the others. A volume is held once, in its stored type.
+One contrast range applies to the whole volume, so that slices keep their relative brightness. Of a 4-D file the first
+volume is read, and an Unreadable reports the others. A volume is held in memory once, in its stored type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import io
 import math
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -25,25 +24,25 @@ import numpy.typing as npt
 
 from tumorlens.core.errors import ImageError
 from tumorlens.readers.types import (
-    Facts,
+    Metadata,
     Plane,
+    ReadContext,
     ReadLimits,
-    SeriesNames,
     Slice,
     Unreadable,
     Values,
-    contrast,
-    grey,
-    squared,
+    contrast_range,
+    fit_square,
+    to_uint8,
 )
 
-HEADER = 544  # bytes that tell a NIfTI of either version
+HEADER = 544  # bytes that identify a NIfTI of either version
 _CHUNK = 1 << 20
 _MAX_OFFSET = 64_000_000  # bytes; header extensions lie before the voxels
 _CONVERT = "Save the volume again as .nii.gz from a program that reads it."
 _AGAIN = "Download or copy it again."
 
-# For each plane the axes of an RAS volume: through the plane, down the picture (reversed), across it (reversed).
+# Per plane the axes of an RAS volume: through the plane, down the picture (reversed), across it (reversed).
 _AXES: dict[Plane, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
 
 
@@ -52,23 +51,25 @@ def is_nifti(head: bytes) -> bool:
     return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
-def read_nifti(
-    stream: BinaryIO, source: str, plane: Plane, limits: ReadLimits, names: SeriesNames, *, packed: bool
-) -> Iterator[Slice | Unreadable]:
-    """The slices of a volume in the order in which they are stored; after those of a 4-D file, what was not read.
+def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Unreadable]:
+    """The slices of a volume in stored order; of a 4-D file those of the first volume, and an Unreadable for the rest.
 
     Parameters
     ----------
-    packed
+    compressed
         Whether the stream is gzip.
 
     Raises
     ------
     ImageError
-        No volume, damaged, over a limit, or of a kind that is not read.
+        Not a volume, damaged, over a limit, or of a data type that is not supported.
     """
-    volume = _volume(stream, limits, packed=packed)
-    slices, spacing = _facing(volume, plane)
+    limits, plane = context.limits, context.plane
+    try:
+        volume = _read_volume(context.stream, limits, compressed=compressed)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise ImageError("damaged within its compressed data", cure=_AGAIN) from None
+    slices, spacing = _orient(volume, plane)
     count, height, width = slices.shape
     if count > limits.frames or height * width > limits.pixels:
         raise ImageError(
@@ -76,17 +77,17 @@ def read_nifti(
             f"and {limits.pixels:,} voxels a slice",
             cure="Resample it.",
         )
-    low, high = sorted(volume.sign * edge for edge in contrast(volume.values))
-    series = names.new()
-    facts = volume.facts | {"width": width, "height": height, "plane": plane}
+    low, high = sorted(volume.sign * edge for edge in contrast_range(volume.values))
+    series = context.series.new()
+    metadata = volume.metadata | {"width": width, "height": height, "plane": plane}
     for index in range(count):
-        with np.errstate(invalid="ignore"):  # signalling NaN, which grey() makes black
+        with np.errstate(invalid="ignore"):  # signalling NaN, which becomes black
             values = slices[index] * volume.sign
-        picture = grey(values, low, high)
-        yield Slice(source, index, count, series, squared(picture, spacing), dict(facts))
-    if volume.others:  # of no series: what the first volume is called does not depend on them
+        picture = fit_square(to_uint8(values, low, high), spacing)
+        yield Slice(context.source, index, count, series, picture, dict(metadata))
+    if volume.others:  # of no series: the volume-level result of the first volume does not depend on them
         reason = f"holds {1 + volume.others:,} volumes, of which the first alone was read"
-        yield Unreadable(source, None, reason, "Save each volume as a file of its own.")
+        yield Unreadable(context.source, None, reason, "Save each volume as a file of its own.")
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,23 @@ class _Volume:
     affine: npt.NDArray[np.float64]
     """[4, 4], voxel indices → mm in RAS."""
     sign: float
-    """-1 where the header's slope is negative: all that scaling to percentiles leaves of it."""
+    """-1 if the header's slope is negative, else 1: all that matters of it when scaling to percentiles."""
     others: int
     """Volumes of the file that are not read."""
-    facts: Facts
+    metadata: Metadata
 
 
-def _volume(stream: BinaryIO, limits: ReadLimits, *, packed: bool) -> _Volume:
-    """The first volume; nothing is read or inflated before the header's sizes are within the limits."""
+def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> _Volume:
+    """The first volume; no voxel is read or decompressed before the header's sizes are within the limits."""
     stored = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    plain: Any = gzip.GzipFile(fileobj=stream) if packed else stream
-    with _damage_explained():
-        head = plain.read(HEADER)
-    if packed and not is_nifti(head):
+    plain: Any = gzip.GzipFile(fileobj=stream) if compressed else stream
+    head = plain.read(HEADER)
+    if compressed and not is_nifti(head):
         raise ImageError("a gzip file without a NIfTI volume in it", cure="Unpack it and name what was inside.")
-    header = _header(head)
+    header = _parse_header(head)
     shape, dtype = _layout(header)
+    inflates = ImageError(f"inflates to over {limits.ratio:g} times its size", cure="Unpack it yourself.")
     wanted = math.prod(shape[:3]) * dtype.itemsize
     if wanted > limits.bytes:
         raise ImageError(
@@ -120,39 +121,34 @@ def _volume(stream: BinaryIO, limits: ReadLimits, *, packed: bool) -> _Volume:
             f"{limits.bytes:,}",
             cure="Resample it, or save it with 8 or 16 bits a voxel.",
         )
-    if packed and wanted > limits.ratio_from and wanted > limits.ratio * stored:
-        raise _inflates(limits)
+    if compressed and wanted > limits.ratio_from and wanted > limits.ratio * stored:
+        raise inflates
     offset = float(header["vox_offset"])
     if not int(header["sizeof_hdr"]) <= offset <= _MAX_OFFSET:
         raise ImageError("its header places the voxels where they cannot be", cure=_AGAIN)
     content = np.empty(wanted, np.uint8)
     view = content.data
     done = 0
-    with _damage_explained():
-        plain.seek(int(offset))
-        while done < wanted and (n := plain.readinto(view[done : done + _CHUNK])):
-            done += n
-            if packed and done > limits.ratio_from and done > limits.ratio * stream.tell():
-                raise _inflates(limits)  # though the file is longer: something else follows
-        if packed and done == wanted:
-            plain.read(1)  # at the end of a 3-D file this compares its checksum
+    plain.seek(int(offset))
+    while done < wanted and (n := plain.readinto(view[done : done + _CHUNK])):
+        done += n
+        if compressed and done > limits.ratio_from and done > limits.ratio * stream.tell():
+            raise inflates  # although the file is longer: something else follows
+    if compressed and done == wanted:
+        plain.read(1)  # at the end of a 3-D file this verifies its checksum
     if done < wanted:
         raise ImageError(f"cut off: {done:,} of {wanted:,} bytes of voxels are there", cure=_AGAIN)
     values = content.view(dtype).reshape(shape[:3], order="F")
     affine, oriented = _affine(header)
     slope = float(header["scl_slope"])
-    facts: Facts = {"format": "NIfTI"}
+    metadata: Metadata = {"format": "NIfTI"}
     if not oriented:
-        facts["orientation"] = "not recorded, taken as nibabel does"
-    return _Volume(values, affine, -1.0 if slope < 0 else 1.0, math.prod(shape[3:]) - 1, facts)
+        metadata["orientation"] = "not recorded, taken as nibabel does"
+    return _Volume(values, affine, -1.0 if slope < 0 else 1.0, math.prod(shape[3:]) - 1, metadata)
 
 
-def _inflates(limits: ReadLimits) -> ImageError:
-    return ImageError(f"inflates to over {limits.ratio:g} times its size", cure="Unpack it yourself.")
-
-
-def _header(head: bytes) -> Any:
-    """nibabel's header, unchecked: its own checks repair in silence and quote what they find."""
+def _parse_header(head: bytes) -> Any:
+    """nibabel's header, unchecked: its own checks repair silently and quote header values."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -168,7 +164,7 @@ def _header(head: bytes) -> Any:
 
 
 def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape of 3 or more dimensions, and the type of a voxel."""
+    """Shape of 3 or more dimensions, and the dtype of a voxel."""
     dim = [int(n) for n in header["dim"]]
     if not 2 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
         raise ImageError("its header tells no sizes that a volume could have", cure=_AGAIN)
@@ -179,7 +175,7 @@ def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
     try:
         dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError):  # a code that there is no type for
+    except (HeaderDataError, KeyError):  # an undefined code
         dtype = np.dtype("V1")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ImageError("holds colours, complex or unknown numbers, not grey values", cure=_CONVERT)
@@ -187,42 +183,34 @@ def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _affine(header: Any) -> tuple[npt.NDArray[np.float64], bool]:
-    """Voxel indices → mm in RAS, and whether the file tells that or it is nibabel's guess."""
+    """[4, 4], voxel indices → mm in RAS, and whether the file records it or it is nibabel's default."""
     from nibabel.spatialimages import HeaderDataError
 
     try:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), np.float64)
-    except (HeaderDataError, ValueError):  # a quaternion that is none
+    except (HeaderDataError, ValueError):  # not a quaternion
         affine = np.full((4, 4), np.nan)
-    # Comparing before squaring: what lies in a damaged header may overflow.
+    # Compared before squaring: values of a damaged header may overflow.
     sound = bool(np.abs(affine).max() < 1e6)
     lengths = np.linalg.norm(affine[:3, :3], axis=0) if sound else np.zeros(3)
-    # Cosines between axes; a determinant of nothing means that two axes are one.
+    # Cosines between axes; a determinant near 0 means that two axes coincide.
     if lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise ImageError("its affine does not tell how the volume lies", cure=_CONVERT)
     return affine, bool(header["sform_code"] > 0 or header["qform_code"] > 0)
 
 
-def _facing(volume: _Volume, plane: Plane) -> tuple[Values, tuple[float, float]]:
-    """Slices as a view [slice, row, column] in stored order, and the distance of rows and columns in mm."""
+def _orient(volume: _Volume, plane: Plane) -> tuple[Values, tuple[float, float]]:
+    """Slices as a view [slice, row, column] in stored order, and the distance between rows and columns in mm."""
     from nibabel.affines import voxel_sizes
     from nibabel.orientations import io_orientation
 
-    # For each stored axis the RAS axis that it runs along, and whether with (1) or against it (-1).
+    # For each stored axis its nearest RAS axis, and whether it runs with (1) or against it (-1).
     runs = np.asarray(io_orientation(volume.affine))  # type: ignore[no-untyped-call]
     stored = {int(axis): (i, direction > 0) for i, (axis, direction) in enumerate(runs)}
     (through, _), (down, down_with), (across, across_with) = (stored[axis] for axis in _AXES[plane])
     slices = volume.values.transpose(through, down, across)
-    # Rows end at the back or the feet, columns at the patient's left or back: all against RAS.
+    # Rows run towards posterior or inferior, columns towards the patient's left or posterior: all against RAS.
     slices = slices[:, :: -1 if down_with else 1, :: -1 if across_with else 1]
     sizes = voxel_sizes(volume.affine)  # type: ignore[no-untyped-call]
     return slices, (float(sizes[down]), float(sizes[across]))
-
-
-@contextmanager
-def _damage_explained() -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise ImageError("damaged within its compressed data", cure=_AGAIN) from None

@@ -1,4 +1,4 @@
-"""What a TIFF's tags ask for, walked before Pillow makes objects of them (TIFF 6.0 section 2, and BigTIFF)."""
+"""The cost of a TIFF's tags, checked before Pillow makes objects of them (TIFF 6.0 section 2, and BigTIFF)."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.readers.pixels import needless
+from tumorlens.readers.codestreams import excessive_header
 from tumorlens.readers.types import ReadLimits
 
-_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], np.float64)  # of a value by its type
-_PLAIN = (1, 2, 7)  # types that Pillow leaves as bytes
+_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], np.float64)  # per value, by its type
+_PLAIN = (1, 2, 7)  # types that Pillow keeps as bytes
 _WIDTH, _HEIGHT, _SAMPLES, _STRIPS, _TILES = 256, 257, 277, 273, 324
-_MOST_TAGS = 1_000  # of a page; some 100 are in use
-_MOST_VALUES = 1_000_000  # of a tag
-_MOST_PARTS = 100_000  # strips or tiles of a page: 5,000 x 5,000 in tiles of 16 x 16
-_SHARED = 1_000  # bytes that each page may share with others
+_MOST_TAGS = 1_000  # per page; some 100 exist
+_MOST_VALUES = 1_000_000  # per tag
+_MOST_PARTS = 100_000  # strips or tiles per page: 5,000 x 5,000 in tiles of 16 x 16
+_SHARED = 1_000  # bytes that each page may share with other pages
 
 
 def check_tiff(file: BinaryIO, limits: ReadLimits) -> None:
-    """Refuse a TIFF of too many tags, values, strips or tiles, or whose tags share their bytes; a file that is none
-    passes. File and errors as in `images.check_jpeg`."""
+    """Refuse a TIFF of too many tags, values, strips or tiles, or whose tags share their bytes.
+
+    A file of another format passes. Parameters and errors as in `codestreams.check_jpeg`.
+    """
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(16)
@@ -48,32 +50,32 @@ def _walk(file: BinaryIO, head: bytes, length: int, limits: ReadLimits) -> None:
         file.seek(min(at, length))
         tags = number(file.read(counted))
         if tags > _MOST_TAGS:
-            raise needless("TIFF", f"over {_MOST_TAGS:,} tags")
+            raise excessive_header("TIFF", f"over {_MOST_TAGS:,} tags")
         table = file.read(tags * entry.itemsize)
-        if len(table) < tags * entry.itemsize:  # cut off: Pillow will tell
+        if len(table) < tags * entry.itemsize:  # cut off: Pillow will report it
             return
         total += len(table) + _checked(np.frombuffer(table, entry), order, wide, length)
         if total > 2 * length + _SHARED * len(seen):  # twice: one tag's length may be damaged
-            raise needless("TIFF", "more bytes of tags than the file has")
+            raise excessive_header("TIFF", "more bytes of tags than the file has")
         at = number(file.read(wide))
 
 
 def _checked(entries: npt.NDArray[Any], order: Literal["little", "big"], wide: int, length: int) -> float:
-    """Bytes of a page's values that lie elsewhere in the file."""
+    """Check a page's tags; returns the bytes of values that lie elsewhere in the file."""
     if (entries["count"][~np.isin(entries["type"], _PLAIN)] > _MOST_VALUES).any():
-        raise needless("TIFF", f"over {_MOST_VALUES:,} values of a tag")
+        raise excessive_header("TIFF", f"over {_MOST_VALUES:,} values of a tag")
 
     def value(tag: int) -> int:
         found = entries[entries["tag"] == tag]
         if not len(found):
             return 1
-        used = 2 if found["type"][-1] == 3 else wide  # bytes; short values stand first
+        used = 2 if found["type"][-1] == 3 else wide  # bytes; short values come first
         return int.from_bytes(found["value"][-1].tobytes()[:used], order)
 
     width, height, samples = value(_WIDTH), value(_HEIGHT), min(value(_SAMPLES), 6)
-    # Strips have a row at least, tiles 16 x 16 pixels; each colour may have its own.
+    # Strips have at least a row, tiles at least 16 x 16 pixels; each colour may have its own.
     most = min(_MOST_PARTS, samples * (height + width + width * height // 256))
     if (entries["count"][np.isin(entries["tag"], (_STRIPS, _TILES))] > most).any():
-        raise needless("TIFF", f"over {most:,} strips or tiles of a page")
+        raise excessive_header("TIFF", f"over {most:,} strips or tiles of a page")
     sizes = _BYTES[np.minimum(entries["type"], len(_BYTES) - 1)] * entries["count"]
     return float(np.minimum(sizes[sizes > wide], length).sum())

@@ -1,11 +1,11 @@
-"""What every reader gives: slices or reasons, under limits; and grey values → uint8 [224, 224, 3]."""
+"""What every reader takes and returns: a context, limits, slices or reasons; and grey values → uint8 [224, 224, 3]."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,33 +15,33 @@ from tumorlens.readers.pixels import SIZE, Pixels
 
 Plane = Literal["axial", "coronal", "sagittal"]
 Values = npt.NDArray[Any]
-Facts = dict[str, str | int | float]
+Metadata = dict[str, str | int | float]
 
-#: Percentiles of the grey values that become black and white where a file names no window. Training pictures
-#: were mostly scaled to their brightest spot, which leaves the brain dark; the last half percent holds vessels,
-#: fat and artefacts, one of which must not decide the contrast of all the rest.
+#: Percentiles of the grey values that become black and white if a file names no window. Most training images were
+#: scaled to their brightest pixel, which leaves the brain dark; the top half percent holds vessels, fat and artefacts,
+#: none of which should set the contrast of everything else.
 BLACK, WHITE = 0.5, 99.5
-_BLOCK = 1_000_000  # values worked on at once
-_SAMPLE = 2_000_000  # values that percentiles are taken from; more change nothing that is seen
+_BLOCK = 1_000_000  # values processed at once
+_SAMPLE = 2_000_000  # values that percentiles are taken from; more make no visible difference
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One picture to classify."""
+    """One image to classify."""
 
     source: str
-    """As shown in results: the path as given, `archive.zip/inner/a.png`, `-` for standard input."""
+    """File name as shown in results: the path as given, `archive.zip/inner/a.png`, `-` for standard input."""
     index: int | None
     """0-based: of a NIfTI volume's slice the voxel index along its axis as stored, of a multi-frame file the
     frame, of a DICOM series InstanceNumber - 1; None for a plain image."""
     count: int | None
     """Slices or frames of that file; None for plain images and single DICOM files."""
     series: str | None
-    """Running name of the volume or DICOM series it belongs to, `series-1`, …; None for plain images."""
+    """Name of its volume or DICOM series, `series-1`, `series-2`, …; None for plain images."""
     pixels: Pixels
     """uint8 [224, 224, 3], RGB."""
-    facts: Facts
-    """What may be shown: format, width, height, modality, …; nothing that identifies anybody."""
+    metadata: Metadata
+    """What may be shown: format, width, height, modality, …; nothing that identifies a person."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class Unreadable:
 
     source: str
     index: int | None
-    """As a Slice's; of several frames that are missing, the last."""
+    """As a Slice's; of several missing frames, the last."""
     reason: str
     """Reads well after the file's name."""
     cure: str
     series: str | None = None
-    """That it belongs to, as far as its file tells."""
+    """Its series, if the file could be read so far."""
 
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """What is read at most. Checked against headers before anything is decoded or inflated."""
+    """What is read at most. Checked against headers before anything is decoded or decompressed."""
 
     pixels: int = 25_000_000
     """Of one picture: 5,000 x 5,000; in DICOM every colour counts."""
@@ -69,15 +69,15 @@ class ReadLimits:
     entries: int = 500_000
     """Files in one zip."""
     bytes: int = 400_000_000
-    """Of one file as far as it must be held at once: a zip's entry, standard input, a DICOM file, one volume."""
+    """Of what must be held in memory at once: a zip's entry, standard input, a DICOM file, one volume."""
     ratio: float = 200.0
-    """Inflated over stored bytes; counts from `ratio_from` bytes on."""
+    """Decompressed over compressed bytes; applies above `ratio_from` bytes."""
     ratio_from: int = 64_000_000
-    """Bytes that do no harm however well they were packed: masks and blank bitmaps are."""
+    """Bytes that are harmless at any ratio: masks and blank images compress that well."""
 
 
 class SeriesNames:
-    """Hands out `series-1`, `series-2`, …, the same one for the same series."""
+    """Hands out `series-1`, `series-2`, …, the same name for the same series."""
 
     def __init__(self) -> None:
         self._known: dict[int, str] = {}
@@ -96,68 +96,84 @@ class SeriesNames:
         return self._known[key]
 
 
-def contrast(values: Values) -> tuple[float, float]:
-    """Grey values that become black and white where nothing else says so: the 0.5th and 99.5th percentile.
+@dataclass(frozen=True)
+class ReadContext:
+    """One file to read, and how."""
+
+    stream: BinaryIO
+    """Seekable, at its start."""
+    source: str
+    """File name as shown in results."""
+    plane: Plane = "axial"
+    """Of the slices of NIfTI volumes."""
+    limits: ReadLimits = field(default_factory=ReadLimits)
+    series: SeriesNames = field(default_factory=SeriesNames)
+    """Shared by all files of one job."""
+
+
+def contrast_range(values: Values) -> tuple[float, float]:
+    """Grey values that become black and white by default: the 0.5th and 99.5th percentile.
 
     Parameters
     ----------
     values
-        A slice or volume of any shape and real dtype. Of a large one every n-th value is looked at.
+        A slice or volume of any shape and real dtype; of over two million values an even sample is used.
 
     Returns
     -------
     tuple of float
-        Their smallest and largest value where the percentiles coincide, as in a mask; (0, 0) where no value is
-        finite.
+        The smallest and largest value if the percentiles coincide, as in a mask; (0, 0) if no value is finite.
     """
     flat = sample(values)
     if flat.dtype.kind == "f":
         flat = flat[np.isfinite(flat)]
     if flat.size == 0:
         return 0.0, 0.0
-    with np.errstate(over="ignore"):  # between the ends of what a float can hold
+    with np.errstate(over="ignore"):  # interpolating between the ends of float64 overflows
         low, high = (float(v) for v in np.percentile(flat.astype(np.float64), (BLACK, WHITE)))
     return (low, high) if low < high else (float(flat.min()), float(flat.max()))
 
 
 def sample(values: Values) -> Values:
-    """At most two million of the values, evenly chosen, [n]."""
+    """At most two million of the values, evenly spaced, [n]."""
     flat = values.ravel(order="K")
     return flat[:: max(1, math.ceil(flat.size / _SAMPLE))]
 
 
-def grey(values: Values, low: float, high: float) -> npt.NDArray[np.uint8]:
-    """uint8 of the same shape: `low` and less is 0, `high` and more is 255, so is infinity; NaN is 0."""
+def to_uint8(values: Values, low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Scale linearly to uint8 of the same shape: `low` and below is 0, `high` and above (infinity too) 255; NaN is 0.
+
+    All is 0 unless `low` is below `high`.
+    """
     made = np.zeros(values.shape, np.uint8)
     if not low < high:
         return made
     for rows in blocks(values):  # float64 of a large picture at once would take a gigabyte
-        with np.errstate(all="ignore"):  # extreme floats: clipped right after
+        with np.errstate(all="ignore"):  # extreme floats, which are clipped right after
             scaled = (values[rows].astype(np.float64) - low) * (255.0 / (high - low))
         made[rows] = np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255))
     return made
 
 
 def blocks(values: Values) -> Iterator[slice]:
-    """Slices along the first axis of about a million values each, the whole of an ordinary picture."""
+    """Slices along the first axis of about a million values each; a single one for an ordinary picture."""
     step = max(1, _BLOCK * len(values) // max(1, values.size))
     for start in range(0, len(values), step):
         yield slice(start, start + step)
 
 
-def squared(picture: npt.NDArray[np.uint8], spacing: tuple[float, float]) -> Pixels:
-    """Resize a slice of known physical size into the square that the model sees, without distorting it.
+def fit_square(picture: npt.NDArray[np.uint8], spacing: tuple[float, float]) -> Pixels:
+    """Resize a slice of known pixel spacing to the model's input size, padded to a square instead of stretched.
 
-    The study stretches its pictures to a square. Nearly all of them are square heads, so that a slice of
-    256 x 120 mm is more like them with black beside it than stretched.
+    The study stretches its images to a square. Nearly all of them are square heads, so a slice of 256 x 120 mm
+    resembles them more with black at its sides than stretched.
 
     Parameters
     ----------
     picture
         uint8 [rows, columns] or [rows, columns, 3].
     spacing
-        Distance of rows and of columns from one to the next, in any unit. Anything but two positive numbers
-        counts as equal.
+        Distance between rows and between columns, in any unit. Anything but two positive numbers counts as equal.
 
     Returns
     -------

@@ -21,7 +21,7 @@ from tumorlens.inference.records import Row
 from tumorlens.inference.volumes import with_volumes
 from tumorlens.readers import Plane, Slice, Unreadable
 from tumorlens.readers.formats import is_raster, read_stream
-from tumorlens.readers.types import SeriesNames
+from tumorlens.readers.types import ReadContext, SeriesNames
 from tumorlens.serve.admission import Admission
 from tumorlens.serve.batching import Batcher, Prediction
 from tumorlens.serve.metrics import Metrics
@@ -101,7 +101,8 @@ class Service:
         failed: Unreadable | None = None
         failed_file: Unreadable | None = None  # an error of the whole file, which has no slice number
         wanted = options.slice
-        items = enumerate(read_stream(io.BytesIO(body), "body", options.plane, self.settings.limits, SeriesNames()))
+        context = ReadContext(io.BytesIO(body), "body", options.plane, self.settings.limits)
+        items = enumerate(read_stream(context))
         chunk: list[tuple[int, Item]]
         # Whole chunks are read and filtered here, as a request can be cancelled between two of them.
         while not (rows and wanted is not None) and (chunk := await _on(self.readers, list, islice(items, CHUNK))):
@@ -222,7 +223,7 @@ class Service:
         """Rows of all files; runs on a thread, which waits for the batcher on the event loop."""
         names, limit, n, last = SeriesNames(), self.settings.limits.entries, 0, ""
         for name, content in files:
-            items = read_stream(content, name, options.plane, self.settings.limits, names)
+            items = read_stream(ReadContext(content, name, options.plane, self.settings.limits, names))
             while chunk := list(islice(items, CHUNK)):
                 for item in chunk:
                     n, last = n + (item.source != last), item.source

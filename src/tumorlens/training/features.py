@@ -33,8 +33,8 @@ from tumorlens.data.index import ImageRecord
 from tumorlens.readers.pixels import (
     READERS,
     Pixels,
-    hushed,
     read_image,
+    suppress_warnings,
 )
 from tumorlens.training.architecture import BOUNDARIES, SHAPES, STAGES
 from tumorlens.training.cuda import repeatable
@@ -318,7 +318,7 @@ def _found_batches(
         return network.run(pixels) if on_cpu else pixels
 
     with (
-        hushed(),
+        suppress_warnings(),
         ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1 if on_cpu else threads)) as pool,
     ):
         ahead: deque[tuple[int, Future[Any]]] = deque()
