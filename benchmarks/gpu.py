@@ -35,9 +35,9 @@ from tumorlens.data.fetch import fetch
 from tumorlens.data.index import TRAINING, build_index
 from tumorlens.readers.pixels import READERS, read_image, suppress_warnings
 from tumorlens.training.configurations import BUILT_IN, Configuration
-from tumorlens.training.features import InMemory
-from tumorlens.training.model import build
-from tumorlens.training.weights import find_weights, plain_state
+from tumorlens.training.features import InMemoryFeatures
+from tumorlens.training.model import build_model
+from tumorlens.training.weights import find_weights, plain_state_dict
 
 CUDA = torch.device("cuda")
 EPOCHS = {"initial": 40, "finetuned": 10}  # of ours at once: a training starts up once, not in each
@@ -66,7 +66,7 @@ def epochs(asked: argparse.Namespace, scratch: Path) -> tuple[dict[str, float], 
     rows = tuple(training[i] for i in np.random.default_rng(0).permutation(len(training)))
     material = Material(folder.root, rows, index.classes, weights, scratch, CUDA)
     start = scratch / "start.pth"
-    torch.save(plain_state(build(weights, len(index.classes), 0)), start)
+    torch.save(plain_state_dict(build_model(weights, len(index.classes), 0)), start)
     work: dict[str, Callable[[], Any]] = {}
     passes, rates = {}, {name: list[float]() for name in EPOCHS}
     for name, n in EPOCHS.items():
@@ -74,9 +74,9 @@ def epochs(asked: argparse.Namespace, scratch: Path) -> tuple[dict[str, float], 
         work[f"notebook {name}, decoded before"] = Decoded(folder.root, start, name).epoch
         one = BUILT_IN[name]
         caches, passes[name] = material.prefix([one.frozen_prefix], "bf16", name)
-        source = InMemory.load(caches[one.frozen_prefix], [row.sha256 for row in rows], CUDA)
+        source = InMemoryFeatures.load(caches[one.frozen_prefix], [row.sha256 for row in rows], CUDA)
 
-        def ours(one: Configuration = one, source: InMemory = source, n: int = n) -> None:
+        def ours(one: Configuration = one, source: InMemoryFeatures = source, n: int = n) -> None:
             rates[one.name].extend(record["images_per_s"] for record in material.train(one, source, "bf16", n))
 
         work[name] = ours

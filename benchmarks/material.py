@@ -7,19 +7,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from tumorlens.core.files import Json
 from tumorlens.training.configurations import Configuration
-from tumorlens.training.features import Activations, activations
+from tumorlens.training.devices import PRECISIONS, Compute
+from tumorlens.training.features import CachedFeatures, extract_features
 from tumorlens.training.fit import fit
-from tumorlens.training.model import build
-from tumorlens.training.steps import Part
+from tumorlens.training.model import build_model
+from tumorlens.training.steps import Subset, TrainingData
 from tumorlens.training.weights import Weights
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PREFIX_BATCH = 64
 CPU = torch.device("cpu")
 
@@ -35,13 +35,13 @@ class Material:
     folder: Path  # scratch
     device: torch.device = CPU  # of ours
 
-    def parts(self) -> tuple[Part, Part]:
+    def parts(self) -> tuple[Subset, Subset]:
         cut = round(len(self.rows) * 0.85)
         return self.part(self.rows[:cut]), self.part(self.rows[cut:])
 
-    def part(self, rows: Sequence[Any]) -> Part:
+    def part(self, rows: Sequence[Any]) -> Subset:
         labels = torch.tensor([self.classes.index(row.label) for row in rows])
-        return Part(tuple(row.sha256 for row in rows), labels)
+        return Subset(tuple(row.sha256 for row in rows), labels)
 
     def linked(self, root: Path) -> Path:
         """The same images as files below `root`, a folder a class."""
@@ -52,13 +52,13 @@ class Material:
                 place.symlink_to(self.root / row.path)
         return root
 
-    def prefix(self, boundaries: Sequence[str], precision: str, name: str) -> tuple[dict[str, Activations], float]:
+    def prefix(self, boundaries: Sequence[str], precision: str, name: str) -> tuple[dict[str, CachedFeatures], float]:
         """The frozen layers over all images into a cache of its own; also the seconds."""
-        model = build(self.weights, len(self.classes), 0)
+        model = build_model(self.weights, len(self.classes), 0)
         began = time.perf_counter()
-        caches, computed = activations(
-            model, boundaries, self.rows, self.root, cache=self.folder / name, device=self.device,
-            precision=PRECISIONS[precision], batch_size=PREFIX_BATCH,
+        caches, computed = extract_features(
+            model, boundaries, self.rows, self.root, cache=self.folder / name, 
+            compute=Compute(self.device, PRECISIONS[precision]), batch_size=PREFIX_BATCH,
         )  # fmt: skip
         assert computed == len({row.sha256 for row in self.rows})
         return caches, time.perf_counter() - began
@@ -68,7 +68,9 @@ class Material:
         one = dataclasses.replace(configuration, start="imagenet", max_epochs=epochs, patience=epochs)
         before = torch.get_num_threads()
         torch.set_num_threads(1 if source.boundary == "avgpool" else before)
-        model = build(self.weights, len(self.classes), 0)
-        history, _ = fit(model, one, source, *self.parts(), seed=0, device=self.device, precision=PRECISIONS[precision])
+        model = build_model(self.weights, len(self.classes), 0)
+        fast: Literal["winograd", "direct"] = "winograd" if self.device.type == "cpu" else "direct"
+        compute = Compute(self.device, PRECISIONS[precision], fast)
+        history, _ = fit(model, one, TrainingData(source, *self.parts()), compute, seed=0)
         torch.set_num_threads(before)
         return history

@@ -45,7 +45,7 @@ from tumorlens.readers.pixels import (
     read_image,
 )
 from tumorlens.training.model import forward
-from tumorlens.training.weights import read_state
+from tumorlens.training.weights import read_state_dict
 
 RESULT = Path(__file__).resolve().parent / "results" / "predict.json"
 BATCH = 32
@@ -60,7 +60,7 @@ def torchs(run: Path, configuration: str, threads: int) -> dict[str, Run]:
     """The usual loop in torch eager on the CPU, and the best that eager torch does."""
     source = open_trained_run(run, configuration)
     model = resnet18(num_classes=len(source.classes))
-    model.load_state_dict(read_state(source.checkpoint, len(source.classes)))
+    model.load_state_dict(read_state_dict(source.checkpoint, len(source.classes)))
     model.eval()
     channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.set_num_threads(threads)

@@ -33,8 +33,8 @@ from tumorlens.data.index import TESTING, TRAINING, build_index
 from tumorlens.evaluation.bootstrap import bootstrap_difference
 from tumorlens.evaluation.predictions import read_predictions
 from tumorlens.evaluation.statistics import mcnemar
-from tumorlens.training.model import build
-from tumorlens.training.weights import find_weights, plain_state
+from tumorlens.training.model import build_model
+from tumorlens.training.weights import find_weights, plain_state_dict
 
 CONFIGURATIONS = ("initial", "finetuned")
 
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             link = root / row.part / row.label / Path(row.path).name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(folder.root / row.path)
-        torch.save(plain_state(build(find_weights(asked.weights), len(index.classes), 0)), start)
+        torch.save(plain_state_dict(build_model(find_weights(asked.weights), len(index.classes), 0)), start)
         first = Notebook(root, start, "initial")
         mine = ours(asked, root, write_split(first, root), Path(scratch) / "run")
         notebooks = {"initial": theirs(first, root, asked.epochs)}

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from material import CPU, PRECISIONS, Material
+from material import CPU, Material
 from measuring import alternate, command, keep, spread
 from notebook_baseline import Notebook
 from PIL import Image
@@ -38,11 +38,11 @@ from tumorlens.data.fetch import fetch
 from tumorlens.data.index import TRAINING, build_index
 from tumorlens.readers.pixels import SIZE, read_image
 from tumorlens.training.configurations import FINETUNED, INITIAL
-from tumorlens.training.devices import bf16_is_native
-from tumorlens.training.features import InMemory
+from tumorlens.training.devices import BACKENDS, PRECISIONS
+from tumorlens.training.features import InMemoryFeatures
 from tumorlens.training.kernels.dispatch import quick
-from tumorlens.training.model import build, forward, set_learning
-from tumorlens.training.weights import find_weights, plain_state
+from tumorlens.training.model import build_model, forward, set_trainable
+from tumorlens.training.weights import find_weights, plain_state_dict
 
 CORE_BATCH = 8  # of the convolutions measured alone: what the pass gives a core at a time
 
@@ -50,7 +50,7 @@ CORE_BATCH = 8  # of the convolutions measured alone: what the pass gives a core
 def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds an epoch of both configurations, baseline and ours in turns; and the passes over frozen layers."""
     start = material.folder / "start.pth"
-    torch.save(plain_state(build(material.weights, len(material.classes), 0)), start)
+    torch.save(plain_state_dict(build_model(material.weights, len(material.classes), 0)), start)
     data = material.folder / "images"
     material.linked(data / "Training")
     (data / "Testing").exists() or (data / "Testing").symlink_to(data / "Training")
@@ -62,7 +62,7 @@ def epochs(material: Material, precisions: Sequence[str], repeats: int) -> tuple
     caches, seconds = material.prefix(["avgpool"], "fp32", "initial")
     passes["initial fp32"] = seconds
     hashes = [sha256 for part in material.parts() for sha256 in part.hashes]
-    source = InMemory.load(caches["avgpool"], hashes, CPU)
+    source = InMemoryFeatures.load(caches["avgpool"], hashes, CPU)
     work["initial fp32"] = lambda: material.train(INITIAL, source, "fp32", further["initial fp32"])
     for precision in precisions:
         caches, passes[f"finetuned {precision}"] = material.prefix(["layer2"], precision, f"finetuned-{precision}")
@@ -110,7 +110,7 @@ def prefix(material: Material, precision: str, repeats: int) -> tuple[dict[str, 
     """The pass over the frozen layers beside its convolutions and its decoding alone, an image."""
     rows = {row.sha256: row for row in material.rows}.values()  # each content is computed once
     n = len(rows)
-    model = build(material.weights, len(material.classes), 0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_model(material.weights, len(material.classes), 0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     alone = convolutions_alone(model, "layer2", precision)
     cores = torch.get_num_threads()
     batches = max(1, n // (CORE_BATCH * cores))
@@ -175,7 +175,7 @@ def decode(material: Material, repeats: int) -> tuple[dict[str, float], dict[str
 
 def rounding(material: Material) -> tuple[dict[str, float], dict[str, Any]]:
     """Relative error of `finetuned`'s gradient in fp32 at its start, by Winograd and directly, against float64."""
-    start = build(material.weights, len(material.classes), 0)
+    start = build_model(material.weights, len(material.classes), 0)
     labels = material.part(material.rows).labels
     errors: dict[str, list[float]] = {"direct": [], "winograd": []}
     for batch in torch.arange(min(len(material.rows), 8 * FINETUNED.batch_size)).split(FINETUNED.batch_size):  # type: ignore[no-untyped-call]
@@ -185,7 +185,7 @@ def rounding(material: Material) -> tuple[dict[str, float], dict[str, Any]]:
 
         def gradient(kind: torch.dtype, fast: bool, x: torch.Tensor = x, y: torch.Tensor = labels[batch]) -> Any:
             model = copy.deepcopy(start).to(kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            set_learning(model, FINETUNED.learns, training=True)
+            set_trainable(model, FINETUNED.learns, training=True)
             with quick([model.layer3, model.layer4] if fast else ()):
                 nn.functional.cross_entropy(forward(model, x.to(kind, copy=True), "layer2"), y).backward()  # type: ignore[no-untyped-call]
             return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     index = build_index(folder, cache_dir())
     training = [row for row in index.rows if row.part == TRAINING]
     order = np.random.default_rng(0).permutation(len(training))[: asked.images]
-    native = ["fp32", "bf16"] if bf16_is_native(CPU) else ["fp32"]
+    native = ["fp32", "bf16"] if BACKENDS["cpu"].has_bf16() else ["fp32"]
     with tempfile.TemporaryDirectory() as scratch:
         rows = tuple(training[i] for i in order)
         material = Material(folder.root, rows, index.classes, find_weights(asked.weights), Path(scratch))

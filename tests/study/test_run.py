@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -124,7 +125,9 @@ def test_equal_files_are_predicted_once(small_folder: Path, tmp_path: Path, monk
     asked: list[str] = []
     predict = workbench.predict_logits
     monkeypatch.setattr(
-        workbench, "predict_logits", lambda m, s, hashes, **k: asked.extend(hashes) or predict(m, s, hashes, **k)
+        workbench,
+        "predict_logits",
+        lambda m, s, hashes, *a, **k: asked.extend(hashes) or predict(m, s, hashes, *a, **k),
     )
     run_study(options(data, tmp_path / "cache", tmp_path / "run", max_epochs=1, configurations=("initial",)))
     rows = read_index(tmp_path / "run" / "index.csv")
@@ -202,7 +205,8 @@ def test_auto_goes_on_in_the_precision_that_a_run_began_in(
     record = read_json(run / "study.json")
     record["config"]["precision"] = "auto"
     (run / "study.json").write_text(json.dumps(record))
-    monkeypatch.setattr(devices, "bf16_is_native", lambda _: True)  # as on another processor
+    native = dataclasses.replace(devices.BACKENDS["cpu"], has_bf16=lambda: True)
+    monkeypatch.setitem(devices.BACKENDS, "cpu", native)  # as on another processor
     evaluate_run(run)
     device = read_json(run / "study.json")["device"]
     assert (device["precision"], device["precision_why"]) == ("fp32", "the run began in it")

@@ -12,9 +12,10 @@ from tumorlens.data.fetch import fetch
 from tumorlens.data.index import ImageRecord, build_index
 from tumorlens.data.splits import split_index
 from tumorlens.training.configurations import Configuration
-from tumorlens.training.features import InMemory, activations
-from tumorlens.training.model import build
-from tumorlens.training.steps import Part
+from tumorlens.training.devices import Compute
+from tumorlens.training.features import InMemoryFeatures, extract_features
+from tumorlens.training.model import build_model
+from tumorlens.training.steps import Subset
 from tumorlens.training.weights import find_weights
 
 #: 27 images to learn from: six full batches an epoch, more than are taken before a graph is recorded, and one of 3.
@@ -28,13 +29,13 @@ def rows(small_folder: Path, small_cache: Path) -> tuple[ImageRecord, ...]:
 
 
 def network() -> ResNet:
-    return build(find_weights("none"), 4, seed=0)
+    return build_model(find_weights("none"), 4, seed=0)
 
 
-def part(rows: tuple[ImageRecord, ...], split: str) -> Part:
+def part(rows: tuple[ImageRecord, ...], split: str) -> Subset:
     classes = sorted({row.label for row in rows})
     kept = [row for row in rows if row.split == split]
-    return Part(tuple(r.sha256 for r in kept), torch.tensor([classes.index(r.label) for r in kept]))
+    return Subset(tuple(r.sha256 for r in kept), torch.tensor([classes.index(r.label) for r in kept]))
 
 
 def held(
@@ -44,6 +45,6 @@ def held(
     boundary: str,
     device: torch.device,
     precision: torch.dtype,
-) -> InMemory:
-    found = activations(network(), [boundary], rows, folder, cache=cache, device=device, precision=precision)[0]
-    return InMemory.load(found[boundary], [row.sha256 for row in rows], device)
+) -> InMemoryFeatures:
+    found = extract_features(network(), [boundary], rows, folder, cache=cache, compute=Compute(device, precision))[0]
+    return InMemoryFeatures.load(found[boundary], [row.sha256 for row in rows], device)

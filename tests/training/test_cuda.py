@@ -19,8 +19,10 @@ from torchvision.models import ResNet
 from tumorlens.data.index import ImageRecord
 from tumorlens.training import steps
 from tumorlens.training.configurations import INITIAL, Configuration
-from tumorlens.training.features import InMemory
+from tumorlens.training.devices import Compute
+from tumorlens.training.features import InMemoryFeatures
 from tumorlens.training.fit import fit, predict_logits
+from tumorlens.training.steps import TrainingData
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
 
@@ -29,13 +31,13 @@ PRECISIONS = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16
 
 
 def train(
-    rows: tuple[ImageRecord, ...], source: InMemory, configuration: Configuration, precision: torch.dtype,
+    rows: tuple[ImageRecord, ...], source: InMemoryFeatures, configuration: Configuration, precision: torch.dtype,
     last: Path | None = None,
 ) -> tuple[ResNet, list[dict[str, float]]]:  # fmt: skip
     model = network()
     history, _ = fit(
-        model, configuration, source, part(rows, "train"), part(rows, "validation"),
-        seed=0, device=CUDA, precision=precision, last=last,
+        model, configuration, TrainingData(source, part(rows, "train"), part(rows, "validation")),
+        Compute(CUDA, precision), seed=0, last=last,
     )  # fmt: skip
     return model, [{k: v for k, v in r.items() if k not in ("seconds", "images_per_s")} for r in history]
 
@@ -105,8 +107,8 @@ def test_resuming_ends_where_an_uninterrupted_training_does(
     last = tmp_path / "last.pt"
     with pytest.raises(KeyboardInterrupt):
         fit(
-            network(), LATE, source, part(rows, "train"), part(rows, "validation"),
-            seed=0, device=CUDA, precision=torch.bfloat16, last=last, on_epoch=stop,
+            network(), LATE, TrainingData(source, part(rows, "train"), part(rows, "validation")),
+            Compute(CUDA, torch.bfloat16), seed=0, last=last, on_epoch=stop,
         )  # fmt: skip
     resumed, again = train(rows, source, LATE, torch.bfloat16, last)
     assert "late: going on after epoch" in capsys.readouterr().err  # 1 or 2: the second is written where that is quick
@@ -131,10 +133,10 @@ def test_training_in_float32_follows_the_cpu(
     for device in (CPU, CUDA):
         source = held(rows, small_folder, small_cache, "layer2", device, torch.float32)
         model = network()
-        fit(model, dataclasses.replace(LATE, max_epochs=1), source, part(rows, "train"), part(rows, "validation"),
-            seed=0, device=device, precision=torch.float32, convolutions="direct")  # fmt: skip
+        data = TrainingData(source, part(rows, "train"), part(rows, "validation"))
+        fit(model, dataclasses.replace(LATE, max_epochs=1), data, Compute(device, torch.float32), seed=0)
         hashes = [row.sha256 for row in rows]
-        logits[device] = predict_logits(model, source, hashes, device=device, precision=torch.float32)
+        logits[device] = predict_logits(model, source, hashes, Compute(device, torch.float32))
     assert torch.allclose(logits[CPU], logits[CUDA], rtol=0.02, atol=0.02)
 
 
@@ -165,4 +167,4 @@ def test_more_processes_than_gpus_are_refused(small_folder: Path, tmp_path: Path
     ]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode != 0
-    assert f"torchrun started {n} processes on a host with {n - 1} CUDA device(s)" in done.stderr
+    assert f"torchrun started {n} processes on a host with {n - 1} cuda device(s)" in done.stderr

@@ -26,12 +26,13 @@ from tumorlens import Study, run_study
 from tumorlens.cli.main import main
 from tumorlens.core.errors import ConfigError
 from tumorlens.training.configurations import INITIAL, Configuration
-from tumorlens.training.distributed import World
+from tumorlens.training.devices import Compute
 from tumorlens.training.fit import fit
-from tumorlens.training.model import build
-from tumorlens.training.steps import Part
-from tumorlens.training.sync_batchnorm import GlobalBatchNorm
+from tumorlens.training.model import build_model
+from tumorlens.training.steps import Subset, TrainingData
+from tumorlens.training.sync_batchnorm import SyncBatchNorm
 from tumorlens.training.weights import find_weights
+from tumorlens.training.world import World
 
 pytestmark = [
     pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch was built without gloo"),
@@ -142,7 +143,7 @@ def probabilities(run: Path, name: str) -> np.ndarray:
 def test_two_processes_learn_what_one_does(one: Path, two: tuple[Path, str, str], name: str) -> None:
     whole, shared = state(one, name), state(two[0], name)
     assert list(shared) == list(whole)
-    start = build(find_weights("none"), 4, seed=0).state_dict() if name == "initial" else state(one, "initial")
+    start = build_model(find_weights("none"), 4, seed=0).state_dict() if name == "initial" else state(one, "initial")
     # In float32 sums in another order put some values on the other side of a ReLU's zero, and small batches feel
     # each: 1 % after four steps. The test in double precision below has no such excuse.
     assert apart(shared, whole, start) < {"initial": 1e-4, "finetuned": 0.05}[name]
@@ -211,11 +212,11 @@ class Threads(World):
         self.barrier.wait(300)
         return found
 
-    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.copy_(torch.stack(self.exchanged(tensor.clone())).sum(0))
 
-    def led(self, work: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return self.exchanged(work(*args, **kwargs) if self.leads else None)[0]
+    def run_on_rank0(self, work: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return self.exchanged(work(*args, **kwargs) if self.is_rank0 else None)[0]
 
     @classmethod
     def run(cls, size: int, work: Callable[[World], Any]) -> list[Any]:
@@ -223,6 +224,10 @@ class Threads(World):
         barrier, table = threading.Barrier(size), [None] * size
         with ThreadPoolExecutor(size) as pool:
             return list(pool.map(work, [cls(rank, barrier, table) for rank in range(size)], timeout=600))
+
+
+def compute_in(world: World) -> Compute:
+    return Compute(torch.device("cpu"), torch.float32, "winograd", world=world)
 
 
 @dataclass(frozen=True)
@@ -240,15 +245,14 @@ class Exact:
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_three_shares_make_the_steps_of_one_batch(optimizer: str) -> None:
     labels = torch.arange(32) % 4
-    train = Part(tuple(map(str, range(27))), labels[:27])  # batches of 8, 8, 8 and 3: shares down to one image
-    validation = Part(tuple(map(str, range(27, 32))), labels[27:])
+    train = Subset(tuple(map(str, range(27))), labels[:27])  # batches of 8, 8, 8 and 3: shares down to one image
+    validation = Subset(tuple(map(str, range(27, 32))), labels[27:])
     layer4 = Configuration("layer4", ("layer4", "fc"), 1e-3, optimizer=optimizer, batch_size=8, max_epochs=1)
-    start = build(find_weights("none"), 4, seed=0).double()
+    start = build_model(find_weights("none"), 4, seed=0).double()
 
     def learn(world: World) -> tuple[State, list[dict[str, Any]]]:
         model = copy.deepcopy(start)
-        history, _ = fit(model, layer4, Exact(), train, validation, seed=0, device=torch.device("cpu"),
-                         precision=torch.float32, world=world)  # fmt: skip
+        history, _ = fit(model, layer4, TrainingData(Exact(), train, validation), compute_in(world), seed=0)
         return model.state_dict(), history
 
     whole, history = learn(World())
@@ -271,8 +275,8 @@ def test_batchnorm_over_shares_is_batchnorm_over_the_batch() -> None:
         plain.weight.copy_(torch.tensor([1.0, -2.0, 0.5]))
         plain.bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
 
-    def work(world: World) -> tuple[GlobalBatchNorm, torch.Tensor, torch.Tensor]:
-        norm = GlobalBatchNorm(copy.deepcopy(plain), world)
+    def work(world: World) -> tuple[SyncBatchNorm, torch.Tensor, torch.Tensor]:
+        norm = SyncBatchNorm(copy.deepcopy(plain), world)
         share = x[world.rank :: 2].clone().requires_grad_()
         out = norm(share)
         out.backward(gradient[world.rank :: 2])
@@ -305,7 +309,7 @@ def test_sigterm_is_answered_at_once() -> None:
         "import os, signal, time\n"
         "from tumorlens.training.distributed import World, _answering_sigterm\n"
         "world = World(1, 2)\n"
-        "world.reached[:] = ['initial goes on after epoch 3']\n"
+        "world.resume_hint[:] = ['initial goes on after epoch 3']\n"
         "with _answering_sigterm(world):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(300)\n"
@@ -317,10 +321,10 @@ def test_sigterm_is_answered_at_once() -> None:
 
 
 def test_more_processes_than_images_in_a_batch_are_refused() -> None:
-    part = Part(("0" * 64,) * 40, torch.zeros(40, dtype=torch.int64))
+    part = Subset(("0" * 64,) * 40, torch.zeros(40, dtype=torch.int64))
     with pytest.raises(ConfigError, match="64 processes cannot share a batch of 32 images"):
-        fit(build(find_weights("none"), 4, 0), INITIAL, None, part, part, seed=0, device=torch.device("cpu"),  # type: ignore[arg-type]
-            precision=torch.float32, world=World(0, 64))  # fmt: skip
+        fit(build_model(find_weights("none"), 4, 0), INITIAL, TrainingData(Exact(), part, part),
+            compute_in(World(0, 64)), seed=0)  # fmt: skip
 
 
 def test_work_for_one_process_is_refused_to_several(

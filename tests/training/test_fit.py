@@ -23,27 +23,34 @@ from tumorlens.data.index import ImageRecord
 from tumorlens.readers.pixels import read_image
 from tumorlens.training import features
 from tumorlens.training.configurations import Configuration
-from tumorlens.training.features import InMemory, activations
+from tumorlens.training.devices import Compute
+from tumorlens.training.features import InMemoryFeatures, extract_features
 from tumorlens.training.fit import (
     _learned,
     _State,
     fit,
     predict_logits,
 )
-from tumorlens.training.linear_probe import LBFGS_C, fit_head_lbfgs
-from tumorlens.training.model import forward, normalise, set_learning
-from tumorlens.training.steps import _optimizer
+from tumorlens.training.linear_probe import LBFGS_C, fit_linear_probe
+from tumorlens.training.model import forward, normalise, set_trainable
+from tumorlens.training.steps import TrainingData, make_optimizer
 
 CPU = torch.device("cpu")
-EXACT = {"device": CPU, "precision": torch.float32}
+EXACT = Compute(CPU, torch.float32, "winograd")
 LAYER4 = Configuration("layer4", ("layer4", "fc"), learning_rate=1e-3, batch_size=16, max_epochs=2, patience=2)
+
+
+def features_of(
+    model: ResNet, boundary: str, rows: tuple[ImageRecord, ...], folder: Path, cache: Path
+) -> features.CachedFeatures:
+    return extract_features(model, [boundary], rows, folder, cache=cache, compute=EXACT)[0][boundary]
 
 
 def test_one_pass_serves_every_boundary(rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path) -> None:
     model = network()
-    first, computed = activations(model, ["layer2", "avgpool"], rows, small_folder, cache=tmp_path, **EXACT)
+    first, computed = extract_features(model, ["layer2", "avgpool"], rows, small_folder, cache=tmp_path, compute=EXACT)
     assert computed == len({row.sha256 for row in rows})
-    again, computed = activations(model, ["layer2", "avgpool"], rows, small_folder, cache=tmp_path, **EXACT)
+    again, computed = extract_features(model, ["layer2", "avgpool"], rows, small_folder, cache=tmp_path, compute=EXACT)
     assert computed == 0
     hashes = [row.sha256 for row in rows][:5]
     for boundary in ("layer2", "avgpool"):
@@ -57,25 +64,27 @@ def test_one_pass_serves_every_boundary(rows: tuple[ImageRecord, ...], small_fol
 def test_stale_caches_are_never_read(rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path) -> None:
     model = network()
     args = (["layer1"], rows[:4], small_folder)
-    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
+    assert extract_features(model, *args, cache=tmp_path, compute=EXACT)[1] == 4
     with torch.no_grad():
         model.layer2[0].conv1.weight.add_(1)  # after the boundary: the cache still holds
-    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 0
+    assert extract_features(model, *args, cache=tmp_path, compute=EXACT)[1] == 0
     with torch.no_grad():
         model.layer1[0].bn1.running_mean.add_(0.1)  # a statistic counts as much as a weight
-    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
-    assert activations(model, ["layer1"], rows[1:5], small_folder, cache=tmp_path, **EXACT)[1] == 4
-    assert activations(model, *args, cache=tmp_path, device=CPU, precision=torch.bfloat16)[1] == 4
+    assert extract_features(model, *args, cache=tmp_path, compute=EXACT)[1] == 4
+    assert extract_features(model, ["layer1"], rows[1:5], small_folder, cache=tmp_path, compute=EXACT)[1] == 4
+    assert extract_features(model, *args, cache=tmp_path, compute=Compute(CPU, torch.bfloat16))[1] == 4
     for file in (tmp_path / "features").glob("*.npy"):
         file.write_bytes(file.read_bytes()[:-1])
-    assert activations(model, *args, cache=tmp_path, **EXACT)[1] == 4
+    assert extract_features(model, *args, cache=tmp_path, compute=EXACT)[1] == 4
 
 
 def test_an_interrupted_pass_goes_on(
     rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = network()
-    whole, n = activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "a", **EXACT, batch_size=4)
+    whole, n = extract_features(
+        model, ["layer2"], rows, small_folder, cache=tmp_path / "a", compute=EXACT, batch_size=4
+    )
     real, calls = features._forward_all, []
 
     def stop_in_the_middle(*args: object, **kwargs: object) -> object:
@@ -87,9 +96,11 @@ def test_an_interrupted_pass_goes_on(
     monkeypatch.setattr(features, "_SAVE_EVERY", 2)
     monkeypatch.setattr(features, "_forward_all", stop_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
-        activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "b", **EXACT, batch_size=4)
+        extract_features(model, ["layer2"], rows, small_folder, cache=tmp_path / "b", compute=EXACT, batch_size=4)
     monkeypatch.setattr(features, "_forward_all", real)
-    rest, computed = activations(model, ["layer2"], rows, small_folder, cache=tmp_path / "b", **EXACT, batch_size=4)
+    rest, computed = extract_features(
+        model, ["layer2"], rows, small_folder, cache=tmp_path / "b", compute=EXACT, batch_size=4
+    )
     assert computed == n - 8
     hashes = [row.sha256 for row in rows]
     assert torch.equal(whole["layer2"].rows(hashes), rest["layer2"].rows(hashes))
@@ -103,7 +114,7 @@ def test_out_of_memory_halves_the_batch(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = network()
-    whole, _ = activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "a", **EXACT)
+    whole, _ = extract_features(model, ["avgpool"], rows, small_folder, cache=tmp_path / "a", compute=EXACT)
     real = features._forward_all
 
     def small_memory(model: ResNet, pixels: np.ndarray, *args: object) -> object:
@@ -112,7 +123,9 @@ def test_out_of_memory_halves_the_batch(
         return real(model, pixels, *args)
 
     monkeypatch.setattr(features, "_forward_all", small_memory)
-    found, computed = activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "b", **EXACT, batch_size=16)
+    found, computed = extract_features(
+        model, ["avgpool"], rows, small_folder, cache=tmp_path / "b", compute=EXACT, batch_size=16
+    )
     assert computed == len({r.sha256 for r in rows})
     assert "going on with 4" in capsys.readouterr().err
     hashes = [row.sha256 for row in rows]
@@ -123,13 +136,13 @@ def test_out_of_memory_halves_the_batch(
 
     monkeypatch.setattr(features, "_forward_all", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        activations(model, ["avgpool"], rows, small_folder, cache=tmp_path / "c", **EXACT)
+        extract_features(model, ["avgpool"], rows, small_folder, cache=tmp_path / "c", compute=EXACT)
 
 
 def test_an_image_that_vanished_is_named(rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path) -> None:
     gone = dataclasses.replace(rows[0], path="Training/glioma/gone.png", sha256="0" * 64)
     with pytest.raises(DataError, match=r"gone\.png was readable"):
-        activations(network(), ["avgpool"], [gone], small_folder, cache=tmp_path, **EXACT)
+        extract_features(network(), ["avgpool"], [gone], small_folder, cache=tmp_path, compute=EXACT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,13 +164,13 @@ def test_cached_and_recomputed_training_end_in_the_same_weights(
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     start = network()
-    cached = activations(start, ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
+    cached = extract_features(start, ["layer3"], rows, small_folder, cache=small_cache, compute=EXACT)[0]["layer3"]
     paths = {row.sha256: small_folder / row.path for row in rows}
     anew = Recomputed("layer3", features._folded(start, "layer3", CPU), paths)
     ends = []
     for source in (cached, anew):
         model = network()
-        fit(model, LAYER4, source, training, validation, seed=0, **EXACT)
+        fit(model, LAYER4, TrainingData(source, training, validation), EXACT, seed=0)
         ends.append(model.state_dict())
     for key, value in ends[0].items():
         # Convolutions of other batch shapes may sum in another order: relative 1e-3 after 6 steps.
@@ -187,8 +200,8 @@ def test_frozen_parts_stay_bit_identical_and_learning_ones_change(
     model = network()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     # From images, so that frozen BatchNorm runs in every step.
-    source = activations(model, ["image"], rows, small_folder, cache=small_cache, **EXACT)[0]["image"]
-    history, _ = fit(model, LAYER4, source, part(rows, "train"), part(rows, "validation"), seed=0, **EXACT)
+    source = extract_features(model, ["image"], rows, small_folder, cache=small_cache, compute=EXACT)[0]["image"]
+    history, _ = fit(model, LAYER4, TrainingData(source, part(rows, "train"), part(rows, "validation")), EXACT, seed=0)
     assert any(record["best"] for record in history)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]) != key.startswith(("layer4.", "fc.")), key
@@ -199,10 +212,12 @@ def test_frozen_parts_stay_bit_identical_and_learning_ones_change(
 def test_what_is_held_in_memory_is_what_the_file_holds(
     rows: tuple[ImageRecord, ...], small_folder: Path, tmp_path: Path, boundary: str, precision: torch.dtype
 ) -> None:
-    cached = activations(network(), [boundary], rows[:6], small_folder, cache=tmp_path, device=CPU, precision=precision)
+    cached = extract_features(
+        network(), [boundary], rows[:6], small_folder, cache=tmp_path, compute=Compute(CPU, precision)
+    )
     source = cached[0][boundary]
     hashes = [row.sha256 for row in rows[:6]]
-    held = InMemory.load(source, hashes + hashes[:2], CPU)
+    held = InMemoryFeatures.load(source, hashes + hashes[:2], CPU)
     assert len(held.values) == len(set(hashes))
     asked = [hashes[4], hashes[0], hashes[4]]
     found, wanted = held.rows(asked), source.rows(asked)
@@ -214,17 +229,17 @@ def test_what_is_held_in_memory_is_what_the_file_holds(
 
 def test_the_head_learns_and_stops_early(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     model = network()
-    cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    cached = extract_features(model, ["avgpool"], rows, small_folder, cache=small_cache, compute=EXACT)[0]["avgpool"]
     training, validation = part(rows, "train"), part(rows, "validation")
-    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    source = InMemoryFeatures.load(cached, training.hashes + validation.hashes, CPU)
     quick = Configuration("initial", ("fc",), learning_rate=0.001, max_epochs=200, patience=5)
-    history, stopped = fit(model, quick, source, training, validation, seed=0, **EXACT)
+    history, stopped = fit(model, quick, TrainingData(source, training, validation), EXACT, seed=0)
     best = min(history, key=lambda r: r["validation_loss"])
     assert "early stopping" in stopped
     assert len(history) == best["epoch"] + 5
     assert [r["epoch"] for r in history if r["best"]][-1] == best["epoch"]
     # The model is left with the best epoch's weights, not the last one's.
-    logits = predict_logits(model, source, validation.hashes, **EXACT)
+    logits = predict_logits(model, source, validation.hashes, EXACT)
     loss = float(torch.nn.functional.cross_entropy(logits, validation.labels))
     assert loss == pytest.approx(best["validation_loss"], rel=1e-6)
     assert history[-1]["train_loss"] < history[0]["train_loss"]
@@ -234,14 +249,14 @@ def test_lbfgs_solves_the_head(rows: tuple[ImageRecord, ...], small_folder: Path
     from sklearn.linear_model import LogisticRegression
 
     model = network()
-    cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
+    cached = extract_features(model, ["avgpool"], rows, small_folder, cache=small_cache, compute=EXACT)[0]["avgpool"]
     training, validation = part(rows, "train"), part(rows, "validation")
-    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    source = InMemoryFeatures.load(cached, training.hashes + validation.hashes, CPU)
     configuration = Configuration("initial_lbfgs", ("fc",), learning_rate=1e-3, head_solver="lbfgs")
-    history, _ = fit_head_lbfgs(model, configuration, source, training, validation)
+    history, _ = fit_linear_probe(model, configuration, TrainingData(source, training, validation))
     best = min(history, key=lambda r: r["validation_loss"])
     oracle = LogisticRegression(C=best["c"], max_iter=20_000).fit(source.rows(training.hashes), training.labels)
-    logits = predict_logits(model, source, validation.hashes, **EXACT)
+    logits = predict_logits(model, source, validation.hashes, EXACT)
     wanted = oracle.predict_proba(source.rows(validation.hashes))
     assert np.allclose(torch.softmax(logits, 1), wanted, atol=1e-3)
 
@@ -250,7 +265,7 @@ def test_lbfgs_solves_the_head(rows: tuple[ImageRecord, ...], small_folder: Path
 class Halved:
     """What a file in bf16 gives, where there are more images than are held in memory."""
 
-    whole: InMemory
+    whole: InMemoryFeatures
     boundary: str = "avgpool"
 
     def rows(self, hashes: Sequence[str]) -> torch.Tensor:
@@ -259,10 +274,10 @@ class Halved:
 
 def test_lbfgs_takes_what_is_kept_in_bf16(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     model, training, validation = network(), part(rows, "train"), part(rows, "validation")
-    cached = activations(model, ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
-    source = Halved(InMemory.load(cached, training.hashes + validation.hashes, CPU))
+    cached = extract_features(model, ["avgpool"], rows, small_folder, cache=small_cache, compute=EXACT)[0]["avgpool"]
+    source = Halved(InMemoryFeatures.load(cached, training.hashes + validation.hashes, CPU))
     configuration = Configuration("initial_lbfgs", ("fc",), learning_rate=1e-3, head_solver="lbfgs")
-    history, _ = fit_head_lbfgs(model, configuration, source, training, validation)
+    history, _ = fit_linear_probe(model, configuration, TrainingData(source, training, validation))
     assert min(record["validation_loss"] for record in history) < np.log(4)
 
 
@@ -274,10 +289,10 @@ def test_resuming_ends_where_an_uninterrupted_run_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
-    source = activations(network(), ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
+    source = extract_features(network(), ["layer3"], rows, small_folder, cache=small_cache, compute=EXACT)[0]["layer3"]
     configuration = dataclasses.replace(LAYER4, max_epochs=3, patience=3)
     whole = network()
-    history, _ = fit(whole, configuration, source, training, validation, seed=0, **EXACT)
+    history, _ = fit(whole, configuration, TrainingData(source, training, validation), EXACT, seed=0)
 
     def stop_after_two(record: dict[str, object]) -> None:
         if record["epoch"] == 2:
@@ -285,11 +300,19 @@ def test_resuming_ends_where_an_uninterrupted_run_does(
 
     last = tmp_path / "last.pt"
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), configuration, source, training, validation, seed=0, **EXACT, last=last, on_epoch=stop_after_two)
+        fit(
+            network(),
+            configuration,
+            TrainingData(source, training, validation),
+            EXACT,
+            seed=0,
+            last=last,
+            on_epoch=stop_after_two,
+        )
     seen: list[int] = []
     resumed = network()
     again, _ = fit(
-        resumed, configuration, source, training, validation, seed=0, **EXACT,
+        resumed, configuration, TrainingData(source, training, validation), EXACT, seed=0,
         last=last, on_epoch=lambda r: seen.append(r["epoch"]),
     )  # fmt: skip
     assert seen == [1, 2, 3]
@@ -328,7 +351,7 @@ def test_on_a_gpu_writing_the_state_takes_a_fifth_of_the_time_at_most(
 def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
     """One that a GPU left says `capturable`, which a CPU's steps must not take over."""
     model = network()
-    set_learning(model, LAYER4.learns, training=True)
+    set_trainable(model, LAYER4.learns, training=True)
     learning = [p for p in model.parameters() if p.requires_grad]
     there, here = (torch.optim.Adam(learning, 1e-3, capturable=capturable) for capturable in (True, False))
     for p in learning:
@@ -342,7 +365,7 @@ def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
     kept = _State.read(tmp_path / "last.pt", LAYER4, 0)
     assert kept is not None
     assert kept["optimizer"]["param_groups"][0]["capturable"]
-    again = _optimizer(learning, LAYER4, CPU)
+    again = make_optimizer(learning, LAYER4, CPU)
     _State.resume(kept, LAYER4, model, again)
     assert not again.param_groups[0]["capturable"]
     assert float(again.state[learning[0]]["step"]) == 1
@@ -353,8 +376,10 @@ def test_a_state_that_cannot_be_written_ends_the_training(
     rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path, tmp_path: Path
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
-    cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
-    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    cached = extract_features(network(), ["avgpool"], rows, small_folder, cache=small_cache, compute=EXACT)[0][
+        "avgpool"
+    ]
+    source = InMemoryFeatures.load(cached, training.hashes + validation.hashes, CPU)
     (tmp_path / "file").touch()
     epochs: list[int] = []
     for most in (4, 1):  # in the middle, and where no epoch follows
@@ -362,7 +387,7 @@ def test_a_state_that_cannot_be_written_ends_the_training(
         epochs.clear()
         with pytest.raises(RunError, match=r"last\.pt"):
             fit(
-                network(), configuration, source, training, validation, seed=0, **EXACT,
+                network(), configuration, TrainingData(source, training, validation), EXACT, seed=0,
                 last=tmp_path / "file" / "last.pt", on_epoch=lambda r: epochs.append(r["epoch"]),
             )  # fmt: skip
         assert epochs == [1]
@@ -393,16 +418,18 @@ def test_a_damaged_state_starts_anew_and_a_foreign_one_is_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
-    cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
-    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    cached = extract_features(network(), ["avgpool"], rows, small_folder, cache=small_cache, compute=EXACT)[0][
+        "avgpool"
+    ]
+    source = InMemoryFeatures.load(cached, training.hashes + validation.hashes, CPU)
     configuration = Configuration("initial", ("fc",), learning_rate=0.01, max_epochs=2)
     last = tmp_path / "last.pt"
     last.write_bytes(b"no state")
-    fit(network(), configuration, source, training, validation, seed=0, **EXACT, last=last)
+    fit(network(), configuration, TrainingData(source, training, validation), EXACT, seed=0, last=last)
     assert "damaged" in capsys.readouterr().err
     before = last.read_bytes()
     with pytest.raises(RunError, match="unfinished training of initial with other values"):
-        fit(network(), configuration, source, training, validation, seed=1, **EXACT, last=last)
+        fit(network(), configuration, TrainingData(source, training, validation), EXACT, seed=1, last=last)
     assert last.read_bytes() == before  # hours may lie in it
 
 
@@ -413,7 +440,7 @@ def test_two_studies_do_not_write_one_cache_at_once(
     computed: list[int] = []
 
     def one() -> None:
-        computed.append(activations(network(), ["avgpool"], rows, small_folder, cache=tmp_path, **EXACT)[1])
+        computed.append(extract_features(network(), ["avgpool"], rows, small_folder, cache=tmp_path, compute=EXACT)[1])
 
     begun, go_on = threading.Event(), threading.Event()
     whole = features._compute
@@ -438,11 +465,13 @@ def test_two_studies_do_not_write_one_cache_at_once(
 
 def test_a_diverging_loss_is_an_error(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
-    cached = activations(network(), ["avgpool"], rows, small_folder, cache=small_cache, **EXACT)[0]["avgpool"]
-    source = InMemory.load(cached, training.hashes + validation.hashes, CPU)
+    cached = extract_features(network(), ["avgpool"], rows, small_folder, cache=small_cache, compute=EXACT)[0][
+        "avgpool"
+    ]
+    source = InMemoryFeatures.load(cached, training.hashes + validation.hashes, CPU)
     wild = Configuration("wild", ("fc",), learning_rate=1e38, optimizer="sgd", max_epochs=3)
     with pytest.raises(RunError, match="diverged"):
-        fit(network(), wild, source, training, validation, seed=0, **EXACT)
+        fit(network(), wild, TrainingData(source, training, validation), EXACT, seed=0)
 
 
 def test_the_last_batch_is_never_a_single_image(
@@ -450,7 +479,7 @@ def test_the_last_batch_is_never_a_single_image(
 ) -> None:
     training, validation = part(rows, "train"), part(rows, "validation")
     assert len(training) == 27
-    source = activations(network(), ["layer3"], rows, small_folder, cache=small_cache, **EXACT)[0]["layer3"]
+    source = extract_features(network(), ["layer3"], rows, small_folder, cache=small_cache, compute=EXACT)[0]["layer3"]
     sizes: list[int] = []
 
     @dataclasses.dataclass
@@ -462,13 +491,13 @@ def test_the_last_batch_is_never_a_single_image(
             return source.rows(hashes)
 
     odd = dataclasses.replace(LAYER4, batch_size=13, max_epochs=1)  # 27 = 13 + 13 + 1
-    fit(network(), odd, Counting(), training, validation, seed=0, **EXACT)
+    fit(network(), odd, TrainingData(Counting(), training, validation), EXACT, seed=0)
     assert sizes[:2] == [13, 14]
 
 
 def test_frozen_layers_are_in_eval_mode_while_others_train() -> None:
     model = network()
-    set_learning(model, ("layer4", "fc"), training=True)
+    set_trainable(model, ("layer4", "fc"), training=True)
     assert not model.layer3.training
     assert not model.bn1.training
     assert model.layer4[0].bn1.training

@@ -30,7 +30,7 @@ def test_a_named_file_is_used_up_to_the_pooling(weights_file: Path) -> None:
     weights = weight_files.find_weights(str(weights_file))
     assert (weights.official, weights.kind, len(weights.sha256)) == (False, "file", 64)
     assert "resnet18.pt" in weights.note
-    model = rooms.build(weights, 4, seed=0)
+    model = rooms.build_model(weights, 4, seed=0)
     stored = torch.load(weights_file, weights_only=True)
     assert torch.equal(model.layer4[1].conv2.weight, stored["layer4.1.conv2.weight"].float())
     assert model.fc.out_features == 4
@@ -39,7 +39,7 @@ def test_a_named_file_is_used_up_to_the_pooling(weights_file: Path) -> None:
 def test_the_head_depends_on_the_seed_alone(weights_file: Path) -> None:
     weights = weight_files.find_weights(str(weights_file))
     before = torch.random.get_rng_state()
-    first, again, other = (rooms.build(weights, 4, seed=s).fc.weight for s in (3, 3, 4))
+    first, again, other = (rooms.build_model(weights, 4, seed=s).fc.weight for s in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -125,7 +125,7 @@ def test_random_weights_say_so() -> None:
 
 @pytest.mark.parametrize("stop", ["stem", "layer1", "layer2", "layer3", "avgpool", "logits"])
 def test_forward_in_two_steps_is_torchvisions_forward(stop: str) -> None:
-    model = rooms.build(weight_files.find_weights("none"), 4, seed=0)
+    model = rooms.build_model(weight_files.find_weights("none"), 4, seed=0)
     x = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = model((x.float() / 255 - 0.5) / 0.5)
@@ -137,9 +137,9 @@ def test_forward_in_two_steps_is_torchvisions_forward(stop: str) -> None:
 @pytest.mark.parametrize("learns", [("fc",), ("layer3", "layer4", "fc"), ("layer2", "fc"), ("all",)])
 def test_frozen_means_frozen(learns: tuple[str, ...]) -> None:
     configuration = Configuration("x", learns, learning_rate=0.1)
-    model = rooms.build(weight_files.find_weights("none"), 4, seed=0)
+    model = rooms.build_model(weight_files.find_weights("none"), 4, seed=0)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    rooms.set_learning(model, configuration.learns, training=True)
+    rooms.set_trainable(model, configuration.learns, training=True)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
     for _ in range(2):
         x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -153,9 +153,9 @@ def test_frozen_means_frozen(learns: tuple[str, ...]) -> None:
 
 
 def test_learned_parameters_of_the_published_pair() -> None:
-    model = rooms.build(weight_files.find_weights("none"), 4, seed=0)
-    assert rooms.learned_parameters(model, BUILT_IN["initial"]) == (2_052, 11_178_564)
-    assert rooms.learned_parameters(model, BUILT_IN["finetuned"]) == (10_495_492, 11_178_564)
+    model = rooms.build_model(weight_files.find_weights("none"), 4, seed=0)
+    assert rooms.count_parameters(model, BUILT_IN["initial"]) == (2_052, 11_178_564)
+    assert rooms.count_parameters(model, BUILT_IN["finetuned"]) == (10_495_492, 11_178_564)
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk_is_a_clear_error(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from learning import rows as rows  # a fixture
 from tumorlens.data.index import ImageRecord
 from tumorlens.training import fit as train
 from tumorlens.training.configurations import INITIAL, Configuration
+from tumorlens.training.devices import Compute
 from tumorlens.training.steps import (
-    RecordedSteps,
+    GraphSteps,
     Steps,
-    _optimizer,
-    steps_of,
+    TrainingData,
+    make_optimizer,
+    make_steps,
 )
 
 CPU = torch.device("cpu")
@@ -51,10 +53,10 @@ def test_recorded_steps_see_the_images_of_plain_ones(
     configuration: Configuration,
 ) -> None:  # fmt: skip
     source = held(rows, small_folder, small_cache, configuration.frozen_prefix, CPU, torch.float32)
-    made: list[RecordedSteps] = []
+    made: list[GraphSteps] = []
 
-    def recorded(*args: Any) -> RecordedSteps:
-        made.append(RecordedSteps(*args))
+    def recorded(*args: Any) -> GraphSteps:
+        made.append(GraphSteps(*args))
         return made[-1]
 
     def graph(graph: Graph, stream: object) -> Any:
@@ -62,8 +64,8 @@ def test_recorded_steps_see_the_images_of_plain_ones(
         return contextlib.nullcontext()
 
     ends = []
-    for kind in (steps_of, recorded):
-        monkeypatch.setattr(train, "steps_of", kind)
+    for kind in (make_steps, recorded):
+        monkeypatch.setattr(train, "make_steps", kind)
         if kind is recorded:
             monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
             monkeypatch.setattr(torch.cuda, "Stream", Stream)
@@ -72,8 +74,8 @@ def test_recorded_steps_see_the_images_of_plain_ones(
             monkeypatch.setattr(torch.cuda, "graph", graph)
         model = network()
         history, _ = train.fit(
-            model, configuration, source, part(rows, "train"), part(rows, "validation"),
-            seed=0, device=CPU, precision=torch.float32, convolutions="direct",
+            model, configuration, TrainingData(source, part(rows, "train"), part(rows, "validation")),
+            Compute(CPU, torch.float32), seed=0,
         )  # fmt: skip
         ends.append((model, [(r["train_loss"], r["validation_loss"]) for r in history]))
     (plain, losses), (other, others) = ends
@@ -86,7 +88,12 @@ def test_recorded_steps_see_the_images_of_plain_ones(
 
 def test_on_a_cpu_steps_are_plain(rows: tuple[ImageRecord, ...], small_folder: Path, small_cache: Path) -> None:
     source = held(rows, small_folder, small_cache, "avgpool", CPU, torch.float32)
-    made = steps_of(network(), INITIAL, source, part(rows, "train"), CPU, torch.float32, train.ALONE)
+    made = make_steps(
+        network(),
+        INITIAL,
+        TrainingData(source, part(rows, "train"), part(rows, "validation")),
+        Compute(CPU, torch.float32),
+    )
     assert type(made) is Steps
     assert not made.optimizer.param_groups[0]["capturable"]
 
@@ -112,6 +119,6 @@ def test_adam_steps_the_same_however_tensors_lie(
 
     plain = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
     wanted = stepped(lambda weights: plain(weights, 0.1, weight_decay=0.01, foreach=False))
-    found = stepped(lambda weights: _optimizer(weights, configuration, CPU))
+    found = stepped(lambda weights: make_optimizer(weights, configuration, CPU))
     torch.testing.assert_close(found, wanted)
     assert not torch.equal(found, start)

@@ -29,7 +29,7 @@ from tumorlens.core.files import disk_error, read_json
 from tumorlens.core.progress import log, log_to_stderr
 from tumorlens.core.version import __version__
 from tumorlens.study.options import Study
-from tumorlens.training.distributed import launcher, leads, quiet_followers, refuse_several
+from tumorlens.training.distributed import is_rank0, launch_prefix, refuse_multiple_processes, silence_other_ranks
 
 app = App(
     name="tumorlens",
@@ -174,7 +174,7 @@ _argv: list[str] = []
 
 def _command() -> str:
     """The command line that repeats this run."""
-    return shlex.join([*launcher(), "tumorlens", *_argv])
+    return shlex.join([*launch_prefix(), "tumorlens", *_argv])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -184,12 +184,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        refuse_several(_argv)
-        with quiet_followers():
+        refuse_multiple_processes(_argv)
+        with silence_other_ranks():
             code = _run()
         print(end="", flush=True)  # a closed pipe or a full disk raises here, not at exit
     except CycloptsError as error:
-        if not leads():
+        if not is_rank0():
             return 0
         _print_error(usage_error(error))
         return 2

@@ -20,7 +20,7 @@ from tumorlens.data.fetch import fetch
 from tumorlens.data.index import ImageRecord, read_index
 from tumorlens.inference.classifier import BATCH
 from tumorlens.readers.pixels import Pixels, read_image
-from tumorlens.training.weights import read_state
+from tumorlens.training.weights import read_state_dict
 
 _MEASURED = ("n", "correct", "accuracy", "accuracy_interval")
 
@@ -49,7 +49,7 @@ class TrainedRun:
 
     def state(self) -> dict[str, Tensor]:
         """The checkpoint's state dict, on the CPU."""
-        return read_state(self.checkpoint, len(self.classes))
+        return read_state_dict(self.checkpoint, len(self.classes))
 
     def batches(self, rows: Sequence[ImageRecord], title: str) -> Iterator[Pixels]:
         """uint8 [n, 224, 224, 3] in order, decoded in the background, with a progress bar.

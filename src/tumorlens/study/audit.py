@@ -90,15 +90,12 @@ def run_audit(
 
 
 def _doubts(rows: tuple[ImageRecord, ...], root: Path, weights: Weights, cache: Path) -> list[Json]:
-    from tumorlens.training.devices import choose_device, choose_precision, keep_to_cores
-    from tumorlens.training.features import activations
-    from tumorlens.training.model import build
+    from tumorlens.training.devices import resolve_compute
+    from tumorlens.training.features import extract_features
+    from tumorlens.training.model import build_model
 
-    device, _ = choose_device("auto")
-    precision, _ = choose_precision("auto", device)
-    keep_to_cores()
-    model = build(weights, 2, 0)
-    cached = activations(model, ["avgpool"], rows, root, cache=cache, device=device, precision=precision)[0]["avgpool"]
+    model = build_model(weights, 2, 0)
+    cached = extract_features(model, ["avgpool"], rows, root, cache=cache, compute=resolve_compute())[0]["avgpool"]
     return label_doubts(cached.rows([row.sha256 for row in rows]).float().numpy(), rows)
 
 

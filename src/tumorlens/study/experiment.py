@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -30,18 +31,19 @@ from tumorlens.evaluation.predictions import Predictions, write_predictions
 from tumorlens.study.options import Study
 from tumorlens.training.architecture import BOUNDARIES
 from tumorlens.training.configurations import Configuration
-from tumorlens.training.distributed import ALONE, World
-from tumorlens.training.features import Activations, InMemory, activations
-from tumorlens.training.fit import convolving, fit, predict_logits
-from tumorlens.training.linear_probe import fit_head_lbfgs
-from tumorlens.training.model import build, learned_parameters
-from tumorlens.training.steps import Part, Source
+from tumorlens.training.devices import Compute
+from tumorlens.training.features import CachedFeatures, InMemoryFeatures, extract_features
+from tumorlens.training.fit import fast_convolutions, fit, predict_logits
+from tumorlens.training.linear_probe import fit_linear_probe
+from tumorlens.training.model import build_model, count_parameters
+from tumorlens.training.steps import FeatureSource, Subset, TrainingData
 from tumorlens.training.weights import (
     Weights,
     checkpoint_card,
-    read_state,
+    read_state_dict,
     save_checkpoint,
 )
+from tumorlens.training.world import SINGLE_PROCESS, World
 
 _IN_MEMORY = 16_384  # images; 32 MB of features
 
@@ -57,19 +59,19 @@ class Workbench:
     classes: tuple[str, ...]
     rows: tuple[ImageRecord, ...]
     weights: Weights
-    device: torch.device
-    precision: torch.dtype
+    compute: Compute
+    """Of this process alone; `train` adds the others."""
     cache: Path
 
     def seed(self, configuration: Configuration) -> int:
         """The configuration's own seed, else the study's."""
         return self.study.seed if configuration.seed is None else configuration.seed
 
-    def part(self, split: str) -> Part:
+    def part(self, split: str) -> Subset:
         """Hashes and labels of one split."""
         rows = [row for row in self.rows if row.split == split]
         labels = torch.tensor([self.classes.index(row.label) for row in rows], dtype=torch.int64)
-        return Part(tuple(row.sha256 for row in rows), labels)
+        return Subset(tuple(row.sha256 for row in rows), labels)
 
     def compute_features(self, clock: Clock) -> None:
         """Run the frozen layers once for all configurations that start from the study's weights."""
@@ -78,7 +80,7 @@ class Workbench:
         wanted -= {"image"} if wanted != {"image"} else set()
         if not wanted:
             return
-        model = build(self.weights, len(self.classes), self.study.seed)
+        model = build_model(self.weights, len(self.classes), self.study.seed)
         with clock.step("prefix_s"):
             _, computed = self._activations(model, sorted(wanted))
         if not computed:
@@ -99,17 +101,17 @@ class Workbench:
         """Add to audit.json the images whose label their neighbours doubt, where the features are there."""
         if not any(c.frozen_prefix == "avgpool" for c in self.configurations):
             return
-        model = build(self.weights, len(self.classes), self.study.seed)
+        model = build_model(self.weights, len(self.classes), self.study.seed)
         cached = self._activations(model, ["avgpool"])[0]["avgpool"]
         features = cached.rows([row.sha256 for row in self.rows]).float().numpy()  # (n, 512)
         doubts = label_doubts(features, self.rows)
         write_json(self.run.audit, read_json(self.run.audit) | {"label_doubts": doubts})
         log.info(f"{len(doubts):,} labels are doubted by their neighbours; {self.run.audit} lists them.")
 
-    def _activations(self, model: ResNet, boundaries: Sequence[str]) -> tuple[dict[str, Activations], int]:
-        return activations(
+    def _activations(self, model: ResNet, boundaries: Sequence[str]) -> tuple[dict[str, CachedFeatures], int]:
+        return extract_features(
             model, boundaries, self.rows, self.folder.root,
-            cache=self.cache, device=self.device, precision=self.precision,
+            cache=self.cache, compute=self.compute,
         )  # fmt: skip
 
     def start(self, configuration: Configuration) -> ResNet:
@@ -120,7 +122,7 @@ class Workbench:
         RunError
             The configuration that it starts from has no best weights yet.
         """
-        model = build(self.weights, len(self.classes), self.seed(configuration))
+        model = build_model(self.weights, len(self.classes), self.seed(configuration))
         if configuration.start != "imagenet":
             self.load(model, configuration.start)
         return model
@@ -138,31 +140,32 @@ class Workbench:
                 f"{path} is missing, though the training is finished.",
                 cure=f"Restore it, or delete {self.run.folder(name)} and run the same command again.",
             )
-        model.load_state_dict(read_state(path, len(self.classes)))
+        model.load_state_dict(read_state_dict(path, len(self.classes)))
 
-    def train(self, configuration: Configuration, world: World = ALONE) -> None:
+    def train(self, configuration: Configuration, world: World = SINGLE_PROCESS) -> None:
         """Train one configuration, or go on with it; nothing happens where it is finished.
 
         Several processes learn together; rank 0 alone looks into the run's folder and writes there.
         """
-        if world.led(is_trained, self.run, configuration):
+        if world.run_on_rank0(is_trained, self.run, configuration):
             log.info(f"{configuration.name}: already trained.")
             return
         name = configuration.name
-        model, cached = world.led(self._begun, configuration)
+        model, cached = world.run_on_rank0(self._begun, configuration)
         train, validation = self.part("train"), self.part("validation")
-        source = _quick(cached, (train, validation), self.device)
-        learned, total = learned_parameters(model, configuration)
+        compute = dataclasses.replace(self.compute, world=world)
+        data = TrainingData(_quick(cached, (train, validation), compute), train, validation)
+        learned, total = count_parameters(model, configuration)
         log.info(f"{name}: {', '.join(configuration.learns)} learn ({learned:,} of {total:,} parameters).")
         if configuration.head_solver == "lbfgs":
-            history, stopped = world.led(fit_head_lbfgs, model, configuration, source, train, validation)
+            history, stopped = world.run_on_rank0(fit_linear_probe, model, configuration, data)
             for record in history:
                 log.info(f"  C {record['c']:<6g} validation loss {record['validation_loss']:.4f}")
         else:
             # A head's steps are so small that a second thread costs more than it gives, and waiting for
             # it under other load can make an epoch a hundred times slower.
-            alone = configuration.frozen_prefix == "avgpool" and self.device.type == "cpu"
-            events = _events(self.run.folder(name), self.study.tensorboard and world.leads)
+            alone = configuration.frozen_prefix == "avgpool" and compute.device.type == "cpu"
+            events = _events(self.run.folder(name), self.study.tensorboard and world.is_rank0)
             with events as event, _threads(1 if alone else torch.get_num_threads()):
 
                 def on_epoch(record: Json) -> None:
@@ -170,28 +173,26 @@ class Workbench:
                     event(record)
 
                 history, stopped = fit(
-                    model, configuration, source, train, validation,
-                    seed=self.seed(configuration), device=self.device, precision=self.precision,
-                    convolutions=self.study.convolutions,
-                    last=self.run.last(name), on_epoch=on_epoch, world=world,
+                    model, configuration, data, compute,
+                    seed=self.seed(configuration), last=self.run.last(name), on_epoch=on_epoch,
                 )  # fmt: skip
-        del source  # else the writing of weights, which takes them twice over, comes on top of it
-        world.led(self._keep, configuration, model, cached, history, stopped, world.size)
-        world.reached[:] = [f"it goes on after {name}"]
+        del data  # else the writing of weights, which takes them twice over, comes on top of it
+        world.run_on_rank0(self._keep, configuration, model, cached, history, stopped, world.size)
+        world.resume_hint[:] = [f"it goes on after {name}"]
 
-    def _begun(self, configuration: Configuration) -> tuple[ResNet, Activations]:
+    def _begun(self, configuration: Configuration) -> tuple[ResNet, CachedFeatures]:
         """The network at its start, and the activations that it learns from."""
         model = self.start(configuration)
         boundary = configuration.frozen_prefix
         return model, self._activations(model, [boundary])[0][boundary]
 
     def _keep(
-        self, configuration: Configuration, model: ResNet, cached: Activations, history: list[Json], stopped: str,
+        self, configuration: Configuration, model: ResNet, cached: CachedFeatures, history: list[Json], stopped: str,
         processes: int,
     ) -> None:  # fmt: skip
         """Write what a finished training leaves."""
         name, folder, n = configuration.name, self.run.folder(configuration.name), len(self.part("train"))
-        learned, total = learned_parameters(model, configuration)
+        learned, total = count_parameters(model, configuration)
         best = max((r for r in history if r["best"]), key=lambda r: r["epoch"])
         sha256 = save_checkpoint(model.to("cpu"), folder / configuration.checkpoint)
         card = checkpoint_card(configuration, self.classes, sha256, self._provenance())
@@ -244,11 +245,9 @@ class Workbench:
         used = [row for row in self.rows if row.split]
         contents = list(dict.fromkeys(row.sha256 for row in used))  # equal files have equal answers
         source = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with convolving(model, configuration, self.study.convolutions, self.device):
-            found = predict_logits(
-                model, source, contents, device=self.device, precision=self.precision, title=f"{name}, predicting"
-            )
+        model.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with fast_convolutions(model, configuration, self.compute):
+            found = predict_logits(model, source, contents, self.compute, title=f"{name}, predicting")
         place = {sha256: i for i, sha256 in enumerate(contents)}
         logits = found[[place[row.sha256] for row in used]]
         predictions = Predictions(
@@ -279,7 +278,7 @@ class Workbench:
         }
 
 
-def _quick(source: Activations, parts: Sequence[Part], device: torch.device) -> Source:
+def _quick(source: CachedFeatures, parts: Sequence[Subset], compute: Compute) -> FeatureSource:
     """512 numbers an image fit into memory where images are not very many, and all that a GPU has room for lies
     there; the rest is read batch by batch."""
     if not source.path.exists():  # rank 0 has just opened it
@@ -288,11 +287,11 @@ def _quick(source: Activations, parts: Sequence[Part], device: torch.device) -> 
             cure="Put --cache and --out on a file system that all hosts share.",
         )
     hashes = [sha256 for part in parts for sha256 in part.hashes]
-    if device.type == "cuda":  # half is left to the network and its gradients
-        fits = len(hashes) * source.row_bytes <= torch.cuda.mem_get_info(device)[0] / 2
+    if compute.device.type != "cpu":  # half is left to the network and its gradients
+        fits = len(hashes) * source.row_bytes <= compute.backend.free_memory() / 2
     else:
         fits = source.boundary == "avgpool" and len(hashes) <= _IN_MEMORY
-    return InMemory.load(source, hashes, device) if fits else source
+    return InMemoryFeatures.load(source, hashes, compute.device) if fits else source
 
 
 @contextmanager

@@ -93,7 +93,7 @@ class Study:
     weights: Source = "imagenet"
     out: FilePath | None = None
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     convolutions: Literal["auto", "direct"] = "auto"
     configurations: tuple[Named, ...] = ("initial", "finetuned")

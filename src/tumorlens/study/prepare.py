@@ -44,9 +44,8 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     with clock.step("imports_s"), garbage_left():
         try:
             from tumorlens.study.experiment import Workbench
-            from tumorlens.training import devices
             from tumorlens.training import weights as weight_files
-            from tumorlens.training.kernels.dispatch import by_winograd
+            from tumorlens.training.devices import resolve_compute
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "torch", "study") from None
         from tumorlens.data.audit import audit, twins_line
@@ -63,16 +62,14 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     # Choices that can fail at once come before work that takes minutes.
     if study.data not in ("kaggle", "phantom"):
         named_path(str(study.data))
-    device, device_why = devices.choose_device(study.device)
-    precision, precision_why = devices.choose_precision(study.precision, device, _begun(run, device.type))
-    threads = devices.keep_to_cores()
-    precision_name = {"float32": "fp32", "bfloat16": "bf16"}[str(precision).removeprefix("torch.")]
-    fast = by_winograd(study.convolutions, device)
+    earlier = run.read_study().get("device") if run.study.exists() else None
+    compute = resolve_compute(study.device, study.precision, study.convolutions, earlier=earlier)
     if write:
         probe_writable(run.root)
     weights = _weights(study, weight_files)
     log.info(
-        f"Device: {device.type} ({device_why}). Precision: {precision_name} ({precision_why}). Weights: {weights.name}."
+        f"Device: {compute.device.type} ({compute.device_reason}). Precision: {compute.precision_name} "
+        f"({compute.precision_reason}). Weights: {weights.name}."
     )
     if weights.kind == "none":
         log.warning("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
@@ -107,10 +104,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
         "dataset": dataset.record(),
         "split": dataset.split_record(),
         "weights": weights.record(),
-        "device": {"device": device.type, "why": device_why, "precision": precision_name,
-                   "precision_why": precision_why, "name": devices.device_name(device),
-                   "convolutions": "winograd" if fast else "direct",
-                   "threads": threads},
+        "device": compute.record(),
         "environment": environment(),
         "git": git_state(),
         "timing": {},
@@ -126,9 +120,7 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
             write_json(run.audit, _doubts_of(run, found) | found)
             write_baselines(run.baselines, baselines(dataset.rows, index.thumbnails))
         log.info(twins_line(audited["twins"]["all"]))
-    return Workbench(
-        run, study, configurations, dataset.folder, index.classes, dataset.rows, weights, device, precision, cache
-    )
+    return Workbench(run, study, configurations, dataset.folder, index.classes, dataset.rows, weights, compute, cache)
 
 
 def _doubts_of(run: Run, found: Json) -> Json:
@@ -148,12 +140,6 @@ def _weights(study: Study, weight_files: Any) -> Any:
             raise
         log.warning(f"WARNING: {error.what}")
         return weight_files.find_weights("none")
-
-
-def _begun(run: Run, device: str) -> str:
-    """The precision in which a run is already there on that kind of device; empty for none."""
-    before = run.read_study().get("device", {}) if run.study.exists() else {}
-    return str(before.get("precision", "")) if before.get("device") == device else ""
 
 
 #: What must agree for a run's folder to be gone on with.

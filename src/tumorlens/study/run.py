@@ -15,7 +15,8 @@ from tumorlens.study.options import Study
 from tumorlens.study.prepare import prepare
 from tumorlens.study.result import StudyResult
 from tumorlens.study.stages import compare_run, note_timing, report_run
-from tumorlens.training.distributed import World, joined
+from tumorlens.training.distributed import process_group
+from tumorlens.training.world import World
 
 if TYPE_CHECKING:
     from tumorlens.study.experiment import Workbench
@@ -48,7 +49,7 @@ def run_study(study: Study, *, command: str = "") -> StudyResult:
     TumorlensError
         Anything that the user can cure; what was finished stays on disk.
     """
-    with joined(study.device) as world:
+    with process_group(study.device) as world:
         if study.is_cv:
             return _run_folds(study, command, world)
         return _run_one(study, command, world)
@@ -62,25 +63,25 @@ def train_study(study: Study, *, command: str = "") -> Workbench:
             cure="Say `tumorlens study --protocol grouped-cv`; with --fold K it does one fold.",
         )
     clock = Clock()
-    with joined(study.device) as world:
+    with process_group(study.device) as world:
         bench = _trained(study, command, clock, world)
-        world.led(note_timing, bench.run, clock)
+        world.run_on_rank0(note_timing, bench.run, clock)
     return bench
 
 
 def _run_one(study: Study, command: str, world: World) -> StudyResult:
     clock = Clock()
     bench = _trained(study, command, clock, world)
-    return world.led(_judged, bench, clock)
+    return world.run_on_rank0(_judged, bench, clock)
 
 
 def _trained(study: Study, command: str, clock: Clock, world: World) -> Workbench:
     """Rank 0 prepares; all train. Each configuration is on disk before the next one begins."""
-    if not world.leads:  # what rank 0 is about to tell of is imported meanwhile
+    if not world.is_rank0:  # what rank 0 is about to tell of is imported meanwhile
         with garbage_left(), suppress(ModuleNotFoundError):  # of which rank 0 tells
             import tumorlens.study.experiment  # noqa: F401
-    bench = world.led(prepare, study, command=command, clock=clock)
-    world.led(bench.compute_features, clock)
+    bench = world.run_on_rank0(prepare, study, command=command, clock=clock)
+    world.run_on_rank0(bench.compute_features, clock)
     give_back_memory()
     for configuration in bench.configurations:
         with clock.step(f"train_{configuration.name}_s"):
@@ -113,12 +114,12 @@ def _run_folds(study: Study, command: str, world: World) -> StudyResult:
     root = study.run.root
     for fold in [study.fold] if study.fold else range(1, study.folds * study.repeats + 1):
         one = dataclasses.replace(study, fold=fold, out=fold_folder(root, fold))
-        if world.led(_finished, one):
+        if world.run_on_rank0(_finished, one):
             log.info(f"Fold {fold} of {study.folds * study.repeats}: finished.")
         else:
             log.info(f"Fold {fold} of {study.folds * study.repeats}:")
             _run_one(one, command, world)
-        result = world.led(_summed_up, study)
+        result = world.run_on_rank0(_summed_up, study)
     return result
 
 

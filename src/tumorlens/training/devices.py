@@ -1,81 +1,215 @@
-"""Where to compute and in which precision, with reasons for the record."""
+"""Where and how to compute: device, precision, convolution algorithm and processes; with reasons for the record."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from tumorlens.core.cpu import usable_cores
 from tumorlens.core.errors import ConfigError
+from tumorlens.training.world import SINGLE_PROCESS, World
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device and why, from `auto`, `cpu` or `cuda`.
+@dataclass(frozen=True)
+class Backend:
+    """What differs between kinds of device. Functions take no argument and concern the current device of the kind."""
+
+    title: str
+    """For messages, with its article."""
+    is_available: Callable[[], bool]
+    has_bf16: Callable[[], bool]
+    """Whether there are bfloat16 instructions; emulating them takes several times as long as float32."""
+    name: Callable[[], str]
+    """Name of the model, for the record."""
+    free_memory: Callable[[], int]
+    """Bytes of device memory that can still be allocated; 0 for the CPU, whose memory is not planned."""
+    collectives: str = "gloo"
+    """Backend of torch.distributed."""
+    has_graphs: bool = False
+    """Whether steps can be recorded as a CUDA graph."""
+
+
+def _cpu_has_bf16() -> bool:
+    # AVX-512 alone emulates bf16, although oneDNN reports that it supports it.
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def _cpu_name() -> str:
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()  # the maker's family alone
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _mps_free_memory() -> int:
+    return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+
+
+#: ROCm is `cuda` in PyTorch.
+BACKENDS = {
+    "cuda": Backend(
+        "a CUDA device", torch.cuda.is_available, torch.cuda.is_bf16_supported, torch.cuda.get_device_name,
+        lambda: torch.cuda.mem_get_info()[0], collectives="nccl", has_graphs=True,
+    ),
+    "mps": Backend(
+        "an Apple GPU", torch.backends.mps.is_available, lambda: torch.backends.mps.is_macos_or_newer(14, 0),
+        lambda: f"Apple GPU of {platform.machine()}", _mps_free_memory,
+    ),
+    "xpu": Backend(
+        "an Intel GPU", torch.xpu.is_available, torch.xpu.is_bf16_supported, torch.xpu.get_device_name,
+        lambda: torch.xpu.mem_get_info()[0], collectives="xccl",
+    ),
+    "cpu": Backend("the CPU", lambda: True, _cpu_has_bf16, _cpu_name, lambda: 0),
+}  # fmt: skip
+_AUTO = ("cuda",)  # the others have not been tested on hardware
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how to compute. `resolve_compute` makes one from options."""
+
+    device: torch.device
+    precision: torch.dtype
+    """Of convolutions, by autocast: float32 or bfloat16. Weights and losses are float32 in any case."""
+    convolutions: Literal["winograd", "direct"] = "direct"
+    """CPU convolution algorithm of trainable layers."""
+    device_reason: str = ""
+    precision_reason: str = ""
+    threads: int = field(default_factory=torch.get_num_threads)
+    """CPU threads of PyTorch."""
+    world: World = SINGLE_PROCESS
+    """The processes that share the work."""
+
+    @property
+    def backend(self) -> Backend:
+        """Properties of the device's kind."""
+        return BACKENDS[self.device.type]
+
+    @property
+    def precision_name(self) -> str:
+        """`fp32` or `bf16`."""
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.precision)
+
+    def autocast(self, *, cache_weights: bool = True) -> torch.autocast:
+        """Context in which convolutions and products are computed in `precision`."""
+        enabled = self.precision == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache_weights)
+
+    def record(self) -> dict[str, Any]:
+        """As written to study.json."""
+        return {
+            "device": self.device.type,
+            "why": self.device_reason,
+            "precision": self.precision_name,
+            "precision_why": self.precision_reason,
+            "name": self.backend.name(),
+            "convolutions": self.convolutions,
+            "threads": self.threads,
+        }
+
+
+def resolve_compute(
+    device: str = "auto",
+    precision: str = "auto",
+    convolutions: str = "auto",
+    *,
+    world: World = SINGLE_PROCESS,
+    earlier: Mapping[str, Any] | None = None,
+) -> Compute:
+    """Choose device, precision and convolutions, and limit PyTorch's threads to the usable cores.
+
+    Parameters
+    ----------
+    device
+        `auto`, or a key of BACKENDS.
+    precision
+        `auto`, `fp32` or `bf16`; `auto` is bf16 if the device has instructions for it.
+    convolutions
+        `auto` or `direct`; `auto` is Winograd's algorithm on the CPU.
+    earlier
+        `Compute.record()` of a run to be resumed: `auto` keeps its precision if the device is of the same kind.
 
     Raises
     ------
     ConfigError
-        `cuda` is wanted and there is none.
+        The requested device is not available.
     """
-    if wanted == "cpu":
-        return torch.device("cpu"), "asked for with --device cpu"
-    if torch.cuda.is_available():
-        why = "asked for with --device cuda" if wanted == "cuda" else "a CUDA device is there"
-        return torch.device("cuda"), f"{why}: {torch.cuda.get_device_name()}"
-    if wanted == "cuda":
-        raise ConfigError("--device cuda: PyTorch sees no CUDA device.", cure="Say --device cpu, or check the driver.")
-    return torch.device("cpu"), "no CUDA device is there"
+    chosen, device_reason = choose_device(device)
+    earlier = earlier or {}
+    begun = str(earlier.get("precision", "")) if earlier.get("device") == chosen.type else ""
+    dtype, precision_reason = choose_precision(precision, chosen, begun)
+    winograd = convolutions == "auto" and chosen.type == "cpu"
+    return Compute(
+        chosen, dtype, "winograd" if winograd else "direct", device_reason, precision_reason, limit_threads(), world
+    )  # fmt: skip
 
 
-def choose_precision(wanted: str, device: torch.device, begun: str = "") -> tuple[torch.dtype, str]:
-    """The precision of convolutions and why, from `auto`, `fp32` or `bf16`; `begun` is that of a run to be gone on
-    with, which `auto` keeps."""
-    why = f"asked for with --precision {wanted}"
-    if wanted == "auto" and begun:
-        wanted, why = begun, "the run began in it"
-    if wanted == "fp32":
-        return torch.float32, why
-    native = bf16_is_native(device)
-    if wanted == "bf16":
-        slow = "" if native else "; SLOW: this processor has no bf16 instructions and imitates them"
-        return torch.bfloat16, why + slow
-    if native:
-        where = "the CUDA device" if device.type == "cuda" else "this processor"
-        return torch.bfloat16, f"{where} has instructions for it"
-    return torch.float32, "there are no bf16 instructions"
+def choose_device(requested: str) -> tuple[torch.device, str]:
+    """The device and why, from `auto` or a key of BACKENDS.
+
+    Raises
+    ------
+    ConfigError
+        The requested device is not available.
+    """
+    if requested != "auto":
+        backend = BACKENDS[requested]
+        if not backend.is_available():
+            raise ConfigError(
+                f"--device {requested}: PyTorch does not find {backend.title}.",
+                cure="Use --device cpu, or check the driver and how PyTorch was built.",
+            )
+        reason = f"requested with --device {requested}"
+        return torch.device(requested), reason if requested == "cpu" else f"{reason}: {backend.name()}"
+    for kind in _AUTO:
+        if BACKENDS[kind].is_available():
+            return torch.device(kind), f"{BACKENDS[kind].title} is available: {BACKENDS[kind].name()}"
+    return torch.device("cpu"), "no CUDA device is available"
 
 
-def bf16_is_native(device: torch.device) -> bool:
-    """Whether the device has bfloat16 instructions; without them it takes many times as long as fp32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-    # oneDNN also says yes to AVX-512 alone, where it imitates them.
-    return platform.machine() not in ("x86_64", "AMD64") or bool(torch.cpu._is_avx512_bf16_supported())
+def choose_precision(requested: str, device: torch.device, begun: str = "") -> tuple[torch.dtype, str]:
+    """The precision of convolutions and why, from `auto`, `fp32` or `bf16`; `begun` is that of a run to be resumed,
+    which `auto` keeps."""
+    native = BACKENDS[device.type].has_bf16()
+    if requested == "auto" and not begun:
+        if native:
+            return torch.bfloat16, f"{BACKENDS[device.type].title} has bf16 instructions"
+        return torch.float32, "there are no bf16 instructions"
+    name, reason = (begun, "the run began in it") if requested == "auto" else (
+        requested, f"requested with --precision {requested}"
+    )  # fmt: skip
+    slow = "; SLOW: this device emulates bf16" if name == "bf16" and not native else ""
+    return PRECISIONS[name], reason + slow
 
 
-def device_name(device: torch.device) -> str:
-    """A name for people: the GPU's, or the processor's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"CPU, {os.cpu_count()} cores"
+def limit_threads() -> int:
+    """Limit PyTorch to as many threads as there are usable cores, unless OMP_NUM_THREADS is set; returns how many.
 
-
-def keep_to_cores() -> int:
-    """Let PyTorch compute with no more threads than there are cores to use, and return how many.
-
-    PyTorch counts the machine's. Those beyond a container's share are stopped in the middle of a layer, and all others
-    wait for them. What OMP_NUM_THREADS says stays.
+    PyTorch counts the machine's cores. Threads beyond a container's quota are throttled in the middle of a layer, and
+    all others wait for them.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return torch.get_num_threads()
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Make cuDNN choose the same deterministic kernels each time, in full float32 rather than TensorFloat-32.
+
+    A value of `torch.backends.fp32_precision` that the user has set takes precedence. Other devices are not affected.
+    """
+    enabled = torch.backends.cudnn.enabled
+    with torch.backends.cudnn.flags(enabled=enabled, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

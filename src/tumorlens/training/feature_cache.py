@@ -21,6 +21,7 @@ from tumorlens.core.errors import RunError
 from tumorlens.core.files import disk_error, locked, write_json
 from tumorlens.readers.pixels import PREPROCESSING
 from tumorlens.training.architecture import SHAPES
+from tumorlens.training.devices import Compute
 from tumorlens.training.model import state_hash
 
 _VERSION = 2  # 2: BatchNorm folded into the convolutions
@@ -47,8 +48,7 @@ class CacheFile:
         boundary: str,
         unique: dict[str, str],
         cache: Path,
-        device: torch.device,
-        precision: torch.dtype,
+        compute: Compute,
     ) -> CacheFile:
         """The file for these images, weights and precision; rows that an interrupted pass left count as done."""
         key = {
@@ -58,11 +58,13 @@ class CacheFile:
             "n": len(unique),
             "weights": state_hash(model, boundary),
             "preprocessing": PREPROCESSING,
-            "precision": "uint8" if boundary == "image" else str(precision).removeprefix("torch."),
-            "device": "any" if boundary == "image" else _KERNELS.get(device.type, device.type),
+            "precision": "uint8" if boundary == "image" else str(compute.precision).removeprefix("torch."),
+            "device": "any" if boundary == "image" else _KERNELS.get(compute.device.type, compute.device.type),
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-        dtype = np.dtype(np.uint8 if boundary == "image" else np.int16 if precision == torch.bfloat16 else np.float32)
+        dtype = np.dtype(
+            np.uint8 if boundary == "image" else np.int16 if compute.precision == torch.bfloat16 else np.float32
+        )
         found = cls(boundary, cache / "features" / f"{boundary}-{name}.npy", key, len(unique), dtype, 0)
         found.done = found._already()
         return found

@@ -37,7 +37,7 @@ from tumorlens.readers.pixels import (
     suppress_warnings,
 )
 from tumorlens.training.architecture import BOUNDARIES, SHAPES, STAGES
-from tumorlens.training.cuda import repeatable
+from tumorlens.training.devices import Compute, deterministic
 from tumorlens.training.feature_cache import CacheFile
 from tumorlens.training.model import forward
 
@@ -47,7 +47,7 @@ _READ = 1024  # rows that are read at once
 
 
 @dataclass(frozen=True)
-class Activations:
+class CachedFeatures:
     """Rows of a finished cache.
 
     `boundary` names where in the network they stand; `row_of` maps an image's SHA-256 to its row;
@@ -97,7 +97,7 @@ class Activations:
 
 
 @dataclass(frozen=True)
-class InMemory:
+class InMemoryFeatures:
     """Activations held in memory: for small ones, whose reading would cost more than the step, and on a GPU, which
     would wait for any reading."""
 
@@ -107,7 +107,7 @@ class InMemory:
     row_of: dict[str, int]
 
     @classmethod
-    def load(cls, source: Activations, hashes: Sequence[str], device: torch.device) -> InMemory:
+    def load(cls, source: CachedFeatures, hashes: Sequence[str], device: torch.device) -> InMemoryFeatures:
         """Read the rows of some images once; `avgpool` as float32, others as they are stored."""
         row_of = {sha256: i for i, sha256 in enumerate(dict.fromkeys(hashes))}
         kind = torch.float32 if source.boundary == "avgpool" else source.kind
@@ -119,7 +119,7 @@ class InMemory:
         return cls(source.boundary, values, row_of)
 
     def rows(self, hashes: Sequence[str]) -> Tensor:
-        """As `Activations.rows`, on the device."""
+        """As `CachedFeatures.rows`, on the device."""
         return self.at(torch.tensor([self.row_of[sha256] for sha256 in hashes], device=self.values.device))
 
     def at(self, places: Tensor) -> Tensor:
@@ -128,18 +128,17 @@ class InMemory:
         return found.permute(0, 3, 1, 2) if found.ndim == 4 else found
 
 
-@repeatable()
-def activations(
+@deterministic()
+def extract_features(
     model: ResNet,
     boundaries: Sequence[str],
     rows: Sequence[ImageRecord],
     root: Path,
     *,
     cache: Path,
-    device: torch.device,
-    precision: torch.dtype,
+    compute: Compute,
     batch_size: int = 64,
-) -> tuple[dict[str, Activations], int]:
+) -> tuple[dict[str, CachedFeatures], int]:
     """Activations of `model`'s frozen stages for every image, from the cache or from one pass.
 
     Parameters
@@ -154,8 +153,8 @@ def activations(
         Folder of the rows' paths.
     cache
         Folder for caches.
-    device, precision
-        Where and how to compute: float32, or bfloat16 by autocast. Stored in the same precision.
+    compute
+        Where and how to compute. Features are stored in its precision.
     batch_size
         Images a step; halved while memory does not suffice.
 
@@ -175,7 +174,7 @@ def activations(
     """
     unique = {row.sha256: row.path for row in sorted(rows, key=lambda row: (row.sha256, row.path))}
     row_of = {sha256: i for i, sha256 in enumerate(unique)}
-    files = {b: CacheFile.of(model, b, unique, cache, device, precision) for b in boundaries}
+    files = {b: CacheFile.of(model, b, unique, cache, compute) for b in boundaries}
     missing = {b: file for b, file in files.items() if not file.complete}
     computed = 0
     with ExitStack() as held:  # what two studies wrote at once would be neither's: the second waits
@@ -183,9 +182,9 @@ def activations(
             held.enter_context(file.locked())
         missing = {b: file for b, file in missing.items() if not file.refreshed()}
         if missing:
-            computed = _compute(model, missing, list(unique.items()), root, device, precision, batch_size)
+            computed = _compute(model, missing, list(unique.items()), root, compute, batch_size)
     return {
-        b: Activations(b, f.path, f.offset, f.dtype, row_of, round(f.seconds, 2)) for b, f in files.items()
+        b: CachedFeatures(b, f.path, f.offset, f.dtype, row_of, round(f.seconds, 2)) for b, f in files.items()
     }, computed
 
 
@@ -194,8 +193,7 @@ def _compute(
     files: dict[str, CacheFile],
     images: Sequence[tuple[str, str]],
     root: Path,
-    device: torch.device,
-    precision: torch.dtype,
+    compute: Compute,
     batch_size: int,
 ) -> int:
     """One pass over the images that any of the files lacks; returns how many."""
@@ -203,7 +201,7 @@ def _compute(
         file.start()
     first = min(file.done for file in files.values())
     boundaries = sorted(files, key=list(SHAPES).index)
-    network = _Network(_folded(model, boundaries[-1], device), boundaries, device, precision, batch_size)
+    network = _Network(_folded(model, boundaries[-1], compute.device), boundaries, compute, batch_size)
     title = "Decoding images" if boundaries == ["image"] else "Frozen layers, once per image"
     with Bar(title, len(images) - first) as bar:
         since, began = 0, time.perf_counter()
@@ -246,8 +244,7 @@ class _Network:
 
     model: ResNet
     boundaries: Sequence[str]
-    device: torch.device
-    precision: torch.dtype
+    compute: Compute
     batch_size: int
 
     def run(self, pixels: Pixels) -> dict[str, npt.NDArray[Any]]:
@@ -258,7 +255,7 @@ class _Network:
             part = pixels[done : done + self.batch_size]
             try:
                 with torch.inference_mode():
-                    found.append(_forward_all(self.model, part, self.boundaries, self.device, self.precision))
+                    found.append(_forward_all(self.model, part, self.boundaries, self.compute))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 self.batch_size = _smaller(len(part), error)
                 continue
@@ -274,29 +271,29 @@ def _smaller(batch_size: int, error: BaseException) -> int:
         raise error
     if batch_size == 1:
         raise RunError("Memory does not suffice for a single image.", cure="Close other programs, or use --device cpu.")
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
     log.info(f"Out of memory with {batch_size} images at once: going on with {batch_size // 2}.")
     return batch_size // 2
 
 
 def _forward_all(
-    model: ResNet, pixels: Pixels, boundaries: Sequence[str], device: torch.device, precision: torch.dtype
+    model: ResNet, pixels: Pixels, boundaries: Sequence[str], compute: Compute
 ) -> dict[str, npt.NDArray[Any]]:
     """Activations of one batch at each boundary as arrays [n, *SHAPES[boundary]]."""
     found: dict[str, npt.NDArray[Any]] = {}
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)  # (B, 3, 224, 224) uint8, channels last
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(compute.device)  # (B, 3, 224, 224) uint8, channels last
     at = "image"
     for boundary in boundaries:
         if boundary == "image":
             found["image"] = pixels
             continue
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+        with compute.autocast():
             x = forward(model, x, at, boundary)
         at = boundary
-        kept = x.to(precision).cpu()
+        kept = x.to(compute.precision).cpu()
         kept = kept.permute(0, 2, 3, 1).contiguous() if kept.ndim == 4 else kept.contiguous()
-        found[boundary] = kept.view(torch.int16).numpy() if precision == torch.bfloat16 else kept.numpy()
+        found[boundary] = kept.view(torch.int16).numpy() if kept.dtype == torch.bfloat16 else kept.numpy()
     return found
 
 
@@ -308,7 +305,7 @@ def _found_batches(
     On the CPU each core decodes and computes small batches of its own, which stay in its cache; several
     cores at one batch would wait for each other. A GPU is fed by threads that decode ahead.
     """
-    on_cpu = network.device.type == "cpu"
+    on_cpu = network.compute.device.type == "cpu"
     threads = torch.get_num_threads()
     workers = threads if on_cpu else READERS
     size = min(network.batch_size, _CPU_BATCH) if on_cpu else network.batch_size

@@ -21,36 +21,30 @@ from tumorlens.core.files import Json, writing
 from tumorlens.core.progress import Bar, log
 from tumorlens.training.architecture import STAGES
 from tumorlens.training.configurations import Configuration
-from tumorlens.training.cuda import repeatable
-from tumorlens.training.distributed import ALONE, World
-from tumorlens.training.kernels.dispatch import by_winograd, quick
-from tumorlens.training.model import forward, set_learning, stage_modules
+from tumorlens.training.devices import Compute, deterministic
+from tumorlens.training.kernels.dispatch import quick
+from tumorlens.training.model import forward, set_trainable, stage_modules
 from tumorlens.training.steps import (
-    Part,
-    Source,
+    FeatureSource,
     Steps,
-    steps_of,
+    TrainingData,
+    make_steps,
 )
-from tumorlens.training.sync_batchnorm import join_batchnorm
+from tumorlens.training.sync_batchnorm import convert_batchnorm
 
 EVALUATION_BATCH = 128
 
 
-@repeatable()
+@deterministic()
 def fit(
     model: ResNet,
     configuration: Configuration,
-    source: Source,
-    train: Part,
-    validation: Part,
+    data: TrainingData,
+    compute: Compute,
     *,
     seed: int,
-    device: torch.device,
-    precision: torch.dtype,
-    convolutions: str = "auto",
     last: Path | None = None,
     on_epoch: Callable[[Json], None] = lambda _: None,
-    world: World = ALONE,
 ) -> tuple[list[Json], str]:
     """Train `model` in place and leave it with the weights of its best epoch.
 
@@ -64,24 +58,18 @@ def fit(
     ----------
     model
         At its start; changed in place. Frozen stages and their BatchNorm statistics stay bit-identical.
-    source
-        Activations at a boundary before every learning stage.
-    train, validation
-        What to learn from, and what chooses the epoch.
+    data
+        Features at a boundary before every trainable stage, the images to train on, and those that choose the epoch.
+    compute
+        Where and how to compute. Of its processes, rank 0 alone reads and writes `last`.
     seed
         Of the batch order.
-    device, precision
-        Where and how to compute; losses and weights are float32 in any case.
-    convolutions
-        `direct` for oneDNN's also where `auto` would take Winograd's algorithm.
     last
         Where to keep the state after every epoch, written by one process while the next epoch runs, by several before
         it; on a GPU, whose epochs may take less time than that, for a fifth of the time at most. An existing one of the
         same configuration is gone on from.
     on_epoch
         Called with each epoch's record, those of a resumed run's first part included.
-    world
-        The processes that train as one; rank 0 alone reads and writes `last`.
 
     Returns
     -------
@@ -99,36 +87,37 @@ def fit(
     ConfigError
         There are more processes than images in a batch.
     """
+    train, validation, world = data.train, data.validation, compute.world
     if min(configuration.batch_size, len(train)) < world.size:
         raise ConfigError(
             f"{configuration.name}: {world.size} processes cannot share a batch of "
             f"{min(configuration.batch_size, len(train))} images.",
             cure="Start fewer processes, or set a larger batch_size in a --config file.",
         )
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:
-        join_batchnorm(model, world)
-    set_learning(model, configuration.learns, training=True)
-    steps = steps_of(model, configuration, source, train, device, precision, world)
+        convert_batchnorm(model, world)
+    set_trainable(model, configuration.learns, training=True)
+    steps = make_steps(model, configuration, data, compute)
     optimizer = steps.optimizer
-    kept = world.led(_State.read, last, configuration, seed) if last else None
+    kept = world.run_on_rank0(_State.read, last, configuration, seed) if last else None
     state = _State.resume(kept, configuration, model, optimizer) if kept else _State()
-    world.reached[:] = [f"{configuration.name} starts anew"]
+    world.resume_hint[:] = [f"{configuration.name} starts anew"]
     for earlier in state.history:
         on_epoch(earlier)
-        world.reached[:] = [f"{configuration.name} goes on after epoch {earlier['epoch']}"]
+        world.resume_hint[:] = [f"{configuration.name} goes on after epoch {earlier['epoch']}"]
     best_loss = min((r["validation_loss"] for r in state.history), default=float("inf"))
     best_epoch = max((r["epoch"] for r in state.history if r["best"]), default=0)
     stopped = f"all {configuration.max_epochs} epochs ran"
-    with convolving(model, configuration, convolutions, device), state:
+    with fast_convolutions(model, configuration, compute), state:
         for epoch in range(len(state.history) + 1, configuration.max_epochs + 1):
             if epoch - 1 - best_epoch >= configuration.patience:
                 break
             began = time.perf_counter()
             train_loss, train_accuracy = _one_epoch(steps, configuration, epoch, seed)
             seconds = time.perf_counter() - began
-            logits = predict_logits(model, source, validation.hashes, device=device, precision=precision, world=world)
-            loss, accuracy = world.led(_validated, configuration, epoch, train_loss, logits, validation.labels)
+            logits = predict_logits(model, data.source, validation.hashes, compute)
+            loss, accuracy = world.run_on_rank0(_validated, configuration, epoch, train_loss, logits, validation.labels)
             record: Json = {
                 "epoch": epoch,
                 "train_loss": train_loss,
@@ -143,25 +132,23 @@ def fit(
             if loss < best_loss:
                 best_loss, best_epoch = loss, epoch
                 state.best = _learned(model, configuration)
-            if last and (world.size > 1 or device.type == "cpu" or state.is_due()):
-                world.led(state.save, last, configuration, seed, model, optimizer)
+            if last and (world.size > 1 or compute.device.type == "cpu" or state.is_due()):
+                world.run_on_rank0(state.save, last, configuration, seed, model, optimizer)
                 if world.size > 1:  # what is said to be reached must be
-                    world.led(state.wait)
-                world.reached[:] = [f"{configuration.name} goes on after epoch {epoch}"]
+                    world.run_on_rank0(state.wait)
+                world.resume_hint[:] = [f"{configuration.name} goes on after epoch {epoch}"]
             on_epoch(record)
     if len(state.history) - best_epoch >= configuration.patience:
         stopped = f"early stopping: no lower validation loss for {configuration.patience} epochs"
     _restore(model, state.best)
-    set_learning(model, (), training=False)
+    set_trainable(model, (), training=False)
     return state.history, stopped
 
 
-def convolving(
-    model: ResNet, configuration: Configuration, convolutions: str, device: torch.device
-) -> AbstractContextManager[None]:
+def fast_convolutions(model: ResNet, configuration: Configuration, compute: Compute) -> AbstractContextManager[None]:
     """Within it the learning stages convolve by Winograd's algorithm, where that is faster and `auto` lets it."""
     learning = [m for stage in configuration.learns for m in stage_modules(model, stage)]
-    return quick(learning if by_winograd(convolutions, device) else ())
+    return quick(learning if compute.convolutions == "winograd" else ())
 
 
 def _validated(
@@ -179,7 +166,7 @@ def _validated(
 
 def _one_epoch(steps: Steps, configuration: Configuration, epoch: int, seed: int) -> tuple[float, float]:
     """One pass over the training images in a fresh order; returns mean loss and accuracy on the way."""
-    set_learning(steps.model, configuration.learns, training=True)
+    set_trainable(steps.model, configuration.learns, training=True)
     n, world = len(steps.train), steps.world
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
     batches = list(steps.begin(order).split(configuration.batch_size))  # type: ignore[no-untyped-call]
@@ -189,33 +176,32 @@ def _one_epoch(steps: Steps, configuration: Configuration, epoch: int, seed: int
     with Bar(f"{configuration.name}, epoch {epoch}", n) as bar:
         for batch in steps.each(batches):
             bar.advance(len(batch))
-    world.sum_(steps.loss)
-    world.sum_(steps.correct)
+    world.all_reduce(steps.loss)
+    world.all_reduce(steps.correct)
     return float(steps.loss) / n, float(steps.correct) / n
 
 
-@repeatable()
+@deterministic()
 def predict_logits(
     model: ResNet,
-    source: Source,
+    source: FeatureSource,
     hashes: Sequence[str],
+    compute: Compute,
     *,
-    device: torch.device,
-    precision: torch.dtype,
     title: str = "Predicting",
-    world: World = ALONE,
 ) -> Tensor:
     """Logits float32 [n, classes] on the CPU, from activations; the model is put into eval mode.
 
     Several processes predict a share each, and all get the logits of all images.
     """
     model.eval()
+    world = compute.world
     mine = hashes[world.rank :: world.size]
     found = []
     with Bar(title, len(mine)) as bar, torch.inference_mode():
         for i in range(0, len(mine), EVALUATION_BATCH):
-            x = source.rows(mine[i : i + EVALUATION_BATCH]).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+            x = source.rows(mine[i : i + EVALUATION_BATCH]).to(compute.device)
+            with compute.autocast():
                 found.append(forward(model, x, source.boundary).float())
             bar.advance(len(x))
     if world.size == 1:
@@ -223,7 +209,7 @@ def predict_logits(
     logits = torch.zeros(len(hashes), model.fc.out_features)
     if found:  # there may be fewer images than processes
         logits[world.rank :: world.size] = torch.cat(found).cpu()
-    return world.sum_(logits)  # exact: each row is one process's, and zero at all others
+    return world.all_reduce(logits)  # exact: each row is one process's, and zero at all others
 
 
 def _learned(model: ResNet, configuration: Configuration) -> dict[str, Tensor]:

@@ -12,17 +12,15 @@ from torchvision.models import ResNet
 
 from tumorlens.core.files import Json
 from tumorlens.training.configurations import Configuration
-from tumorlens.training.model import set_learning
-from tumorlens.training.steps import Part, Source
+from tumorlens.training.model import set_trainable
+from tumorlens.training.steps import TrainingData
 
 #: Inverse regularisation strengths that L-BFGS tries; validation loss chooses.
 LBFGS_C = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _ITERATIONS = 20_000  # at most; it takes some hundred
 
 
-def fit_head_lbfgs(
-    model: ResNet, configuration: Configuration, source: Source, train: Part, validation: Part
-) -> tuple[list[Json], str]:
+def fit_linear_probe(model: ResNet, configuration: Configuration, data: TrainingData) -> tuple[list[Json], str]:
     """Solve the head on frozen features to convergence, in place.
 
     Multinomial logistic regression with an L2 penalty by L-BFGS (Liu and Nocedal, Mathematical
@@ -30,6 +28,7 @@ def fit_head_lbfgs(
     """
     from sklearn.linear_model import LogisticRegression
 
+    source, train, validation = data.source, data.train, data.validation
     x, y = source.rows(train.hashes).cpu().double().numpy(), train.labels.numpy()
     x_validation, y_validation = source.rows(validation.hashes).cpu().float(), validation.labels
     history: list[Json] = []
@@ -69,7 +68,7 @@ def fit_head_lbfgs(
     with torch.no_grad():
         model.fc.weight.copy_(weight)
         model.fc.bias.copy_(bias)
-    set_learning(model, (), training=False)
+    set_trainable(model, (), training=False)
     return history, stopped
 
 

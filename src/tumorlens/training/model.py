@@ -13,10 +13,10 @@ from torchvision.models import ResNet, resnet18
 
 from tumorlens.training.architecture import BOUNDARIES, STAGES
 from tumorlens.training.configurations import Configuration
-from tumorlens.training.weights import Weights, read_state
+from tumorlens.training.weights import Weights, read_state_dict
 
 
-def build(weights: Weights, n_classes: int, seed: int) -> ResNet:
+def build_model(weights: Weights, n_classes: int, seed: int) -> ResNet:
     """The network at its start: `weights` up to the pooling, a fresh head of `n_classes`.
 
     The head (and everything, without weights) is torchvision's own initialisation, drawn from `seed`.
@@ -32,7 +32,7 @@ def build(weights: Weights, n_classes: int, seed: int) -> ResNet:
 @lru_cache(maxsize=1)
 def _without_head(path: Path, _sha256: str) -> dict[str, Tensor]:
     """Kept, as a study builds its network many times; loading copies the tensors."""
-    return {k: v for k, v in read_state(path).items() if not k.startswith("fc.")}
+    return {k: v for k, v in read_state_dict(path).items() if not k.startswith("fc.")}
 
 
 def stage_modules(model: ResNet, stage: str) -> list[nn.Module]:
@@ -40,7 +40,7 @@ def stage_modules(model: ResNet, stage: str) -> list[nn.Module]:
     return [model.conv1, model.bn1] if stage == "stem" else [getattr(model, stage)]
 
 
-def set_learning(model: ResNet, learns: Iterable[str], *, training: bool) -> None:
+def set_trainable(model: ResNet, learns: Iterable[str], *, training: bool) -> None:
     """Freeze what does not learn: no gradient, and BatchNorm in eval so that its statistics stay.
 
     Parameters
@@ -109,7 +109,7 @@ def state_hash(model: ResNet, stop: str) -> str:
     return digest.hexdigest()
 
 
-def learned_parameters(model: ResNet, configuration: Configuration) -> tuple[int, int]:
+def count_parameters(model: ResNet, configuration: Configuration) -> tuple[int, int]:
     """(parameters that learn, all parameters)."""
     learned = sum(
         p.numel() for s in configuration.learns for m in stage_modules(model, s) for p in m.parameters()

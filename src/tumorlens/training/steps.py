@@ -16,15 +16,15 @@ from torchvision.models import ResNet
 
 from tumorlens.core.prefetch import prefetch
 from tumorlens.training.configurations import Configuration
-from tumorlens.training.distributed import World
-from tumorlens.training.features import InMemory
+from tumorlens.training.devices import BACKENDS, Compute
+from tumorlens.training.features import InMemoryFeatures
 from tumorlens.training.model import forward
-from tumorlens.training.sync_batchnorm import sum_gradients
+from tumorlens.training.sync_batchnorm import all_reduce_gradients
 
 _EAGER = 3  # steps before a graph is recorded: libraries and the optimiser make their working memory in them
 
 
-class Source(Protocol):
+class FeatureSource(Protocol):
     """Where rows of activations come from."""
 
     @property
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Images of one split.
 
     `hashes` are SHA-256 of the files; `labels` int64 [n], indices into the classes.
@@ -47,6 +47,16 @@ class Part:
         return len(self.hashes)
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """Features of the images that a training needs, and which of them it trains and validates on."""
+
+    source: FeatureSource
+    """Features at a boundary before every trainable stage."""
+    train: Subset
+    validation: Subset
+
+
 @dataclass(eq=False)
 class Steps:
     """Takes steps on batches of training images, and adds up loss and right answers on the way.
@@ -57,15 +67,14 @@ class Steps:
 
     model: ResNet
     configuration: Configuration
-    source: Source
-    train: Part
-    device: torch.device
-    precision: torch.dtype
-    world: World
+    data: TrainingData
+    compute: Compute
 
     def __post_init__(self) -> None:
+        self.source, self.train = self.data.source, self.data.train
+        self.device, self.world = self.compute.device, self.compute.world
         self.learning = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(self.learning, self.configuration, self.device)
+        self.optimizer = make_optimizer(self.learning, self.configuration, self.device)
         self.loss, self.correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
 
     def begin(self, order: Tensor) -> Tensor:
@@ -80,7 +89,7 @@ class Steps:
         Every process computes its share. What lies in a file is read while the batch before is learned from.
         """
         shares = ((batch, self._share(batch)) for batch in batches)
-        for batch, (x, y) in shares if isinstance(self.source, InMemory) else prefetch(shares, 1):
+        for batch, (x, y) in shares if isinstance(self.source, InMemoryFeatures) else prefetch(shares, 1):
             self._step(x.to(self.device), y.to(self.device), len(batch))
             yield batch
 
@@ -92,9 +101,7 @@ class Steps:
     def _step(self, x: Tensor, y: Tensor, n: int) -> None:
         """A step on this process's activations and labels [b] of a batch of `n`."""
         # Every weight is cast once a step anyhow, and a recorded one must not find what was cast before.
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16, cache_enabled=False
-        ):
+        with self.compute.autocast(cache_weights=False):
             logits = forward(self.model, x, self.source.boundary).float()  # (b, classes)
         loss = nn.functional.cross_entropy(logits, y)
         self.optimizer.zero_grad()
@@ -102,18 +109,18 @@ class Steps:
             loss.backward()  # type: ignore[no-untyped-call]
         else:
             (loss * (len(y) / n)).backward()  # type: ignore[no-untyped-call]  # summed: the batch's mean
-            sum_gradients(self.learning, self.world)
+            all_reduce_gradients(self.learning, self.world)
         self.optimizer.step()
         self.loss += loss.detach() * len(y)
         self.correct += (logits.detach().argmax(1) == y).sum()
 
 
-class RecordedSteps(Steps):
+class GraphSteps(Steps):
     """The same of one process on CUDA, with activations in the device's memory: full batches replay one CUDA graph."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        assert isinstance(self.source, InMemory)
+        assert isinstance(self.source, InMemoryFeatures)
         self.held, row_of = self.source, self.source.row_of
         self.places = torch.tensor([row_of[sha256] for sha256 in self.train.hashes], device=self.device)
         self.labels = self.train.labels.to(self.device)
@@ -152,17 +159,14 @@ class RecordedSteps(Steps):
         self._step(self.held.at(self.places.index_select(0, batch)), self.labels.index_select(0, batch), len(batch))
 
 
-def steps_of(
-    model: ResNet, configuration: Configuration, source: Source, train: Part, device: torch.device,
-    precision: torch.dtype, world: World,
-) -> Steps:  # fmt: skip
-    """The quicker kind that can be had."""
-    held = isinstance(source, InMemory) and source.values.device.type == "cuda"
-    kind = RecordedSteps if held and world.size == 1 else Steps
-    return kind(model, configuration, source, train, device, precision, world)
+def make_steps(model: ResNet, configuration: Configuration, data: TrainingData, compute: Compute) -> Steps:
+    """The faster kind that the device, the features and the number of processes allow."""
+    on_device = isinstance(data.source, InMemoryFeatures) and BACKENDS[data.source.values.device.type].has_graphs
+    kind = GraphSteps if on_device and compute.world.size == 1 else Steps
+    return kind(model, configuration, data, compute)
 
 
-def _optimizer(
+def make_optimizer(
     learning: list[nn.Parameter], configuration: Configuration, device: torch.device
 ) -> torch.optim.Optimizer:
     decay = configuration.weight_decay

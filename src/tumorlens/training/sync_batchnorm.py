@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tumorlens.training.distributed import World
+from tumorlens.training.world import World
 
 
 class _Sum(torch.autograd.Function):
@@ -21,14 +21,14 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, world: World) -> Tensor:
         ctx.world = world
-        return world.sum_(x.clone())
+        return world.all_reduce(x.clone())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.world.sum_(gradients[0].clone(memory_format=torch.contiguous_format)), None
+        return ctx.world.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format)), None
 
 
-class GlobalBatchNorm(nn.BatchNorm2d):
+class SyncBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d whose batch statistics are those of all ranks' images together; the same in eval mode.
 
     It takes over parameters and buffers of `norm`, so that optimiser and state dict stay what they are.
@@ -79,22 +79,22 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         return torch.addcmul(self.bias.view(shape), values - mean.view(shape), scale.view(shape)).to(x.dtype)
 
 
-def join_batchnorm(model: nn.Module, world: World) -> None:
-    """Replace every BatchNorm2d of a model by a GlobalBatchNorm with the same tensors."""
+def convert_batchnorm(model: nn.Module, world: World) -> None:
+    """Replace every BatchNorm2d of a model by a SyncBatchNorm with the same tensors."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.BatchNorm2d:
-                setattr(module, name, GlobalBatchNorm(child, world))
+                setattr(module, name, SyncBatchNorm(child, world))
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
+def all_reduce_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
     """Add up the gradients over all ranks, in place, as one flat tensor.
 
     One message a step costs less than the hooks that would overlap many with the backward pass: even `finetuned`
     has only 42 MB of gradients.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = world.sum_(torch.cat([g.flatten() for g in gradients]))
+    flat = world.all_reduce(torch.cat([g.flatten() for g in gradients]))
     parts = flat.split([g.numel() for g in gradients])  # type: ignore[no-untyped-call]
     for gradient, summed in zip(gradients, parts, strict=True):
         gradient.copy_(summed.view_as(gradient))

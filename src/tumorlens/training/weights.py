@@ -71,7 +71,7 @@ def find_weights(spec: str) -> Weights:
             f"{path} is not torchvision's file: its SHA-256 begins with {sha256[:8]}, not {OFFICIAL_SHA256}.",
             cure="Delete it, then it is downloaded anew; or name your own file with --weights FILE.",
         )
-    read_state(path)
+    read_state_dict(path)
     note = f"The network started from the file {path.name}, not from torchvision's official ImageNet weights."
     return Weights(path.name, sha256, False, "file", note, path)
 
@@ -101,7 +101,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_state(path: Path, classes: int = 1000) -> dict[str, Tensor]:
+def read_state_dict(path: Path, classes: int = 1000) -> dict[str, Tensor]:
     """Read a ResNet18 state dict without running any code from it.
 
     Parameters
@@ -155,7 +155,7 @@ def read_state(path: Path, classes: int = 1000) -> dict[str, Tensor]:
     return found
 
 
-def plain_state(model: ResNet) -> dict[str, Tensor]:
+def plain_state_dict(model: ResNet) -> dict[str, Tensor]:
     """State dict on the CPU in float32 and default memory layout, as torchvision saves it."""
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
 
@@ -166,7 +166,7 @@ def save_checkpoint(model: ResNet, path: Path) -> str:
     `torchvision.models.resnet18(num_classes=n).load_state_dict(torch.load(path, weights_only=True))` reads it.
     """
     buffer = io.BytesIO()  # torch's own writer turns a full disk into an error of its own
-    torch.save(plain_state(model), buffer)
+    torch.save(plain_state_dict(model), buffer)
     with writing(path) as file:
         file.write(buffer.getbuffer())
     return _sha256(path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from tumorlens.training.kernels.dispatch import by_winograd, convolve_strided, quick
+from tumorlens.training.kernels.dispatch import convolve_strided, quick
 from tumorlens.training.kernels.winograd import Tiling, convolve, tiling
 
 
@@ -227,9 +227,3 @@ def test_other_convolutions_stay() -> None:
     )  # fmt: skip
     with quick(others):
         assert all(type(m) is nn.Conv2d for m in others)
-
-
-def test_chosen_for_the_processor_alone() -> None:
-    assert by_winograd("auto", torch.device("cpu"))
-    assert not by_winograd("direct", torch.device("cpu"))
-    assert not by_winograd("auto", torch.device("cuda"))

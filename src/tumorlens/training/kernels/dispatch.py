@@ -102,11 +102,6 @@ def _computed_in(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def by_winograd(wanted: str, device: torch.device) -> bool:
-    """Whether layers that learn convolve as `quick` does, from `auto` or `direct`: on a CPU alone."""
-    return wanted == "auto" and device.type == "cpu"
-
-
 @contextmanager
 def quick(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Within it the convolutions of `modules` that gain from it are computed here: wide 3×3 ones, and strided ones.
