@@ -81,7 +81,10 @@ def test_pairs_stand_side_by_side_under_their_class(page: Page) -> None:
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] < right["x"]
     assert page.locator("#leaks h3").all_inner_texts() == list(LABELS)
-    assert page.locator("#leaks .how").all_inner_texts() == ["direct, cosine 1.0000", "mirrored, cosine 1.0000"] * 2
+    assert (
+        page.locator("#leaks .how").all_inner_texts()
+        == ["direct, cosine similarity 1.0000", "mirrored, cosine similarity 1.0000"] * 2
+    )
 
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
@@ -113,8 +116,8 @@ def test_the_keyboard_reaches_what_scrolls_and_shows_where_it_is(page: Page) -> 
         reached.append(page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.innerText"))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert reached == [
-        "Skip to the audit", "Twins of test images by class", "The same among the images learned from",
-        "Accuracy of each",
+        "Skip to the audit", "Twins of test images by class", "Twins within the training images",
+        "Accuracy by file property",
     ]  # fmt: skip
     page.locator(".skip").press("Enter")
     page.wait_for_url("**#report")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tumorlens.core.files import write_json
 from tumorlens.core.run_folder import Run
+from tumorlens.data.index import Row, write_index
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 EPOCHS = 6
@@ -64,10 +65,13 @@ def build_run(
     write_json(run.comparison, _comparison(names, slices, classes, answers, tests))
     write_json(run.study, _study(names, classes, slices, data))
     write_json(run.audit, {"unreadable": [], "same_content": [], "colour_images": 0, "datasheet": {}})
-    with run.index.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "sha256", "bytes", "width", "height", "mode", "colour", "label", "part", "split"])
-        table.writerows([s.path, "0" * 64, 900, 64, 64, "L", 0, s.label, s.part, s.split] for s in slices)
+    write_index(
+        run.index,
+        [
+            Row(s.path, "0" * 64, 900, 64, 64, "L", "", 0.0, 90.0, 0.5, f"{i}", s.label, s.part, s.split, f"group {i}")
+            for i, s in enumerate(slices)
+        ],
+    )
     return run
 
 

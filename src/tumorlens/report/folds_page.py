@@ -1,12 +1,11 @@
-"""All folds of a cross-validation as one offline page: every fold, their mean, and the pooled answers."""
+"""report.html of a cross-validation: every fold, their mean, and the pooled predictions on one offline page."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tumorlens.core.files import Json, writing
-from tumorlens.core.version import __version__
-from tumorlens.report.html import environment, matrix_rows, weights_warning
+from tumorlens.core.files import Json
+from tumorlens.report.page import matrix_rows, weights_notices, write_page
 
 
 def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:
@@ -24,7 +23,7 @@ def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:
     Returns
     -------
     Path
-        Of report.html.
+        The path of report.html.
 
     Raises
     ------
@@ -33,15 +32,16 @@ def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:
     """
     first = studies[cv["done"][0]]
     confusions = {name: one["pooled"]["confusion"] for name, one in cv["configurations"].items()}
-    page = environment().get_template("folds.html.j2").render(
-        cv=cv, study=first, studies=studies, classes=first["classes"], version=__version__,
-        warnings=weights_warning(first["weights"]),
-        matrices={
+    view = {
+        "cv": cv,
+        "study": first,
+        "studies": studies,
+        "classes": first["classes"],
+        "notices": weights_notices(first["weights"]),
+        "matrices": {
             name: (matrix_rows(found, first["classes"], {}), sum(row[i] for i, row in enumerate(found)))
             for name, found in confusions.items()
         },
-    )  # fmt: skip
-    path = root / "report.html"
-    with writing(path) as file:
-        file.write(page.encode("utf-8", errors="replace"))
-    return path
+    }
+    write_page(root / "report.html", "folds.html.j2", view)
+    return root / "report.html"

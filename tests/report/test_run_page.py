@@ -21,8 +21,8 @@ from report_page import Element, parse
 from tumorlens.core.run_folder import Run
 from tumorlens.readers.pixels import read_image
 from tumorlens.report import write_report
+from tumorlens.report.data import read_report_data
 from tumorlens.report.galleries import SIDE, make_galleries
-from tumorlens.report.material import read_material
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
@@ -123,7 +123,7 @@ def test_each_error_cell_opens_exactly_its_images(shape, tmp_path):
                 gallery = ids[target]
                 assert len(gallery.all("figure", "thumb")) == len(expected[true, predicted])
                 assert set(files_in(gallery)) == expected[true, predicted]
-                assert f"of {true} called {predicted}" in gallery.all("h3")[0].text
+                assert f"of {true} predicted as {predicted}" in gallery.all("h3")[0].text
                 opened.add(target)
     cells = {name for name, e in ids.items() if name.startswith("cell-") and e.tag == "section"}
     assert cells == opened
@@ -183,11 +183,11 @@ def test_long_galleries_are_cut_and_say_so(tmp_path, capsys):
 def test_cap_shrinks_before_the_file_grows_too_large(tmp_path, monkeypatch):
     run = build_run(tmp_path, error_rates=(0.9, 0.9), test=40, images=False)
     monkeypatch.setattr("tumorlens.report.galleries.BUDGET", 50)
-    galleries = make_galleries(read_material(run), tmp_path)
+    galleries = make_galleries(read_report_data(run), tmp_path)
     assert galleries.cap < 16
     assert len(galleries.thumbnails) <= 50
     largest = max(galleries.cells.values(), key=lambda gallery: gallery.total)
-    assert len(largest.pictures) == galleries.cap
+    assert len(largest.thumbnails) == galleries.cap
     assert largest.left_out == largest.total - galleries.cap
 
 
@@ -289,10 +289,10 @@ def test_per_class_tables_carry_the_metrics(run, page):
     [
         ({"weights__kind": "none", "weights__official": False}, "loud", "Random weights."),
         ({"weights__official": False, "weights__note": "Other file."}, "caution", "Not the official ImageNet weights."),
-        ({"dataset__comparable_to_published": False}, "caution", "Does not compare with the published study."),
+        ({"dataset__comparable_to_published": False}, "caution", "Not comparable with the published study."),
         ({"dataset__notes": ["Mirrored copies."]}, "note", "Mirrored copies."),
-        ({"split__test_source": "split off"}, "caution", "28 images were split off by seed 0"),
-        ({"dataset__excluded": 3}, "caution", "3 files were left out"),
+        ({"split__test_source": "split off"}, "caution", "28 images were split off with seed 0"),
+        ({"dataset__excluded": 3}, "caution", "3 files could not be read and were left out"),
         ({"git__clean": False}, "note", "uncommitted changes"),
         ({"configurations": [{"name": "initial"}, {"name": "layer4"}]}, "caution", "layer4 belongs to the study"),
     ],
@@ -318,12 +318,12 @@ def test_data_set_and_how_to_repeat(tmp_path):
     assert "Training/c0/bad.jpg : empty file (0 bytes)" in facts
     assert "Training/c0/1.jpg = Testing/c0/2.jpg" in facts
     assert "ab" * 32 in facts
-    assert "Licence not known" in facts
+    assert "Licence unknown" in facts
     assert "glioma 8 7 6 2 7" in facts
     assert "all 32 28 24 8 28" in facts
     for piece in (
         "tumorlens study --data slices.zip --seed 0", "f37072fd" * 8, "there is no CUDA device", "torch 2.15.0",
-        "an installed package", "4 March 2026, 05:06 UTC", "initial/best_0.pth",
+        "an installed package", "2026-03-04 05:06 UTC", "initial/best_0.pth",
     ):  # fmt: skip
         assert piece in repeat
     assert "Peak memory" not in repeat
