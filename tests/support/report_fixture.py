@@ -15,7 +15,7 @@ from PIL import Image
 
 from tumorlens.core.files import write_json
 from tumorlens.core.run_folder import Run
-from tumorlens.data.index import Row, write_index
+from tumorlens.data.index import ImageRecord, write_index
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 EPOCHS = 6
@@ -68,7 +68,9 @@ def build_run(
     write_index(
         run.index,
         [
-            Row(s.path, "0" * 64, 900, 64, 64, "L", "", 0.0, 90.0, 0.5, f"{i}", s.label, s.part, s.split, f"group {i}")
+            ImageRecord(
+                s.path, "0" * 64, 900, 64, 64, "L", "", 0.0, 90.0, 0.5, f"{i}", s.label, s.part, s.split, f"group {i}"
+            )
             for i, s in enumerate(slices)
         ],
     )

@@ -13,7 +13,7 @@ import numpy as np
 from tumorlens.core.errors import RunError
 from tumorlens.core.files import Json, read_json
 from tumorlens.core.run_folder import Run
-from tumorlens.data.index import Row, read_index
+from tumorlens.data.index import ImageRecord, read_index
 from tumorlens.evaluation.predictions import read_predictions
 
 
@@ -53,7 +53,7 @@ class ReportData:
     root: Path
     study: Json
     audit: Json
-    index: Sequence[Row]
+    index: Sequence[ImageRecord]
     comparison: Json
     results: Sequence[ConfigurationResult]
     """In the order of the comparison; one or more."""
