@@ -16,8 +16,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -94,45 +93,32 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
     data = _read_header(context.stream, context.limits)
     try:
         with _dicom_errors("is DICOM, but its header cannot be read", _AGAIN):
-            image = _check_header(data, context.limits)
+            frames, present, metadata = _check_header(data, context.limits)
     except ImageError as error:
         index, _, series = _position(data, 1, context.series)
         yield Unreadable(source, index, error.what, error.cure, series)
         return
-    index, count, series = _position(data, image.frames, context.series)
+    index, count, series = _position(data, frames, context.series)
     endless = 0
-    for frame in range(image.present):
-        metadata = dict(image.metadata)
+    for frame in range(present):
         try:
             with _dicom_errors("cannot be decoded", _EXPORT):
-                pixels = _decode_frame(image, frame, metadata)
+                pixels, contrast = _decode_frame(data, frame)
         except ImageError as error:
             if count is None:
                 yield Unreadable(source, index, error.what, error.cure, series)
                 return
             yield Unreadable(source, frame, f"frame {frame + 1} {error.what}", error.cure, series)
             endless += isinstance(error, EndlessFrameError)
-            if endless == _MAX_ENDLESS and frame + 1 < image.frames:
-                left = (
-                    f"frames {frame + 2} to {image.frames} were left out after {endless} whose decoding would not end"
-                )
-                yield Unreadable(source, image.frames - 1, left, _EXPORT, series)
+            if endless == _MAX_ENDLESS and frame + 1 < frames:
+                left = f"frames {frame + 2} to {frames} were left out after {endless} whose decoding would not end"
+                yield Unreadable(source, frames - 1, left, _EXPORT, series)
                 return
             continue
-        yield Slice(source, index if count is None else frame, count, series, pixels, metadata)
-    if image.present < image.frames:
-        reason = f"promises {image.frames:,} frames and holds {image.present:,}"
-        yield Unreadable(source, image.frames - 1, reason, _AGAIN, series)
-
-
-@dataclass(frozen=True)
-class _Image:
-    data: Any
-    """pydicom's dataset with the elements listed above."""
-    frames: int
-    present: int
-    """Frames whose pixels are in the file: `frames` in an undamaged one."""
-    metadata: Metadata
+        yield Slice(source, index if count is None else frame, count, series, pixels, metadata | contrast)
+    if present < frames:
+        reason = f"promises {frames:,} frames and holds {present:,}"
+        yield Unreadable(source, frames - 1, reason, _AGAIN, series)
 
 
 def _read_header(stream: BinaryIO, limits: ReadLimits) -> Any:
@@ -185,8 +171,8 @@ def _check_deflated(stream: BinaryIO, limits: ReadLimits, counter: ItemCounter) 
             raise ImageError(f"inflates to over {total:,} bytes, over the limits", cure=_EXPORT)
 
 
-def _check_header(data: Any, limits: ReadLimits) -> _Image:
-    """Everything that can be checked before decoding."""
+def _check_header(data: Any, limits: ReadLimits) -> tuple[int, int, Metadata]:
+    """Frames, frames whose pixels are in the file, and metadata; all that can be checked before decoding is."""
     keyword = next((k for k in _PIXELS if k in data), None)
     if keyword is None:
         raise ImageError("cut off: it ends before its pixels do", cure=_AGAIN)
@@ -218,7 +204,7 @@ def _check_header(data: Any, limits: ReadLimits) -> _Image:
     if present == 0:
         raise ImageError("cut off: its pixels are missing", cure=_AGAIN)
     data.NumberOfFrames = present  # or pydicom would refuse those that are present
-    return _Image(data, frames, present, metadata)
+    return frames, present, metadata
 
 
 def _kind(data: Any) -> str:
@@ -229,16 +215,13 @@ def _kind(data: Any) -> str:
 
 def _check_syntax(syntax: Any) -> str:
     """The transfer syntax's name; ImageError if it is not supported."""
-    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels import get_decoder
 
     name = str(syntax.name) if syntax.name != str(syntax) else "an unknown transfer syntax"
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        raise ImageError(f"stored as {name}, which is not decoded", cure=_EXPORT)
-    return name
+    with suppress(NotImplementedError):
+        if get_decoder(syntax).is_available:
+            return name
+    raise ImageError(f"stored as {name}, which is not decoded", cure=_EXPORT)
 
 
 def _frames_present(data: Any, keyword: str, samples: int, colours: str) -> int:
@@ -266,13 +249,12 @@ def _position(data: Any, frames: int, names: SeriesNames) -> tuple[int | None, i
         return index, None, names.of(str(uid)) if uid else names.new()
 
 
-def _decode_frame(image: _Image, frame: int, metadata: Metadata) -> npt.NDArray[np.uint8]:
-    """uint8 [224, 224, 3]; the source of the contrast is added to `metadata`."""
+def _decode_frame(data: Any, frame: int) -> tuple[npt.NDArray[np.uint8], Metadata]:
+    """uint8 [224, 224, 3], and the source of a grey frame's contrast."""
     from pydicom.encaps import get_frame
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
-    data = image.data
     syntax = data.file_meta.TransferSyntaxUID
     if syntax.startswith("1.2.840.10008.1.2.4."):
         rows, columns = int(data.Rows), int(data.Columns)
@@ -284,14 +266,15 @@ def _decode_frame(image: _Image, frame: int, metadata: Metadata) -> npt.NDArray[
             check_decodes(encoded, rows * columns, cure=_EXPORT)
     # Not pylibjpeg-rle, which panics on damaged frames and prints to standard error.
     stored = pixel_array(data, index=frame, decoding_plugin="pydicom" if syntax == _RLE else "")
+    contrast: Metadata = {}
     if data.PhotometricInterpretation in _GREYS:
-        picture, metadata["contrast"] = render_grey(stored, data, frame)
+        picture, contrast["contrast"] = render_grey(stored, data, frame)
     elif data.PhotometricInterpretation == "PALETTE COLOR":
         bits = data.RedPaletteColorLookupTableDescriptor[2]
         picture = to_uint8(apply_color_lut(stored, data)[..., :3], 0, 2**bits - 1)
     else:
         picture = to_uint8(stored, 0, 2 ** int(data.BitsStored) - 1)
-    return fit_square(picture, pixel_spacing(data, frame))
+    return fit_square(picture, pixel_spacing(data, frame)), contrast
 
 
 @contextmanager

@@ -63,23 +63,25 @@ def pixel_spacing(data: Any, frame: int) -> tuple[float, float]:
 
 
 def _modality(stored: Values, data: Any, frame: int) -> Values:
+    """The values after the modality transformation."""
     from pydicom.dataset import Dataset
     from pydicom.pixels.processing import apply_modality_lut
 
-    settings = Dataset()
-    settings.set_original_encoding(*data.original_encoding)
     if data.get("ModalityLUTSequence"):
         _check_table(data.ModalityLUTSequence[0])
-        settings.ModalityLUTSequence = data.ModalityLUTSequence
-        stored = stored.astype(np.int64)  # pydicom subtracts in the stored type, where 8 bits overflow
-    else:
-        group = "PixelValueTransformationSequence"
-        slope = _numbers(_lookup(data, frame, group, "RescaleSlope"))
-        intercept = _numbers(_lookup(data, frame, group, "RescaleIntercept"))
-        if not slope or slope[0] == 0:  # would make every picture a single grey
-            return stored
-        settings.RescaleSlope, settings.RescaleIntercept = slope[0], (intercept or [0.0])[0]
-    return apply_modality_lut(stored, settings)
+        table = Dataset()
+        table.set_original_encoding(*data.original_encoding)
+        table.ModalityLUTSequence = data.ModalityLUTSequence
+        return apply_modality_lut(
+            stored.astype(np.int64), table
+        )  # pydicom subtracts in the given type: 8 bits overflow
+    slope, intercept = (
+        _numbers(_lookup(data, frame, "PixelValueTransformationSequence", keyword))
+        for keyword in ("RescaleSlope", "RescaleIntercept")
+    )
+    if not slope or slope[0] == 0:  # would make every picture a single grey
+        return stored
+    return stored.astype(np.float64) * slope[0] + (intercept or [0.0])[0]
 
 
 def _padding(stored: Values, data: Any) -> npt.NDArray[np.bool_]:

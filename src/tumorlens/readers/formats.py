@@ -28,7 +28,10 @@ def read_stream(context: ReadContext, *, in_zip: bool = False) -> Iterator[Slice
     in_zip
         Whether the file is an entry of a zip; a zip in a zip is not opened.
     """
+    most = context.limits.bytes
     try:
+        if isinstance(context.stream, io.BytesIO) and context.stream.getbuffer().nbytes > most:
+            raise ImageError(f"longer than the limit of {most:,} bytes", cure="Split it, or name a file.")
         head = context.stream.read(HEADER)
         context.stream.seek(0)
         if head.startswith(ZIP):

@@ -16,7 +16,6 @@ import io
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -66,10 +65,11 @@ def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Un
     """
     limits, plane = context.limits, context.plane
     try:
-        volume = _read_volume(context.stream, limits, compressed=compressed)
+        values, header = _read_volume(context.stream, limits, compressed=compressed)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise ImageError("damaged within its compressed data", cure=_AGAIN) from None
-    slices, spacing = _orient(volume, plane)
+    affine, recorded = _affine(header)
+    slices, spacing = _orient(values, affine, plane)
     count, height, width = slices.shape
     if count > limits.frames or height * width > limits.pixels:
         raise ImageError(
@@ -77,34 +77,28 @@ def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Un
             f"and {limits.pixels:,} voxels a slice",
             cure="Resample it.",
         )
-    low, high = sorted(volume.sign * edge for edge in contrast_range(volume.values))
+    # All that matters of the slope when scaling to percentiles.
+    sign = -1.0 if float(header["scl_slope"]) < 0 else 1.0
+    low, high = sorted(sign * edge for edge in contrast_range(values))
     series = context.series.new()
-    metadata = volume.metadata | {"width": width, "height": height, "plane": plane}
+    metadata: Metadata = {"format": "NIfTI", "width": width, "height": height, "plane": plane}
+    if not recorded:
+        metadata["orientation"] = "not recorded, taken as nibabel does"
     for index in range(count):
         with np.errstate(invalid="ignore"):  # signalling NaN, which becomes black
-            values = slices[index] * volume.sign
-        picture = fit_square(to_uint8(values, low, high), spacing)
-        yield Slice(context.source, index, count, series, picture, dict(metadata))
-    if volume.others:  # of no series: the volume-level result of the first volume does not depend on them
-        reason = f"holds {1 + volume.others:,} volumes, of which the first alone was read"
+            picture = to_uint8(slices[index] * sign, low, high)
+        yield Slice(context.source, index, count, series, fit_square(picture, spacing), dict(metadata))
+    volumes = math.prod(_layout(header)[0][3:])
+    if volumes > 1:  # of no series: the volume-level result of the first volume does not depend on the others
+        reason = f"holds {volumes:,} volumes, of which the first alone was read"
         yield Unreadable(context.source, None, reason, "Save each volume as a file of its own.")
 
 
-@dataclass(frozen=True)
-class _Volume:
-    values: Values
-    """[i, j, k] in the stored type."""
-    affine: npt.NDArray[np.float64]
-    """[4, 4], voxel indices → mm in RAS."""
-    sign: float
-    """-1 if the header's slope is negative, else 1: all that matters of it when scaling to percentiles."""
-    others: int
-    """Volumes of the file that are not read."""
-    metadata: Metadata
+def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> tuple[Values, Any]:
+    """The first volume, [i, j, k] in its stored type, and nibabel's header.
 
-
-def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> _Volume:
-    """The first volume; no voxel is read or decompressed before the header's sizes are within the limits."""
+    No voxel is read or decompressed before the header's sizes are within the limits.
+    """
     stored = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     plain: Any = gzip.GzipFile(fileobj=stream) if compressed else stream
@@ -138,13 +132,7 @@ def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> _
         plain.read(1)  # at the end of a 3-D file this verifies its checksum
     if done < wanted:
         raise ImageError(f"cut off: {done:,} of {wanted:,} bytes of voxels are there", cure=_AGAIN)
-    values = content.view(dtype).reshape(shape[:3], order="F")
-    affine, oriented = _affine(header)
-    slope = float(header["scl_slope"])
-    metadata: Metadata = {"format": "NIfTI"}
-    if not oriented:
-        metadata["orientation"] = "not recorded, taken as nibabel does"
-    return _Volume(values, affine, -1.0 if slope < 0 else 1.0, math.prod(shape[3:]) - 1, metadata)
+    return content.view(dtype).reshape(shape[:3], order="F"), header
 
 
 def _parse_header(head: bytes) -> Any:
@@ -200,17 +188,17 @@ def _affine(header: Any) -> tuple[npt.NDArray[np.float64], bool]:
     return affine, bool(header["sform_code"] > 0 or header["qform_code"] > 0)
 
 
-def _orient(volume: _Volume, plane: Plane) -> tuple[Values, tuple[float, float]]:
+def _orient(values: Values, affine: npt.NDArray[np.float64], plane: Plane) -> tuple[Values, tuple[float, float]]:
     """Slices as a view [slice, row, column] in stored order, and the distance between rows and columns in mm."""
     from nibabel.affines import voxel_sizes
     from nibabel.orientations import io_orientation
 
     # For each stored axis its nearest RAS axis, and whether it runs with (1) or against it (-1).
-    runs = np.asarray(io_orientation(volume.affine))  # type: ignore[no-untyped-call]
+    runs = np.asarray(io_orientation(affine))  # type: ignore[no-untyped-call]
     stored = {int(axis): (i, direction > 0) for i, (axis, direction) in enumerate(runs)}
     (through, _), (down, down_with), (across, across_with) = (stored[axis] for axis in _AXES[plane])
-    slices = volume.values.transpose(through, down, across)
+    slices = values.transpose(through, down, across)
     # Rows run towards posterior or inferior, columns towards the patient's left or posterior: all against RAS.
     slices = slices[:, :: -1 if down_with else 1, :: -1 if across_with else 1]
-    sizes = voxel_sizes(volume.affine)  # type: ignore[no-untyped-call]
+    sizes = voxel_sizes(affine)  # type: ignore[no-untyped-call]
     return slices, (float(sizes[down]), float(sizes[across]))

@@ -184,8 +184,6 @@ def image_errors(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
     try:
         with suppress_warnings():
             yield
-    except ImageError:
-        raise
     except UnidentifiedImageError:
         raise ImageError("not an image", cure="Remove it or convert it to JPEG or PNG.") from None
     except (FileNotFoundError, PermissionError) as error:

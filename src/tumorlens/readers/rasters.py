@@ -12,7 +12,7 @@ from PIL import Image
 
 from tumorlens.core.errors import ImageError
 from tumorlens.readers.codestreams import check_jpeg
-from tumorlens.readers.pixels import FORMATS, decoded, image_errors, resized
+from tumorlens.readers.pixels import FORMATS, decoded, image_errors, resized, suppress_warnings
 from tumorlens.readers.tiff_limits import check_tiff
 from tumorlens.readers.types import Metadata, ReadContext, Slice, Unreadable
 
@@ -61,11 +61,10 @@ def _count_pages(image: Image.Image, most: int) -> int:
     # One by one: Pillow miscounts after a leap.
     for page in range(1, most + 1):
         try:
-            with image_errors():
-                try:
-                    image.seek(page)
-                except EOFError:
-                    return page
-        except ImageError:
+            with suppress_warnings():
+                image.seek(page)
+        except EOFError:
+            return page
+        except Exception:
             return page + 1
     raise ImageError(f"has more pages than the limit of {most:,}", cure="Split it.")

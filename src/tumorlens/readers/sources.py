@@ -62,7 +62,7 @@ def read_inputs(
         Standard input is named, but closed.
     """
     series = SeriesNames()
-    for found in _files(inputs, stdin, _real(written)):
+    for found in _files(inputs, stdin, written):
         if isinstance(found, Unreadable):
             yield found
             continue
@@ -89,30 +89,19 @@ def read_bytes(
     plane, limits
         As in `read_inputs`.
     """
-    try:
-        stream = _in_memory(data, limits)
-    except ImageError as error:
-        yield Unreadable(shown(name), None, error.what, error.cure)
-        return
-    yield from read_stream(ReadContext(stream, shown(name), plane, limits))
+    yield from read_stream(ReadContext(io.BytesIO(data), shown(name), plane, limits))
 
 
 def _open(name: str, stdin: BinaryIO | None, limits: ReadLimits) -> BinaryIO:
     """A file, or what standard input holds; ImageError if it cannot be opened."""
     try:
         if name == "-":
-            return _in_memory((stdin or standard_input()).read(limits.bytes + 1), limits)
+            return io.BytesIO((stdin or standard_input()).read(limits.bytes + 1))  # refused if over the limit
         if not _is_regular(name):
             raise ImageError("no regular file", cure="Pipe its content to `-`.")
         return open(name, "rb")  # noqa: PTH123 - `./x` would become `x`
     except (OSError, ValueError) as error:
         raise open_error(error) from None
-
-
-def _in_memory(data: bytes, limits: ReadLimits) -> BinaryIO:
-    if len(data) > limits.bytes:
-        raise ImageError(f"longer than the limit of {limits.bytes:,} bytes", cure="Split it, or name a file.")
-    return io.BytesIO(data)
 
 
 def _is_regular(path: str) -> bool:
@@ -127,10 +116,10 @@ def count_inputs(inputs: Sequence[str], written: Collection[Path] = ()) -> int |
     # A list that comes through a pipe can be read only once.
     if any(name in ("-", "@-") or (name.startswith("@") and not Path(name[1:]).is_file()) for name in inputs):
         return None
-    total = 0
-    for found in _files(inputs, None, _real(written)):
-        total += _zip_length(found) if isinstance(found, str) and found.lower().endswith(".zip") else 1
-    return total
+    return sum(
+        _zip_length(found) if isinstance(found, str) and found.lower().endswith(".zip") else 1
+        for found in _files(inputs, None, written)
+    )
 
 
 def _zip_length(path: str) -> int:
@@ -143,17 +132,14 @@ def _zip_length(path: str) -> int:
         return 1  # for which read_inputs yields the reason
 
 
-def _real(paths: Collection[Path]) -> frozenset[str]:
-    return frozenset(os.path.realpath(path) for path in paths)
-
-
-def _files(inputs: Sequence[str], stdin: BinaryIO | None, skipped: frozenset[str]) -> Iterator[str | Unreadable]:
+def _files(inputs: Sequence[str], stdin: BinaryIO | None, written: Collection[Path]) -> Iterator[str | Unreadable]:
     """Files behind the names, `-` among them."""
+    skipped = frozenset(os.path.realpath(path) for path in written)
     for name in inputs:
         if name == "-":
             yield name
         elif name.startswith("@"):
-            yield from _or(_listed(name, stdin, skipped), name, "a list without names")
+            yield from _unless_empty(_listed(name, stdin, skipped), name, "a list without names")
         else:
             yield from _below(name, skipped)
 
@@ -161,12 +147,12 @@ def _files(inputs: Sequence[str], stdin: BinaryIO | None, skipped: frozenset[str
 def _below(name: str, skipped: frozenset[str]) -> Iterator[str | Unreadable]:
     """The file, or all files below the folder."""
     if os.path.isdir(name):  # noqa: PTH112 - the name is shown as it was given
-        yield from _or(_walk(name, skipped), name, "a folder without files")
+        yield from _unless_empty(_walk(name, skipped), name, "a folder without files")
     else:
         yield name
 
 
-def _or(found: Iterator[str | Unreadable], name: str, reason: str) -> Iterator[str | Unreadable]:
+def _unless_empty(found: Iterator[str | Unreadable], name: str, reason: str) -> Iterator[str | Unreadable]:
     """The same, or the reason if there is nothing."""
     empty = True
     for one in found:
