@@ -12,11 +12,11 @@ give four orientations; the other four come from the transposed image in the sam
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import Self
 
 import numpy as np
@@ -125,39 +125,38 @@ def find_near_duplicates(
     distinct, place = _distinct(thumbnails)
     of_distinct = np.zeros(len(distinct), bool)
     np.logical_or.at(of_distinct, place, reference)
-    with _Spectra(distinct.reshape(-1, THUMBNAIL, THUMBNAIL)) as transformed:
-        best, where, found = _search(transformed, of_distinct, floor, workers or usable_cores())
+    with _Spectra(distinct.reshape(-1, THUMBNAIL, THUMBNAIL)) as spectra:
+        best, where, found = _search(spectra, of_distinct, floor, workers or usable_cores())
         nearest, similarity = _to_images(reference, place, best, where)
         transformation = np.full(n, -1, np.int64)
         has = np.flatnonzero(nearest >= 0)
-        measured = _measured(transformed, place[has], place[nearest[has]])
+        measured = _cosines(spectra, place[has], place[nearest[has]])
         same = place[has] == place[nearest[has]]
         transformation[has] = np.where(same, 0, measured.argmax(1))
         similarity[has] = np.where(same, 1, np.minimum(measured.max(1), 1))
-        similarities = np.minimum(_measured(transformed, found[:, 0], found[:, 1]), 1)
+        similarities = np.minimum(_cosines(spectra, found[:, 0], found[:, 1]), 1)
     return NearDuplicates(nearest, similarity, transformation, place, found, similarities, floor)
 
 
 class _Spectra:
     """Cosine transforms of centred unit-length thumbnails, float32 [n, 4, 256], by parity of both orders.
 
-    They lie in a temporary file: 4 kB an image would make memory grow with the data set. A thumbnail
-    of one grey level has no direction: it stays zero, and is like no other.
+    They lie in a temporary file: 4 kB per image would make memory grow with the data set. A thumbnail
+    of one grey level has no direction: it stays zero, and its cosine with any other is 0.
     """
 
     def __init__(self, thumbnails: Thumbnails) -> None:
-        from scipy.fft import dctn  # of the extra `study`: indexing a data set needs none of it
+        from scipy.fft import dctn  # part of the extra `study`: indexing a data set needs none of it
 
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object
-        self.n = len(thumbnails)
-        for part in _chunks(self.n):
-            x = thumbnails[part].astype(np.float32)
+        self._lock = Lock()
+        for chunk in _chunks(len(thumbnails)):
+            x = thumbnails[chunk].astype(np.float32)
             x -= x.mean(axis=(1, 2), keepdims=True)
             x /= np.maximum(np.linalg.norm(x, axis=(1, 2), keepdims=True), 1e-6)
             c = dctn(x, axes=(1, 2), norm="ortho")
             parity = [c[:, row::2, column::2].reshape(len(x), -1) for row in (0, 1) for column in (0, 1)]
             self._file.write(np.stack(parity, 1).tobytes())
-        self._file.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -167,108 +166,100 @@ class _Spectra:
 
     def block(self, start: int, stop: int) -> Floats:
         """float32 [4, stop - start, 256]; safe in several threads."""
-        rows = np.empty((stop - start, 4, THUMBNAIL * THUMBNAIL // 4), np.float32)
-        os.preadv(self._file.fileno(), [rows.data], start * rows[:1].nbytes)
-        return np.ascontiguousarray(rows.swapaxes(0, 1))
+        return self._read(np.array([start]), stop - start)
 
     def pick(self, indices: Ints) -> Floats:
-        """float32 [4, len(indices), 256]."""
-        rows = np.empty((len(indices), 4, THUMBNAIL * THUMBNAIL // 4), np.float32)
-        for i, index in enumerate(indices.tolist()):
-            os.preadv(self._file.fileno(), [rows[i].data], index * rows[i].nbytes)
-        return np.ascontiguousarray(rows.swapaxes(0, 1))
+        """float32 [4, len(indices), 256]; safe in several threads."""
+        return self._read(indices, 1)
+
+    def _read(self, starts: Ints, length: int) -> Floats:
+        """`length` transforms from each of `starts`, float32 [4, n, 256]."""
+        runs = np.empty((len(starts), length, 4, THUMBNAIL * THUMBNAIL // 4), np.float32)
+        with self._lock:
+            for run, start in zip(runs, starts.tolist(), strict=True):
+                self._file.seek(start * run[0].nbytes)
+                self._file.readinto(run.data)
+        return np.ascontiguousarray(runs.reshape(-1, *runs.shape[2:]).swapaxes(0, 1))
 
 
-def _turned(transformed: Floats) -> Floats:
+def _transposed(transformed: Floats) -> Floats:
     """The same of the transposed images."""
     side = THUMBNAIL // 2
     swapped = transformed[[0, 2, 1, 3]].reshape(4, -1, side, side).swapaxes(2, 3)
     return np.ascontiguousarray(swapped).reshape(transformed.shape)
 
 
-@dataclass(frozen=True, eq=False)
-class _Reduced:
-    """What is left of one block row: the best of its own rows and of all later columns, and close pairs."""
-
-    start: int
-    row_best: Floats
-    row_where: Ints
-    column_best: Floats
-    column_where: Ints
-    pairs: Ints
-
-
-def _search(transformed: _Spectra, reference: Bools, floor: float, workers: int) -> tuple[Floats, Ints, Ints]:
+def _search(spectra: _Spectra, reference: Bools, floor: float, workers: int) -> tuple[Floats, Ints, Ints]:
     """Best cosine with a reference image, float32 [n], its index, int64 [n], and close pairs, int64 [m, 2]."""
     n = len(reference)
     best, where = np.full(n, -2, np.float32), np.full(n, -1, np.int64)
     found: list[Ints] = []
-    total = 0
-
-    def improve(at: slice, values: Floats, indices: Ints) -> None:
-        better = values > best[at]
-        best[at][better] = values[better]
-        where[at][better] = indices[better]
-
     starts = range(0, n, _BLOCK)
     with (
         Bar("Comparing images", n * (n + 1) // 2, "pairs") as bar,
         threadpool_limits(1, "blas"),  # type: ignore[no-untyped-call]
         ThreadPoolExecutor(workers) as pool,
     ):
-        try:
-            for r in pool.map(lambda start: _block_row(transformed, reference, start, floor), starts):
-                stop = r.start + len(r.row_best)
-                improve(slice(r.start, stop), r.row_best, r.row_where)
-                improve(slice(r.start, n), r.column_best, r.column_where)
-                found.append(r.pairs)
-                total += len(r.pairs)
-                if total > _MOST_PAIRS:
-                    raise DataError(
-                        f"Over {_MOST_PAIRS:,} pairs of images are alike (cosine {floor} or more).",
-                        cure="Look at the images: most of them show the same. Or raise the similarity.",
-                    )
-                bar.advance((stop - r.start) * (n - r.start) - (stop - r.start) * (stop - r.start - 1) // 2)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        # Not named: if the loop ends early, the iterator goes and cancels what has not begun.
+        for start, (values, indices, pairs) in zip(
+            starts, pool.map(lambda start: _block_row(spectra, reference, start, floor), starts), strict=True
+        ):
+            better = values > best[start:]
+            best[start:][better], where[start:][better] = values[better], indices[better]
+            found.append(pairs)
+            if sum(map(len, found)) > _MOST_PAIRS:
+                raise DataError(
+                    f"More than {_MOST_PAIRS:,} pairs of images are near-duplicates (cosine {floor} or more).",
+                    cure="Look at the images: most of them show the same. Or raise the similarity.",
+                )
+            rows = min(_BLOCK, n - start)
+            bar.advance(rows * (n - start) - rows * (rows - 1) // 2)
     return best, where, np.concatenate(found) if found else np.empty((0, 2), np.int64)
 
 
-def _block_row(transformed: _Spectra, reference: Bools, start: int, floor: float) -> _Reduced:
+def _block_row(spectra: _Spectra, reference: Bools, start: int, floor: float) -> tuple[Floats, Ints, Ints]:
+    """Compare the block of images from `start` with itself and all later ones.
+
+    Returns best cosine and index as `_search` does, of the images from `start` on, and close pairs.
+    """
     n = len(reference)
     stop = min(start + _BLOCK, n)
-    row_best, row_where = np.full(stop - start, -2, np.float32), np.full(stop - start, -1, np.int64)
-    column_best, column_where = np.full(n - start, -2, np.float32), np.full(n - start, -1, np.int64)
+    best, where = np.full(n - start, -2, np.float32), np.full(n - start, -1, np.int64)
     pairs = []
-    own_rows = transformed.block(start, stop)
+    own = spectra.block(start, stop)
     for at in range(start, n, _BLOCK):
         end = min(at + _BLOCK, n)
-        products = _best_orientation(own_rows, transformed.block(at, end))
+        products = _best_orientation(own, spectra.block(at, end))
         if at == start:
             np.fill_diagonal(products, -2)
-        if (usable := reference[at:end]).any():
-            own = products if usable.all() else np.where(usable, products, np.float32(-2))
-            indices = own.argmax(1)
-            values = own[np.arange(len(own)), indices]
-            better = values > row_best
-            row_best[better], row_where[better] = values[better], indices[better] + at
-        if at > start and (usable := reference[start:stop]).any():
-            theirs = products if usable.all() else np.where(usable[:, None], products, np.float32(-2))
-            indices = theirs.argmax(0)
-            values = theirs[indices, np.arange(theirs.shape[1])]
-            part = slice(at - start, end - start)
-            column_best[part], column_where[part] = values, indices + start
+        else:
+            later = slice(at - start, end - start)
+            _improve(best[later], where[later], products.T, start, reference[start:stop])
+        first = slice(0, stop - start)
+        _improve(best[first], where[first], products, at, reference[at:end])
         i, j = np.nonzero(products >= floor)
         keep = i + start < j + at
         pairs.append(np.stack([i[keep] + start, j[keep] + at], 1))
-    return _Reduced(start, row_best, row_where, column_best, column_where, np.concatenate(pairs))
+    return best, where, np.concatenate(pairs)
+
+
+def _improve(best: Floats, where: Ints, products: Floats, first: int, usable: Bools | None = None) -> None:
+    """Update `best` and `where`, [rows], with the largest of the usable products of each row, [rows, columns].
+
+    The first column is image number `first`. The first of equals counts.
+    """
+    if usable is not None and not usable.all():
+        products = np.where(usable, products, np.float32(-2))
+    indices = products.argmax(1)
+    values = products[np.arange(len(products)), indices]
+    better = values > best
+    best[better], where[better] = values[better], indices[better] + first
 
 
 def _best_orientation(one: Floats, two: Floats) -> Floats:
     """float32 [a, b]: the largest cosine over all eight orientations of each pair of two blocks."""
     best: Floats | None = None
-    for other in (two, _turned(two)):
+    for other in (two, _transposed(two)):
         ee, eo, oe, oo = (one[k] @ other[k].T for k in range(4))
         # max(p + q, p - q) = p + |q|, once for each sign of the even-odd part
         for p, q in ((ee + eo, oe + oo), (np.subtract(ee, eo, out=ee), np.subtract(oe, oo, out=oe))):
@@ -302,16 +293,13 @@ def _to_images(reference: Bools, place: Ints, best: Floats, where: Ints) -> tupl
     return nearest, similarity
 
 
-def _measured(transformed: _Spectra, first: Ints, second: Ints) -> Floats:
+def _cosines(spectra: _Spectra, first: Ints, second: Ints) -> Floats:
     """float32 [m, 8]: cosine of each pair in each orientation."""
-    side = THUMBNAIL // 2
     out = np.empty((len(first), 8), np.float32)
-    for part in _chunks(len(first)):
-        a, b = transformed.pick(first[part]), transformed.pick(second[part])
-        straight = np.einsum("kmd,kmd->mk", a, b)
-        b = b[[0, 2, 1, 3]].reshape(4, -1, side, side).swapaxes(2, 3).reshape(a.shape)
-        out[part, :4] = straight @ _SIGNS.T
-        out[part, 4:] = np.einsum("kmd,kmd->mk", a, b) @ _SIGNS.T
+    for chunk in _chunks(len(first)):
+        a, b = spectra.pick(first[chunk]), spectra.pick(second[chunk])
+        out[chunk, :4] = np.einsum("kmd,kmd->mk", a, b) @ _SIGNS.T
+        out[chunk, 4:] = np.einsum("kmd,kmd->mk", a, _transposed(b)) @ _SIGNS.T
     return out
 
 
@@ -323,22 +311,19 @@ def _chunks(n: int, size: int = _CHUNK) -> Iterator[slice]:
 def nearest_reference(thumbnails: Thumbnails, chosen: Bools, reference: Bools) -> tuple[Ints, Ints]:
     """For each chosen image the reference image with the most similar thumbnail, int64 [chosen] twice.
 
-    First as it is, then in the better of both left-right orientations. The first of equals.
+    The first result compares images as they are, the second in the better of both left-right orientations.
+    The first of equals counts.
     """
     of, among = np.flatnonzero(chosen), np.flatnonzero(reference)
     found = np.zeros((2, len(of)), np.int64)
+    best = np.full((2, len(of)), -np.inf, np.float32)
     with _Spectra(thumbnails[of]) as here, _Spectra(thumbnails[among]) as there:
-        for part in _chunks(len(of), _BLOCK):
-            one = here.block(part.start, part.stop)
-            best = np.full((2, part.stop - part.start), -np.inf, np.float32)
+        for rows in _chunks(len(of), _BLOCK):
+            one = here.block(rows.start, rows.stop)
             for columns in _chunks(len(among), _BLOCK):
                 two = there.block(columns.start, columns.stop)
                 ee, eo, oe, oo = (one[k] @ two[k].T for k in range(4))
                 even, odd = ee + oe, eo + oo  # by the order across columns, which a left-right mirror negates
                 for k, products in enumerate((even + odd, even + np.abs(odd))):
-                    indices = products.argmax(1)
-                    values = products[np.arange(len(products)), indices]
-                    better = values > best[k]
-                    best[k][better] = values[better]
-                    found[k, part][better] = among[columns][indices[better]]
-    return found[0], found[1]
+                    _improve(best[k, rows], found[k, rows], products, columns.start)
+    return among[found[0]], among[found[1]]
