@@ -109,9 +109,9 @@ def test_all_images_alike_and_none_alike() -> None:
     found = find_near_duplicates(same, np.ones(500, bool))
     assert len(found.pairs) == 0
     assert set(found.similarity) == {1.0}
-    assert len(np.unique(group_near_duplicates(found).of)) == 1  # copies stay together, whatever the cap
+    assert len(np.unique(group_near_duplicates(found).numbers)) == 1  # copies stay together, whatever the cap
     apart = find_near_duplicates(blobs(60), np.ones(60, bool), floor=0.95)
-    assert len(np.unique(group_near_duplicates(apart).of)) == 60
+    assert len(np.unique(group_near_duplicates(apart).numbers)) == 60
 
 
 def test_single_image_and_no_reference() -> None:
@@ -137,13 +137,13 @@ def test_a_chain_of_like_images_is_cut_at_the_cap() -> None:
     images = np.concatenate([chain, blobs(20, seed=4)])
     found = find_near_duplicates(images, np.ones(60, bool), floor=0.9)
     whole = group_near_duplicates(found, 0.99, cap=60)
-    assert np.bincount(whole.of).max() == 40
-    assert (whole.outgrown, whole.cut) == (0, 0)
+    assert np.bincount(whole.numbers).max() == 40
+    assert (whole.oversized, whole.cut_pairs) == (0, 0)
     cut = group_near_duplicates(found, 0.99, cap=15)
-    assert np.bincount(cut.of).max() <= 15
-    assert cut.outgrown == 1
-    assert cut.cut > 0
-    assert len(np.unique(cut.of)) > len(np.unique(whole.of))
+    assert np.bincount(cut.numbers).max() <= 15
+    assert cut.oversized == 1
+    assert cut.cut_pairs > 0
+    assert len(np.unique(cut.numbers)) > len(np.unique(whole.numbers))
 
 
 def test_coarser_groups_are_unions_of_finer_ones() -> None:
@@ -153,12 +153,12 @@ def test_coarser_groups_are_unions_of_finer_ones() -> None:
     found = find_near_duplicates(chain, np.ones(200, bool), floor=0.9)
     for cap in (20, 60, 120):
         fine, coarse = (group_near_duplicates(found, threshold, cap=cap) for threshold in (0.99, 0.95))
-        assert coarse.outgrown
-        assert len(np.unique(np.stack([fine.of, coarse.of]), axis=1).T) == len(np.unique(fine.of))
+        assert coarse.oversized
+        assert len(np.unique(np.stack([fine.numbers, coarse.numbers]), axis=1).T) == len(np.unique(fine.numbers))
 
 
 def test_groups_are_numbered_by_first_appearance(images) -> None:
-    of = group_near_duplicates(find_near_duplicates(images, np.ones(150, bool)), 0.99).of
+    of = group_near_duplicates(find_near_duplicates(images, np.ones(150, bool)), 0.99).numbers
     first = [int(np.flatnonzero(of == g)[0]) for g in range(of.max() + 1)]
     assert first == sorted(first)
     assert of[0] == of[1]

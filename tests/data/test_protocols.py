@@ -132,7 +132,7 @@ def test_a_group_that_covers_a_class_is_an_error_in_clear_words(index, tmp_path)
     with pytest.raises(DataError, match=r"'one' forms only 1 group\(s\) of images: too few for 5 folds"):
         assign(index, SplitOptions("grouped-cv", groups_file=file))
     file.write_text("path,group\n" + "".join(f"{r.path},{r.label}\n" for r in index.rows))
-    with pytest.raises(DataError, match="nothing is left to learn from"):
+    with pytest.raises(DataError, match="nothing is left to train on"):
         assign(index, SplitOptions("twin-free-train", groups_file=file))
 
 

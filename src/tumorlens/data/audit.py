@@ -1,4 +1,4 @@
-"""What a data set gives away: twins across its parts, conflicting labels, shortcuts, no-learning baselines."""
+"""What a data set gives away: twins across its splits, conflicting labels, shortcuts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tumorlens.data.near_duplicates import THRESHOLD
 from tumorlens.data.protocols import Assignment
 from tumorlens.data.shortcuts import shortcuts
 
-_SHOWN = 12  # worst leaks a class
+_SHOWN = 12  # worst leaks per class
 _NEIGHBOURS = 10  # for label doubts
 _AGREEING = 9  # of them with one other label
 _BLOCK = 1024
@@ -23,14 +23,14 @@ Bools = npt.NDArray[np.bool_]
 
 
 def audit(assignment: Assignment, similarity: float) -> Json:
-    """Everything that audit.json tells about twins, groups and shortcuts of a split data set.
+    """The sections of audit.json on twins, groups, conflicting labels, leaks and shortcuts.
 
     Parameters
     ----------
     assignment
-        From `assign`.
+        The split data set.
     similarity
-        Thumbnail cosine from which its images were grouped.
+        Thumbnail cosine, 0 to 1, from which its images were grouped.
     """
     rows = assignment.split.rows
     return {
@@ -45,24 +45,20 @@ def audit(assignment: Assignment, similarity: float) -> Json:
 def leak_table(assignment: Assignment) -> Json:
     """How many test images have a copy or a twin among those of training and validation, by class.
 
-    Columns count images, each wider than the one before: `exact` (pixel-identical), `same_orientation`
-    (cosine at least 0.99 as it is), `direct_or_mirrored` (left to right), `any` (all eight orientations).
-    `none` is the rest. `others` counts the same way for the validation images, with a twin among those
-    that the network learns from, and for the latter, with another among themselves.
+    Columns count images, each including the one before: `exact` (pixel-identical), `same_orientation`
+    (cosine of at least 0.99 as it is), `direct_or_mirrored` (left to right), `any` (all eight orientations).
+    `none` is the rest. `others` counts in the same way the validation images with a twin in train, and the
+    train images with a twin among the other train images.
     """
-    table = {
-        split: _counts(assignment, split, reference)
-        for split, reference in (
-            ("test", ("train", "validation")), ("validation", ("train",)), ("train", ("train",)),
-        )
-    }  # fmt: skip
-    return {"threshold": THRESHOLD, **table.pop("test"), "others": table}
+    others = {split: _counts(assignment, split, ("train",)) for split in ("validation", "train")}
+    return {"threshold": THRESHOLD, **_counts(assignment, "test", ("train", "validation")), "others": others}
 
 
 def _counts(assignment: Assignment, split: str, among: tuple[str, ...]) -> Json:
-    """Lines of `leak_table` for the images of `split` with another among those of `among`."""
+    """The lines of `leak_table` for the images of `split`, with a twin in one of the splits `among`."""
     rows, twins = assignment.split.rows, assignment.twins
-    own, reference = _in(rows, (split,)), _in(rows, among)
+    own = np.array([row.split == split for row in rows], bool)
+    reference = np.array([row.split in among for row in rows], bool)
     known = Counter(row.pixels for row, used in zip(rows, reference, strict=True) if used)
     exact = np.array([known[row.pixels] > used for row, used in zip(rows, reference, strict=True)], bool)
     columns: dict[str, Bools] = {"exact": exact}
@@ -85,9 +81,9 @@ def twins_line(counts: dict[str, int]) -> str:
     """One line for the terminal about the last row of a leak table."""
     n, twins = counts["n"], counts["any"]
     if not twins:
-        return f"Twins: none of the {n:,} test images has one among the images to learn from."
+        return f"Twins: none of the {n:,} test images has one among the training images."
     return (
-        f"Twins: {twins:,} of {n:,} test images ({twins / n:.1%}) have one among the images to learn from, "
+        f"Twins: {twins:,} of {n:,} test images ({twins / n:.1%}) have one among the training images, "
         f"{counts['exact']:,} of them pixel-identical."
     )
 
@@ -101,15 +97,15 @@ def _groups(rows: Sequence[ImageRecord], assignment: Assignment, similarity: flo
         "n": len(names),
         "alone": int(np.sum(counts == 1)),
         "largest": int(counts.max()),
-        "outgrown": found.outgrown if found else 0,
-        "cut_pairs": found.cut if found else 0,
+        "outgrown": found.oversized if found else 0,
+        "cut_pairs": found.cut_pairs if found else 0,
     }
 
 
 def conflicts(rows: Sequence[ImageRecord], assignment: Assignment) -> list[Json]:
-    """Groups of twins whose labels differ: one entry for every pair of twins with different labels, nearest first.
+    """Pairs of twins with different labels, nearest first.
 
-    Pairs of distinct thumbnails stand for all images that share them; one of each label is named.
+    A pair of distinct thumbnails represents all images that share them; one image of each label is named.
     """
     twins = assignment.twins
     by_thumbnail: dict[int, dict[str, int]] = defaultdict(dict)
@@ -132,11 +128,11 @@ def conflicts(rows: Sequence[ImageRecord], assignment: Assignment) -> list[Json]
 
 
 def worst_leaks(rows: Sequence[ImageRecord]) -> dict[str, list[Json]]:
-    """By class, test images that are most like an image learned from, a picture pair each."""
+    """By class, the test images that are most similar to a training image, with that image."""
     found: dict[str, list[Json]] = {}
     for label in sorted({row.label for row in rows}):
         own = [r for r in rows if r.label == label and r.split == "test" and (r.similarity or 0) >= THRESHOLD]
-        # Each group once: ten copies of one picture would tell less.
+        # Each group once, rather than ten copies of one picture.
         once = {row.group: row for row in sorted(own, key=lambda r: (r.similarity or 0, r.path))}
         worst = sorted(once.values(), key=lambda r: (-(r.similarity or 0), r.path))[:_SHOWN]
         found[label] = [
@@ -147,16 +143,16 @@ def worst_leaks(rows: Sequence[ImageRecord]) -> dict[str, list[Json]]:
 
 
 def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[ImageRecord]) -> list[Json]:
-    """Images whose neighbours nearly all bear one other label: a list to look at, never a change.
+    """Images whose neighbours nearly all have one other label: a list to look at; no label is changed.
 
-    The ten nearest images by cosine of frozen features, none of the image's own group (out of fold,
-    so that a twin cannot confirm its own label), and of each other group the nearest alone, as copies of one picture
-    are one opinion; doubted where at least nine share one other label.
+    Neighbours are the ten nearest images by cosine of frozen features. The image's own group is left out,
+    so that a twin cannot confirm its label, and of each other group only the nearest counts, as copies of one
+    picture are one opinion. A label is doubted if at least nine neighbours share one other label.
 
     Parameters
     ----------
     features
-        float32 [n, d], one row an image of `rows`.
+        float32 [n, d], one row per image of `rows`.
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     groups = np.unique([row.group for row in rows], return_inverse=True)[1]
@@ -185,7 +181,3 @@ def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[ImageRecord])
                      "agreeing": int(votes[winner]), "of": k}
                 )  # fmt: skip
     return sorted(found, key=lambda item: (-item["agreeing"], item["path"]))
-
-
-def _in(rows: Sequence[ImageRecord], splits: tuple[str, ...]) -> Bools:
-    return np.array([row.split in splits for row in rows], bool)

@@ -1,4 +1,4 @@
-"""Baselines that learn nothing from the brain: nearest thumbnail, file facts; baselines.csv."""
+"""Baselines that see no anatomy: the nearest thumbnail, and facts of the file; baselines.csv."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from tumorlens.core.errors import RunError
 from tumorlens.core.files import csv_line, writing
-from tumorlens.data.audit import _in
 from tumorlens.data.index import ImageRecord
 from tumorlens.data.near_duplicates import Thumbnails, nearest_reference
 from tumorlens.data.shortcuts import file_facts_tree
@@ -20,18 +19,18 @@ BASELINES = ("nn", "nn_mirror", "file_facts")
 
 
 def write_baselines(path: Path, lines: Sequence[Sequence[str]]) -> None:
-    """Write baselines.csv: path, label and what each baseline says."""
+    """Write baselines.csv: path, label and the prediction of each baseline."""
     with writing(path) as file:
         file.write("".join(csv_line(line) for line in (("path", "label", *BASELINES), *lines)).encode())
 
 
 def read_baselines(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read baselines.csv back, by path; empty where a run of an older version has none.
+    """Read the predictions in baselines.csv by path; empty if there is no file, as in a run of an older version.
 
     Raises
     ------
     RunError
-        It is damaged.
+        The file is damaged.
     """
     if not path.exists():
         return {}
@@ -43,12 +42,20 @@ def read_baselines(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def baselines(rows: Sequence[ImageRecord], thumbnails: Thumbnails) -> list[tuple[str, ...]]:
-    """What no learning from the brain gives: lines (path, label, nn, nn_mirror, file_facts), test images only.
+    """Predictions of each baseline for the test images: lines (path, label, nn, nn_mirror, file_facts).
 
-    `nn` is the label of the nearest thumbnail of training and validation as it is, `nn_mirror` also
-    mirrored left to right, `file_facts` a small tree on facts of the file alone, learned on the same.
+    `nn` is the label of the nearest thumbnail of training and validation; `nn_mirror` also compares
+    mirrored left to right; `file_facts` is a small decision tree on facts of the file, fitted to the same images.
+
+    Parameters
+    ----------
+    rows
+        All images of the data set, with their split.
+    thumbnails
+        uint8 [rows, 32, 32].
     """
-    test, reference = _in(rows, ("test",)), _in(rows, ("train", "validation"))
+    test = np.array([row.split == "test" for row in rows], bool)
+    reference = np.array([row.split in ("train", "validation") for row in rows], bool)
     labels = np.array([row.label for row in rows])
     direct, mirrored = nearest_reference(thumbnails, test, reference)
     facts = file_facts_tree(rows, reference, test)

@@ -1,4 +1,4 @@
-"""Twins form groups: images that belong together, and that no honest split may part."""
+"""Groups of near-duplicates: images that belong together, and that a fair split must not separate."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from tumorlens.data.near_duplicates import THRESHOLD, Ints, NearDuplicates
 class Groups:
     """Images that belong together."""
 
-    of: Ints
+    numbers: Ints
     """int64 [n]: number of each image's group, from 0 in order of first appearance."""
-    outgrown: int
-    """Groups that outgrew the cap and were cut at a higher similarity."""
-    cut: int
+    oversized: int
+    """Groups that were above the cap and were cut at a higher similarity."""
+    cut_pairs: int
     """Pairs at or above the threshold that lie in different groups because of that."""
 
 
 def group_near_duplicates(twins: NearDuplicates, threshold: float = THRESHOLD, *, cap: int | None = None) -> Groups:
-    """Connected components of twins, none larger than a cap unless it is all copies.
+    """Connected components of twins, none larger than a cap unless all its thumbnails are identical.
 
-    Links may chain images that are unlike each other. A component above the cap is therefore cut:
-    only links halfway nearer to a cosine of 1 count inside it, and so on until all pieces fit. On that way
-    0.99 is a stop, so that twins part only where they would also have parted at that threshold.
+    Links may chain images that are unlike each other. A component above the cap is therefore cut: the threshold
+    inside it is raised halfway to a cosine of 1, again and again until all pieces fit. 0.99 is one of these
+    steps, so that twins at that threshold are separated only if the groups of 0.99 separate them too.
 
     Parameters
     ----------
     twins
-        With a floor of at most `threshold`.
+        The search, with a floor of at most `threshold`.
     threshold
         Cosine from which two images are linked.
     cap
-        Images in one group at most; 2 % of all but at least 50 where None.
+        Largest number of images in a group; None: 2 % of all images, at least 50.
 
     Raises
     ------
@@ -49,22 +49,22 @@ def group_near_duplicates(twins: NearDuplicates, threshold: float = THRESHOLD, *
     pairs = twins.pairs[similarity >= threshold]
     similarity = similarity[similarity >= threshold]
     label = _components(pairs, d)
-    outgrown, level = 0, threshold
+    oversized, level = 0, threshold
     while level < 0.99999:
         large = np.flatnonzero(np.bincount(label[twins.distinct]) > cap)
         if not large.size:
             break
-        outgrown = outgrown or int(large.size)
+        oversized = oversized or int(large.size)
         level = min((1 + level) / 2, THRESHOLD if level < THRESHOLD else 1)
         inside = np.isin(label, large)
         links = pairs[inside[pairs[:, 0]] & (similarity >= level)]
         label[inside] = label.max() + 1 + _components(links, d)[inside]
         label = np.unique(label, return_inverse=True)[1].astype(np.int64)
-    cut = int(np.sum(label[pairs[:, 0]] != label[pairs[:, 1]]))
-    _, first, of = np.unique(label[twins.distinct], return_index=True, return_inverse=True)
+    cut_pairs = int(np.sum(label[pairs[:, 0]] != label[pairs[:, 1]]))
+    _, first, group = np.unique(label[twins.distinct], return_index=True, return_inverse=True)
     in_order = np.empty(len(first), np.int64)
     in_order[np.argsort(first)] = np.arange(len(first))
-    return Groups(in_order[of], outgrown, cut)
+    return Groups(in_order[group], oversized, cut_pairs)
 
 
 def _components(pairs: Ints, n: int) -> Ints:

@@ -1,4 +1,4 @@
-"""One look at an image file: everything about it that the audit and the index need, from a single decoding."""
+"""Statistics of an image file: all that the index and the audit need, from decoding it once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BORDER = 14  # pixels of 224 on each side
 
 @dataclass(frozen=True, eq=False)
 class ImageStats:
-    """What one file holds."""
+    """Statistics of one file."""
 
     bytes: int
     width: int
@@ -42,30 +42,30 @@ class ImageStats:
     border: float
     """Share of black pixels (at most 10), 0 to 1, in the frame of 1/16 of each side."""
     pixels: str
-    """SHA-256 of the pixels and their size, hex: equal for pixel-identical images. Of a grey one, as `decode` takes it
-    with `keep_grey`, of its one channel, however the file holds it."""
+    """SHA-256 of the pixels and their size, hex: equal for pixel-identical images. Of a grey image (see
+    `readers.pixels.decode`) one channel is hashed, however the file stores it."""
     thumbnail: Pixels
     """uint8 [32, 32], grey."""
 
     def facts(self) -> dict[str, Any]:
-        """All but the thumbnail, by name."""
+        """All fields but the thumbnail, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
 
 
 def measure_image(path: Path) -> ImageStats:
-    """Decode a file once and measure it.
+    """Decode a file and compute its statistics.
 
     Raises
     ------
     ImageError
-        It cannot be used; the message reads well after the file's name.
+        The file cannot be used; the message reads well after the file's name.
     """
     image, facts = decode(path, keep_grey=True)
     if path.suffix.lower() not in SUFFIXES:
-        raise ImageError(f"its suffix {path.suffix!r} is no image's", cure="Rename or remove it.")
+        raise ImageError(f"its suffix {path.suffix!r} is not that of an image", cure="Rename or remove it.")
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
     band = grey_band(image)
-    digest.update((band or image).tobytes())  # of one channel where it is grey, however the file holds it
+    digest.update((band or image).tobytes())
     small = (band or image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     grey = small.convert("L")
     levels = np.asarray(grey)

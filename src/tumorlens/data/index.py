@@ -1,6 +1,6 @@
-"""Image folder → index: every file hashed, decoded once, and listed with its label.
+"""Index an image folder: hash every file, decode it once, and list it with its label.
 
-A file that cannot be used is listed with its reason and left out; it never stops a study.
+A file that cannot be used is left out and listed with the reason; it never stops a study.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import hashlib
 import io
 import json
 import os
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from tumorlens.core.errors import (
     TumorlensError,
 )
 from tumorlens.core.files import writing
+from tumorlens.core.prefetch import batched
 from tumorlens.core.progress import Bar
 from tumorlens.core.text import shown
 from tumorlens.data.fetch import ImageFolder
@@ -39,7 +40,7 @@ from tumorlens.readers.pixels import (
 )
 
 TRAINING, TESTING = "Training", "Testing"
-_AHEAD = 256  # files at work, or looked at and not yet taken up
+_BATCH = 1024  # files; between two batches some threads wait for the slowest
 T = TypeVar("T")
 
 
@@ -59,7 +60,7 @@ class ImageRecord:
     mode: str
     """Pillow's mode as stored: L, RGB, RGBA, P, ..."""
     tables: str
-    """Hash of the JPEG quantisation tables; empty for other formats."""
+    """Hash of the JPEG quantisation tables, hex; empty for other formats."""
     colour: float
     """Share of pixels, 0 to 1, that are visibly not grey (channels differ by over 20 levels)."""
     brightness: float
@@ -70,13 +71,13 @@ class ImageRecord:
     """SHA-256 of the decoded pixels and their size, hex: equal for pixel-identical images."""
     label: str
     part: str
-    """`Training` or `Testing`: the folder it lies in."""
+    """`Training` or `Testing`: the folder that the file lies in."""
     split: str = ""
-    """`train`, `validation` or `test`; empty where a protocol leaves the image out."""
+    """`train`, `validation` or `test`; empty if the protocol leaves the image out."""
     group: str = ""
-    """Images of one group are near-duplicates, or of one patient where the user says so."""
+    """Images of one group are near-duplicates, or of one patient if the user names groups."""
     twin: str = ""
-    """Path of the most similar other image to learn from: of Training, but in folds and in splits of one's own."""
+    """Path of the most similar other image of the splits train and validation."""
     similarity: float | None = None
     """Cosine of both thumbnails, -1 to 1, in the orientation that fits best."""
     transformation: str = ""
@@ -85,7 +86,7 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """One file that was left out."""
+    """One file that was left out because it cannot be used."""
 
     path: str
     label: str
@@ -104,13 +105,13 @@ class Index:
     """uint8 [rows, 32, 32], grey."""
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Usable images per part and class."""
+        """Usable images by `Training` or `Testing`, and class."""
         found = Counter((row.part, row.label) for row in self.rows)
         parts = [part for part in (TRAINING, TESTING) if any(row.part == part for row in self.rows)]
         return {part: {label: found[part, label] for label in self.classes} for part in parts}
 
     def same_content(self) -> list[list[str]]:
-        """Groups of files that differ only in name."""
+        """Paths of each set of files that differ only in name."""
         groups: dict[str, list[str]] = defaultdict(list)
         for row in self.rows:
             groups[row.sha256].append(row.path)
@@ -118,131 +119,121 @@ class Index:
 
 
 def list_files(folder: ImageFolder) -> list[tuple[str, str, str]]:
-    """Files of all classes as (path, label, part), sorted; hidden files are left out.
+    """Files of all classes as (path, label, `Training` or `Testing`), sorted by path; hidden files are left out.
 
     Paths are relative to the data set's root, with forward slashes: a `Path` of each would take ten times the memory.
+
+    Raises
+    ------
+    DataError
+        A folder cannot be read.
     """
     found = []
     for part, top in ((TRAINING, folder.training), (TESTING, folder.testing)):
         if top is None:
             continue
         for label in folder.classes:
-            for here, subfolders, names in os.walk(top / label, onerror=_unreadable_folder):
+            for here, subfolders, names in os.walk(top / label, onerror=_refuse_folder):
                 subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
                 place = Path(here).relative_to(folder.root).as_posix()
                 found += [(f"{place}/{name}", label, part) for name in names if not name.startswith(".")]
     return sorted(found, key=lambda file: file[0].split("/"))
 
 
-def _unreadable_folder(error: OSError) -> None:
+def _refuse_folder(error: OSError) -> None:
     raise DataError(f"{error.filename} cannot be read ({error.strerror}).", cure="Check its permissions.") from None
 
 
-def build_index(folder: ImageFolder, cache: Path, *, workers: int | None = None) -> Index:
+def build_index(folder: ImageFolder, cache: Path, *, workers: int = READERS) -> Index:
     """Hash and decode every file of a data set.
 
-    Facts of a data set that was indexed before come from the cache: the key is a hash over
-    every path and file hash, so a changed byte means a new look.
+    Measurements of a data set that was indexed before come from the cache. Its key is a hash over
+    every path and file hash, so if a byte changes, all files are measured again.
 
     Parameters
     ----------
     folder
         From `fetch`.
     cache
-        Folder for the facts; written only when whole.
+        Folder for the measurements; written only once all files are measured.
     workers
-        Threads for decoding; READERS where None.
+        Threads that hash and decode.
 
     Raises
     ------
     DataError
-        No usable image, a class without one, or a Testing folder without one.
+        There is no usable image, a class has none in Training, or the Testing folder has none.
     """
     files = list_files(folder)
-    workers = workers or READERS
     with suppress_warnings(), ThreadPoolExecutor(workers) as pool:
-        odd = [f for f in files if not _is_utf8(f[0])]  # such a name has no place in JSON, CSV or a page
+        odd = [f for f in files if not _is_utf8(f[0])]  # such a name cannot be written to JSON, CSV or a page
         files = [f for f in files if _is_utf8(f[0])]
         paths = [f[0] for f in files]
-        hashes = list(_tracked(pool, folder.root, paths, _hash, "Hashing files"))
+        hashes = list(_each(pool, _hash, folder.root, paths, "Hashing files"))
         known = cache / "facts" / f"{_key(files, hashes)}.json"
         index = _from_cache(known, folder)
-        if index and any(not isinstance(_look(folder.root / u.path), str) for u in index.unreadable):
-            index = None  # it was short of memory then, or Pillow reads more now
-        if index is None:
-            rows: list[ImageRecord] = []
-            thumbnails = bytearray()  # not a list of arrays: there may be very many
-            unreadable: list[SkippedFile] = []
-            looks = _tracked(pool, folder.root, paths, _look, "Checking images")
-            for (path, label, part), sha256, look in zip(files, hashes, looks, strict=True):
-                if isinstance(look, str) or not sha256:
-                    unreadable.append(SkippedFile(path, label, look if isinstance(look, str) else "cannot be read"))
-                    continue
-                rows.append(ImageRecord(path, sha256, **look.facts(), label=label, part=part))
-                thumbnails += look.thumbnail.tobytes()
-            shape = (len(rows), THUMBNAIL, THUMBNAIL)
-            every = np.frombuffer(thumbnails, np.uint8).reshape(shape)
-            index = Index(folder.root, folder.classes, tuple(rows), tuple(unreadable), every)
-            with writing(known.with_suffix(".npy")) as file:
-                np.save(file, every)
-            facts = {"rows": [dataclasses.astuple(r) for r in rows],
-                     "unreadable": [dataclasses.astuple(u) for u in unreadable]}  # fmt: skip
-            with writing(known) as file:  # not indented: that makes an object of every value and comma first
-                file.write(json.dumps(facts, ensure_ascii=False, allow_nan=False).encode())
-    left_out = [SkippedFile(shown(f[0]), f[1], "its name is not UTF-8") for f in odd]
-    index = dataclasses.replace(index, unreadable=(*index.unreadable, *left_out))
-    _check_classes(index)
-    if folder.testing is not None and TESTING not in index.counts():
-        reasons = [u.reason for u in index.unreadable if Path(u.path).parts[0] == folder.testing.name][:1]
-        raise DataError(
-            f"{folder.testing} holds no usable image" + (f"; the first file: {reasons[0]}." if reasons else "."),
-            cure="Restore its images; or remove the folder, then a part of Training is set apart to test on.",
-        )
+        # What could not be read may be readable now: memory was short, or Pillow is newer.
+        if index is None or any(not isinstance(_measure(folder.root / u.path), str) for u in index.unreadable):
+            measured = _each(pool, _measure, folder.root, paths, "Checking images")
+            index = _assemble(folder, files, hashes, measured)
+            _write_cache(known, index)
+    skipped = [SkippedFile(shown(f[0]), f[1], "its name is not UTF-8") for f in odd]
+    index = dataclasses.replace(index, unreadable=(*index.unreadable, *skipped))
+    _check_classes(index, folder)
     return index
 
 
 def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return path.encode(errors="ignore").decode() == path
 
 
-def _tracked(
-    pool: ThreadPoolExecutor, root: Path, paths: Sequence[str], work: Callable[[Path], T], title: str
+def _each(
+    pool: ThreadPoolExecutor, work: Callable[[Path], T], root: Path, paths: Sequence[str], title: str
 ) -> Iterator[T]:
-    waiting: deque[Future[T]] = deque()  # not pool.map: it makes every task at once, 2 kB each, and keeps all results
+    """`work` on every file, in order, with a progress bar."""
     with Bar(title, len(paths), "files") as bar:
-        try:
-            for path in paths:
-                waiting.append(pool.submit(work, root / path))
-                if len(waiting) > _AHEAD:
-                    bar.advance()
-                    yield waiting.popleft().result()
-            while waiting:
+        for some in batched(iter(paths), _BATCH):  # pool.map creates all its tasks at once, 2 kB each
+            for result in pool.map(lambda path: work(root / path), some):
                 bar.advance()
-                yield waiting.popleft().result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+                yield result
 
 
 def _hash(path: Path) -> str:
-    try:  # to open a pipe would wait for ever
-        if not path.is_file():
+    """SHA-256 of a file, hex; empty if it cannot be read, for which `_measure` gives the reason."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
             return ""
-        with path.open("rb") as file:  # in pieces: it may be no image, and larger than memory
+        with path.open("rb") as file:  # in pieces: it need not be an image, and may be larger than memory
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return ""  # the look at its content says why
+        return ""
 
 
-def _look(path: Path) -> ImageStats | str:
+def _measure(path: Path) -> ImageStats | str:
+    """Its statistics, or the reason why it cannot be used."""
     try:
         return measure_image(path)
     except ImageError as error:
         return error.what
+
+
+def _assemble(
+    folder: ImageFolder,
+    files: Sequence[tuple[str, str, str]],
+    hashes: Sequence[str],
+    measured: Iterable[ImageStats | str],
+) -> Index:
+    rows: list[ImageRecord] = []
+    thumbnails = bytearray()  # not a list of arrays: there may be very many
+    skipped: list[SkippedFile] = []
+    for (path, label, part), sha256, stats in zip(files, hashes, measured, strict=True):
+        if isinstance(stats, str) or not sha256:
+            skipped.append(SkippedFile(path, label, stats if isinstance(stats, str) else "cannot be read"))
+            continue
+        rows.append(ImageRecord(path, sha256, **stats.facts(), label=label, part=part))
+        thumbnails += stats.thumbnail.tobytes()
+    every = np.frombuffer(thumbnails, np.uint8).reshape(len(rows), THUMBNAIL, THUMBNAIL)
+    return Index(folder.root, folder.classes, tuple(rows), tuple(skipped), every)
 
 
 def _key(files: Iterable[tuple[str, str, str]], hashes: Iterable[str]) -> str:
@@ -252,6 +243,15 @@ def _key(files: Iterable[tuple[str, str, str]], hashes: Iterable[str]) -> str:
     return digest.hexdigest()[:32]
 
 
+def _write_cache(path: Path, index: Index) -> None:
+    with writing(path.with_suffix(".npy")) as file:
+        np.save(file, index.thumbnails)
+    facts = {"rows": list(map(dataclasses.astuple, index.rows)),
+             "unreadable": list(map(dataclasses.astuple, index.unreadable))}  # fmt: skip
+    with writing(path) as file:  # not indented: that would first create an object of every value and comma
+        file.write(json.dumps(facts, ensure_ascii=False, allow_nan=False).encode())
+
+
 def _from_cache(path: Path, folder: ImageFolder) -> Index | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -259,26 +259,32 @@ def _from_cache(path: Path, folder: ImageFolder) -> Index | None:
         thumbnails = np.load(path.with_suffix(".npy"), allow_pickle=False)
         if thumbnails.shape != (len(rows), THUMBNAIL, THUMBNAIL) or thumbnails.dtype != np.uint8:
             return None
-        unreadable = tuple(SkippedFile(*values) for values in content["unreadable"])
-        return Index(folder.root, folder.classes, rows, unreadable, thumbnails)
+        skipped = tuple(SkippedFile(*values) for values in content["unreadable"])
+        return Index(folder.root, folder.classes, rows, skipped, thumbnails)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None  # absent or of another version: the files are looked at again
+        return None  # missing or of another version
 
 
-def _check_classes(index: Index) -> None:
-    counts = index.counts().get(TRAINING, {})
+def _check_classes(index: Index, folder: ImageFolder) -> None:
+    counts = index.counts()
     for label in index.classes:
-        if not counts.get(label):
-            reasons = [u.reason for u in index.unreadable if u.label == label][:1]
-            seen = f"; the first file: {reasons[0]}" if reasons else ""
+        if not counts.get(TRAINING, {}).get(label):
+            reason = next((f"; the first file: {u.reason}" for u in index.unreadable if u.label == label), "")
             raise DataError(
-                f"Class {label!r} has no usable training image in {index.root}{seen}.",
+                f"Class {label!r} has no usable training image in {index.root}{reason}.",
                 cure="Add images, or remove that class folder.",
             )
+    if folder.testing is not None and TESTING not in counts:
+        name = folder.testing.name
+        reasons = (f"; the first file: {u.reason}" for u in index.unreadable if Path(u.path).parts[0] == name)
+        raise DataError(
+            f"{folder.testing} holds no usable image{next(reasons, '')}.",
+            cure="Restore its images; or remove the folder, so that test images are split off Training.",
+        )
 
 
 def write_index(path: Path, rows: Sequence[ImageRecord]) -> None:
-    """Write index.csv, one row an image."""
+    """Write index.csv, one line per image."""
     text = io.StringIO()
     names = [field.name for field in dataclasses.fields(ImageRecord)]
     # QUOTE_NONNUMERIC: a lone carriage return in a name would otherwise break the line
@@ -290,12 +296,12 @@ def write_index(path: Path, rows: Sequence[ImageRecord]) -> None:
 
 
 def read_index(path: Path) -> tuple[ImageRecord, ...]:
-    """Read index.csv back.
+    """Read index.csv.
 
     Raises
     ------
     RunError
-        It is missing or damaged.
+        The file is missing or damaged.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -308,7 +314,7 @@ def read_index(path: Path) -> tuple[ImageRecord, ...]:
 
 
 def _row(record: dict[str, str]) -> ImageRecord:
-    """One line of index.csv; KeyError or ValueError where it is damaged."""
+    """One line of index.csv; KeyError or ValueError if it is damaged."""
     parse: dict[str, Callable[[str], Any]] = {
         "int": int, "float": float, "str": str, "float | None": lambda text: float(text) if text else None,
     }  # fmt: skip

@@ -1,9 +1,9 @@
 """Which images train, validate and test under each protocol, and which belong together.
 
-- `official`: 85/15 of Training by class and seed, all of Testing, as published.
-- `twin-free-train`: the same, after every Training image that has a twin in Testing was left out.
-- `grouped-cv`: all images pooled, pixel-identical copies dropped, and stratified folds that never
-  part a group.
+- `official`: 85/15 of Training by class and seed, and all of Testing, as published.
+- `twin-free-train`: the same, after leaving out every Training image that has a twin in Testing.
+- `grouped-cv`: all images pooled, all but one of pixel-identical copies left out, and stratified folds
+  that keep each group whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +26,10 @@ from tumorlens.data.near_duplicates import (
     NearDuplicates,
     find_near_duplicates,
 )
-from tumorlens.data.splits import Split, read_column, split_index
+from tumorlens.data.splits import SPLITS, Split, Strings, group_folds, lacking_class, read_column, split_index
 
 OFFICIAL, TWIN_FREE_TRAIN, GROUPED_CV = "official", "twin-free-train", "grouped-cv"
-_VALIDATION_FOLDS = 7  # one of seven, 14 %, is as near to 15 % as whole groups come in equal folds
-
-Strings = npt.NDArray[np.str_]
+_VALIDATION_FOLDS = 7  # one of seven, 14 %, is as near to 15 % as equal folds of whole groups come
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,19 @@ class SplitOptions:
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """A data set under a protocol."""
+    """A data set grouped and split under a protocol."""
 
     split: Split
     """Rows carry their group, and the most similar image of training or validation."""
     twins: NearDuplicates
     """The search behind it; its reference images are those of training and validation."""
     groups: Groups | None
-    """From twins; None where the user named groups."""
-    left_out: int
-    """Images that the protocol leaves out."""
+    """Groups of near-duplicates; None if the user named groups."""
+
+    @property
+    def left_out(self) -> int:
+        """Number of images that are in no split."""
+        return self.split.count("")
 
 
 def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
@@ -82,40 +82,39 @@ def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
     Raises
     ------
     DataError
-        The data do not bear the protocol: a class without images, a file that does not fit, one group.
+        The protocol cannot be applied: a class without images, a file that does not fit, a single group.
     """
     similarity, groups_file = options.similarity, options.groups_file
     training = np.array([row.part != TESTING for row in index.rows])
     twins = find_near_duplicates(index.thumbnails, training, floor=min(COARSE, similarity))
     found = None if groups_file else group_near_duplicates(twins, similarity)
-    names = _from_file(index, groups_file) if groups_file else found.of.astype(str)  # type: ignore[union-attr]
+    groups = _from_file(index, groups_file) if groups_file else found.numbers.astype(str)  # type: ignore[union-attr]
     if options.protocol == GROUPED_CV:
-        split, left_out = _fold(index, names, options, seed)
+        split = _fold(index, groups, options, seed)
     elif options.protocol == TWIN_FREE_TRAIN:
         if training.all():
             raise DataError(
-                f"{index.root} has no Testing folder, so Training has no twins in it.",
+                f"{index.root} has no Testing folder, so no Training image can have a twin there.",
                 cure="Use --protocol grouped-cv, which keeps twins together.",
             )
-        shared = np.isin(names, names[~training]) if groups_file else twins.having(~training, similarity)
-        split, left_out = _without(index, training & shared, seed, "a group" if groups_file else "a twin")
+        shared = np.isin(groups, groups[~training]) if groups_file else twins.having(~training, similarity)
+        split = _without(index, training & shared, seed, "a group" if groups_file else "a twin")
     else:
         split = split_index(index, seed=seed, file=options.split_file)
-        left_out = sum(not row.split for row in split.rows)
     reference = np.array([row.split in ("train", "validation") for row in split.rows])
     if (reference != training).any():
         twins = find_near_duplicates(index.thumbnails, reference, floor=min(COARSE, similarity))
-    return Assignment(replace(split, rows=annotated(split.rows, names, twins)), twins, found, left_out)
+    return Assignment(replace(split, rows=annotated(split.rows, groups, twins)), twins, found)
 
 
 def annotated(rows: Sequence[ImageRecord], groups: Strings, twins: NearDuplicates) -> tuple[ImageRecord, ...]:
-    """The rows with their group, and with the most similar reference image."""
+    """The rows with their group and their most similar reference image."""
     return tuple(
         replace(
             row,
             group=str(group),
             twin=rows[near].path if near >= 0 else "",
-            # rounded down, or one just under a threshold would count as on it
+            # Rounded down, or a value just below a threshold would count as reaching it.
             similarity=math.floor(float(value) * 1e6) / 1e6 if near >= 0 else None,
             transformation=TRANSFORMATIONS[turn] if near >= 0 else "",
         )
@@ -125,68 +124,50 @@ def annotated(rows: Sequence[ImageRecord], groups: Strings, twins: NearDuplicate
     )
 
 
-def _without(index: Index, dropped: npt.NDArray[np.bool_], seed: int, what: str) -> tuple[Split, int]:
+def _without(index: Index, dropped: npt.NDArray[np.bool_], seed: int, what: str) -> Split:
     kept = tuple(row for row, drop in zip(index.rows, dropped, strict=True) if not drop)
-    left = {row.label for row in kept if row.part != TESTING}
-    if lacking := sorted(set(index.classes) - left):
+    if label := lacking_class(index.classes, (row.label for row in kept if row.part != TESTING)):
         raise DataError(
-            f"Every Training image of {lacking[0]!r} shares {what} with Testing, so nothing is left to learn from.",
+            f"Every Training image of {label!r} shares {what} with Testing, so nothing is left to train on.",
             cure="Use --protocol grouped-cv" + (", or raise --group-similarity." if what == "a twin" else "."),
         )
     split = split_index(replace(index, rows=kept), seed=seed)
-    place = {row.path: row.split for row in split.rows}
-    rows = tuple(replace(row, split=place.get(row.path, "")) for row in index.rows)
+    split_of = {row.path: row.split for row in split.rows}
+    rows = tuple(replace(row, split=split_of.get(row.path, "")) for row in index.rows)
     source = f"{split.source}, without the {int(dropped.sum()):,} Training images that share {what} with Testing"
-    return replace(split, rows=rows, source=source), int(dropped.sum())
+    return replace(split, rows=rows, source=source)
 
 
-def _fold(index: Index, groups: Strings, options: SplitOptions, seed: int) -> tuple[Split, int]:
+def _fold(index: Index, groups: Strings, options: SplitOptions, seed: int) -> Split:
     folds, fold = options.folds, options.fold
     finer = " or name smaller groups" if options.groups_file else " or raise --group-similarity"
+    cure = f"Use fewer --folds{finer}."
     first = {row.pixels: i for i, row in reversed(list(enumerate(index.rows)))}
-    chosen = np.array(sorted(first.values()))
+    chosen = np.array(sorted(first.values()))  # one of each pixel-identical picture
     labels = np.array([index.rows[i].label for i in chosen])
     own = groups[chosen]
     for label in index.classes:
         if (n := len(np.unique(own[labels == label]))) < folds:
-            raise DataError(
-                f"Class {label!r} forms only {n} group(s) of images: too few for {folds} folds.",
-                cure=f"Say fewer --folds{finer}.",
-            )
+            raise DataError(f"Class {label!r} forms only {n} group(s) of images: too few for {folds} folds.", cure=cure)
     repeat, number = divmod(fold - 1, folds)
     if repeat:  # a stream of its own: seed + repeat would be the folds of another seed
         seed = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
-    outer = _folds(folds, seed)
-    learning, testing = list(outer.split(chosen, labels, own))[number]
-    fewest = min(len(np.unique(own[learning][labels[learning] == label])) for label in index.classes)
+    rest, testing = group_folds(folds, labels, own, seed)[number]
+    fewest = min(len(np.unique(own[rest][labels[rest] == label])) for label in index.classes)
     if fewest < 2:
-        raise DataError(
-            f"Fold {fold} leaves a class with {fewest} group(s) to learn from and validate on.",
-            cure=f"Say fewer --folds{finer}.",
-        )
-    inner = _folds(min(_VALIDATION_FOLDS, fewest), seed)
-    training, validating = next(iter(inner.split(learning, labels[learning], own[learning])))
+        raise DataError(f"Fold {fold} leaves a class with {fewest} group(s) to train and validate on.", cure=cure)
+    training, validating = group_folds(min(_VALIDATION_FOLDS, fewest), labels[rest], own[rest], seed)[0]
     place = np.full(len(index.rows), "", dtype="<U10")
-    place[chosen[testing]] = "test"
-    place[chosen[learning[training]]] = "train"
-    place[chosen[learning[validating]]] = "validation"
-    for name in ("train", "validation", "test"):
-        held = {row.label for row, split in zip(index.rows, place, strict=True) if split == name}
-        if lacking := sorted(set(index.classes) - held):
+    for name, images in zip(SPLITS, (rest[training], rest[validating], testing), strict=True):
+        place[chosen[images]] = name
+        if lacking := lacking_class(index.classes, labels[images].tolist()):
             raise DataError(
-                f"Fold {fold} has no {lacking[0]!r} in its {name} part: one group holds most of that class.",
-                cure=f"Say fewer --folds{finer}.",
+                f"Fold {fold} has no {lacking!r} in its {name} split: one group holds most of that class.", cure=cure
             )
     rows = tuple(replace(row, split=str(split)) for row, split in zip(index.rows, place, strict=True))
     copies = len(index.rows) - len(chosen)
     source = f"fold {fold} of {folds} over whole groups, all images pooled, {copies:,} pixel-identical copies dropped"
-    return Split(rows, source, "fold"), copies
-
-
-def _folds(n: int, seed: int) -> Any:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    return StratifiedGroupKFold(n, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
+    return Split(rows, source, "fold")
 
 
 def _from_file(index: Index, file: Path) -> Strings:
@@ -196,6 +177,6 @@ def _from_file(index: Index, file: Path) -> Strings:
     if missing:
         raise DataError(
             f"--groups {file} gives {len(missing)} image(s) no group, first {missing[0]!r}.",
-            cure="Give every image one: its patient.",
+            cure="Give every image a group: its patient.",
         )
     return np.array([group_of[row.path] for row in index.rows])

@@ -1,4 +1,4 @@
-"""How well labels can be told from facts of the file, without a look at the brain."""
+"""Shortcuts: how well the label can be predicted from facts of the file, without looking at the brain."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tumorlens.core.files import Json
 from tumorlens.data.index import ImageRecord
+from tumorlens.data.splits import group_folds
 
 _DEPTH = 4
 _FOLDS = 5
@@ -18,10 +19,8 @@ _SEED = 0
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Strings = npt.NDArray[np.str_]
-Indices = npt.NDArray[np.intp]
 
-#: Facts by name; text is turned into the rank of its frequency.
+#: Facts by name; text is replaced by its rank by frequency.
 FACTS: dict[str, Callable[[ImageRecord], float | str]] = {
     "width": lambda r: r.width,
     "height": lambda r: r.height,
@@ -37,16 +36,18 @@ FACTS: dict[str, Callable[[ImageRecord], float | str]] = {
 
 
 def shortcuts(rows: Sequence[ImageRecord]) -> Json:
-    """Accuracy of small trees on facts of files, cross-validated over whole groups of images.
+    """Accuracy of small decision trees on facts of files, cross-validated over whole groups of images.
 
     Returns
     -------
     dict
         `tree`: accuracy and recall per class of a tree of depth 4 on all facts; `alone`: accuracy on each
         fact alone; `majority`: the share of the largest class; `size`: the rule "is the file of the
-        commonest size?" learned on training and validation, as `says` one class or not, with its accuracy on
-        test. None where there are too few groups for 5 folds.
+        most common size?", fitted to training and validation, where `says` is whether that size means `class`
+        or all others, with its accuracy on test. With too few groups for 5 folds `tree` is None and `alone` empty.
     """
+    from sklearn.model_selection import cross_val_predict
+
     labels = np.array([row.label for row in rows])
     classes, counts = np.unique(labels, return_counts=True)
     result: Json = {"majority": float(counts.max() / counts.sum()), "size": _size_rule(rows), "tree": None, "alone": {}}
@@ -54,8 +55,8 @@ def shortcuts(rows: Sequence[ImageRecord]) -> Json:
     if min(len(np.unique(groups[labels == label])) for label in classes) < _FOLDS:
         return result
     x = _facts(rows)
-    folds = _folds(labels, groups)
-    predicted = _cross_validated(x, labels, folds)
+    folds = group_folds(_FOLDS, labels, groups, _SEED)  # once: this takes longer than the trees
+    predicted = cross_val_predict(_tree(), x, labels, cv=folds)
     result["tree"] = {
         "accuracy": float(np.mean(predicted == labels)),
         "recall": {str(c): float(np.mean(predicted[labels == c] == c)) for c in classes},
@@ -63,36 +64,34 @@ def shortcuts(rows: Sequence[ImageRecord]) -> Json:
         "folds": _FOLDS,
     }
     for i, name in enumerate(FACTS):
-        alone = _cross_validated(x[:, [i]], labels, folds)
+        alone = cross_val_predict(_tree(), x[:, [i]], labels, cv=folds)
         result["alone"][name] = float(np.mean(alone == labels))
     return result
 
 
-def file_facts_tree(rows: Sequence[ImageRecord], learning: Bools, testing: Bools) -> list[str]:
-    """Class of each testing image by a tree of depth 4 on facts of files, learned on the others."""
+def file_facts_tree(rows: Sequence[ImageRecord], training: Bools, testing: Bools) -> list[str]:
+    """Class of each testing image, by a decision tree of depth 4 on facts of files fitted to the training images."""
     x, labels = _facts(rows), np.array([row.label for row in rows])
-    found: list[str] = _tree().fit(x[learning], labels[learning]).predict(x[testing]).tolist()
+    found: list[str] = _tree().fit(x[training], labels[training]).predict(x[testing]).tolist()
     return found
 
 
 def _size_rule(rows: Sequence[ImageRecord]) -> Json:
-    """Is a file of the commonest size of one class, or of all others? Which class and which way, learning says."""
-    learning = [row for row in rows if row.split in ("train", "validation")]
+    """The best rule "images of the most common size are of this class" or "are not", as `shortcuts` describes it."""
+    training = [row for row in rows if row.split in ("train", "validation")]
     testing = [row for row in rows if row.split == "test"]
-    sizes = [(row.width, row.height) for row in learning]
+    sizes = [(row.width, row.height) for row in training]
     counts = Counter(sizes)
     commonest = max(sorted(counts), key=counts.__getitem__)
     is_size = np.array([size == commonest for size in sizes])
-    best: tuple[float, str, bool] | None = None
-    for label in sorted({row.label for row in learning}):
-        is_label = np.array([row.label == label for row in learning])
-        for says in (True, False):
-            # Against always guessing the commoner answer, so that a rare class does not win by being rare.
-            gain = float(np.mean((is_size == says) == is_label)) - max(is_label.mean(), 1 - is_label.mean())
-            if best is None or gain > best[0]:
-                best = (gain, label, says)
-    assert best is not None
-    _, label, says = best
+
+    def gain(rule: tuple[str, bool]) -> float:
+        """Over always guessing the more frequent answer, so that a rare class does not win by being rare."""
+        is_label = np.array([row.label == rule[0] for row in training])
+        return float(np.mean((is_size == rule[1]) == is_label) - max(is_label.mean(), 1 - is_label.mean()))
+
+    rules = [(label, says) for label in sorted({row.label for row in training}) for says in (True, False)]
+    label, says = max(rules, key=gain)
     right = [((row.width, row.height) == commonest) == (says == (row.label == label)) for row in testing]
     return {
         "size": list(commonest),
@@ -103,6 +102,7 @@ def _size_rule(rows: Sequence[ImageRecord]) -> Json:
 
 
 def _facts(rows: Sequence[ImageRecord]) -> Floats:
+    """float64 [rows, facts]."""
     columns = []
     for fact in FACTS.values():
         values: list[Any] = [fact(row) for row in rows]
@@ -112,21 +112,6 @@ def _facts(rows: Sequence[ImageRecord]) -> Floats:
             values = [rank[value] for value in values]
         columns.append(np.array(values, np.float64))
     return np.stack(columns, 1)
-
-
-def _folds(labels: Strings, groups: Strings) -> list[tuple[Indices, Indices]]:
-    """(learning, testing) of each fold; made once, for dealing out thousands of groups takes longer than trees."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=_SEED)  # type: ignore[no-untyped-call]
-    return list(folds.split(labels, labels, groups))  # type: ignore[no-untyped-call]
-
-
-def _cross_validated(x: Floats, labels: Strings, folds: Sequence[tuple[Indices, Indices]]) -> Strings:
-    predicted = np.empty_like(labels)
-    for learning, testing in folds:
-        predicted[testing] = _tree().fit(x[learning], labels[learning]).predict(x[testing])
-    return predicted
 
 
 def _tree() -> Any:

@@ -1,48 +1,47 @@
-"""Which image trains, validates or tests. `Testing/` is never split and never chosen from."""
+"""Which image trains, validates or tests. `Testing/` is never split, and nothing is chosen by it."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from tumorlens.core.errors import DataError
-from tumorlens.data.index import (
-    TESTING,
-    TRAINING,
-    ImageRecord,
-    Index,
-)
+from tumorlens.data.index import TESTING, TRAINING, ImageRecord, Index
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 0.15  # of Training, as published
-TEST_SHARE = 0.15  # of everything, only where there is no Testing folder
+TEST_SHARE = 0.15  # of everything, only if there is no Testing folder
+
+Strings = npt.NDArray[np.str_]
+Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Split:
-    """An index whose rows all have a split, and how it came to be."""
+    """All images of an index with their split, and how it came to be."""
 
     rows: tuple[ImageRecord, ...]
     source: str
     """One phrase for the report."""
     test_source: str
-    """`folder`, `split off` or `file`."""
+    """`folder`, `split off`, `file` or `fold`."""
 
     def count(self, split: str) -> int:
-        """Number of images in one split."""
+        """Number of images in one split; of `""`, of images that are left out."""
         return sum(row.split == split for row in self.rows)
 
 
 def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
-    """Give every row a split: 85 % / 15 % of Training, stratified by class, and all of Testing.
+    """Give every image a split: 85 % / 15 % of Training, stratified by class, and all of Testing.
 
-    Without a Testing folder 15 % of each class are set apart first. Images of a class are put in
-    an order that depends on `seed` and their paths alone.
+    Without a Testing folder, 15 % of each class are set apart for testing first. Images of a class are
+    put in an order that depends on `seed` and their paths alone.
 
     Raises
     ------
@@ -54,18 +53,17 @@ def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
     random = np.random.default_rng(seed)
     has_testing = any(row.part == TESTING for row in index.rows)
     training = [row for row in index.rows if row.part == TRAINING]
-    place: dict[str, str] = {row.path: "test" for row in index.rows if row.part == TESTING}
+    split_of = {row.path: "test" for row in index.rows if row.part == TESTING}
     if not has_testing:
-        chosen = _draw(training, TEST_SHARE, random)
-        place |= dict.fromkeys(chosen, "test")
-        training = [row for row in training if row.path not in place]
-    place |= dict.fromkeys(_draw(training, VALIDATION_SHARE, random), "validation")
-    rows = tuple(replace(row, split=place.get(row.path, "train")) for row in index.rows)
+        split_of |= dict.fromkeys(_draw(training, TEST_SHARE, random), "test")
+        training = [row for row in training if row.path not in split_of]
+    split_of |= dict.fromkeys(_draw(training, VALIDATION_SHARE, random), "validation")
+    rows = tuple(replace(row, split=split_of.get(row.path, "train")) for row in index.rows)
     return Split(rows, "85/15 stratified by seed", "folder" if has_testing else "split off")
 
 
 def _draw(rows: Sequence[ImageRecord], share: float, random: np.random.Generator) -> list[str]:
-    """Paths of about `share` of the rows: the total is rounded, classes get their largest remainders."""
+    """Paths of about `share` of the images: the total is rounded, classes get their largest remainders."""
     by_class: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: row.path):
         by_class.setdefault(row.label, []).append(row.path)
@@ -74,7 +72,7 @@ def _draw(rows: Sequence[ImageRecord], share: float, random: np.random.Generator
     take = np.floor(exact).astype(int)
     by_remainder = np.argsort(take - exact, kind="stable")
     take[by_remainder[: round(exact.sum()) - int(take.sum())]] += 1
-    take = np.maximum(take, 1)  # a class that a part lacks could not be measured there
+    take = np.maximum(take, 1)  # a class without images in a split could not be measured there
     chosen: list[str] = []
     for label, n in zip(labels, take, strict=True):
         if len(by_class[label]) <= n:
@@ -123,18 +121,32 @@ def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]
 
 
 def _from_file(index: Index, file: Path) -> Split:
-    place = read_column(file, "split")
-    missing = [row.path for row in index.rows if row.path not in place]
-    extra = sorted(set(place) - {row.path for row in index.rows} - {u.path for u in index.unreadable})
+    split_of = read_column(file, "split")
+    missing = [row.path for row in index.rows if row.path not in split_of]
+    extra = sorted(set(split_of) - {row.path for row in index.rows} - {u.path for u in index.unreadable})
     if missing or extra:
         what = f"{len(missing)} image(s) have no line" if missing else f"{len(extra)} line(s) name no image"
         raise DataError(
             f"--split {file} does not fit {index.root}: {what}, first {(missing or extra)[0]!r}.",
             cure="Use the split of the same data set; paths are relative to its root.",
         )
-    rows = tuple(replace(row, split=place[row.path]) for row in index.rows)
+    rows = tuple(replace(row, split=split_of[row.path]) for row in index.rows)
     for split in SPLITS:
-        held = {row.label for row in rows if row.split == split}
-        if lacking := sorted(set(index.classes) - held):
-            raise DataError(f"--split {file} puts no {lacking[0]!r} into {split!r}.", cure="Give it some.")
+        if label := lacking_class(index.classes, (row.label for row in rows if row.split == split)):
+            raise DataError(
+                f"--split {file} has no image of class {label!r} in {split!r}.", cure="Put some of its images there."
+            )
     return Split(rows, f"file {file.name}", "file")
+
+
+def lacking_class(classes: Sequence[str], labels: Iterable[str]) -> str | None:
+    """The first class, in alphabetical order, that no label is of; None if all occur."""
+    return min(set(classes) - set(labels), default=None)
+
+
+def group_folds(n: int, labels: Strings, groups: Strings, seed: int) -> list[tuple[Indices, Indices]]:
+    """Indices to train and to test on for each of `n` folds, stratified by label, that keep each group whole."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds: Any = StratifiedGroupKFold(n, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
+    return list(folds.split(labels, labels, groups))
