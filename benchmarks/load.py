@@ -35,7 +35,7 @@ from PIL import Image
 from tumorlens.data.phantom.generator import LABELS, make_slice
 from tumorlens.inference.classifier import load_classifier
 from tumorlens.inference.predict import predict
-from tumorlens.inference.records import Row
+from tumorlens.inference.records import Record
 
 FILES, WARM, ROUNDS = 64, 200, 5
 PLAIN_SHARE = 8  # the plain service gets so many times fewer requests, or it would take all the time
@@ -54,7 +54,7 @@ def bodies_of(folder: Path | None) -> list[bytes]:
     return made
 
 
-def expected(model: Path, bodies: list[bytes]) -> list[Row]:
+def expected(model: Path, bodies: list[bytes]) -> list[Record]:
     """What `predict` says of each."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i:04d}" for i in range(len(bodies))]
@@ -66,7 +66,7 @@ def expected(model: Path, bodies: list[bytes]) -> list[Row]:
     return rows
 
 
-def compare(rows: list[Row]) -> Check:
+def compare(rows: list[Record]) -> Check:
     """right, wrong, or refused (503 with problem details)."""
 
     def check(at: int, status: int, content: bytes) -> str:
@@ -81,7 +81,7 @@ def compare(rows: list[Row]) -> Check:
         same = one["class"] == (row.label or None) and one["verdict"] == row.verdict and one["set"] == list(row.set)
         told = list((one["probabilities"] or {}).values())
         close = len(told) == len(row.probabilities) and all(
-            abs(p - q) < 1e-3 for p, q in zip(told, row.probabilities, strict=True)
+            abs(p - q) < 1e-3 for p, q in zip(told, row.probabilities.values(), strict=True)
         )
         return "right" if same and close else "wrong"
 

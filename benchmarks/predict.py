@@ -36,8 +36,8 @@ from tumorlens.core.cpu import usable_cores
 from tumorlens.export.export import compare_with_torch
 from tumorlens.export.trained_run import open_trained_run
 from tumorlens.inference.classifier import FILE, INT8_FILE, Classifier, load_classifier
-from tumorlens.inference.predict import Job, predict
-from tumorlens.inference.records import line
+from tumorlens.inference.predict import PredictSettings, predict
+from tumorlens.inference.records import format_record
 from tumorlens.readers.pixels import (
     MEAN,
     SIZE,
@@ -91,8 +91,8 @@ def ours(classifier: Classifier) -> Run:
     """The predict job, rows thrown away."""
 
     def work(paths: Sequence[str], batch: int) -> None:
-        for row in predict(paths, classifier, Job(batch)):
-            line(row, "json", classifier.classes, "")
+        for row in predict(paths, classifier, PredictSettings(batch)):
+            format_record(row, "json", classifier.classes)
 
     return work
 

@@ -200,12 +200,6 @@ def test_each_core_computes_images_of_its_own(path, classifier, n):
         np.testing.assert_allclose(getattr(found, name), getattr(together, name), rtol=1e-5, atol=1e-5)
 
 
-def test_batches_run_beside_one_another_where_one_leaves_cores_idle(path):
-    classifier = load_classifier(path, 8)
-    assert [classifier.at_once(batch) for batch in (1, 3, 4, 8, 32)] == [8, 3, 2, 1, 1]
-    assert load_classifier(path, 1).at_once(1) == 1
-
-
 @pytest.mark.parametrize("then", ["another", "damaged", "gone"])
 def test_a_model_file_that_changes_in_use_does_not_change_answers(path, pixels, tmp_path, then):
     file = with_metadata(path, tmp_path / "model.onnx")

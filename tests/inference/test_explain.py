@@ -35,13 +35,16 @@ from tumorlens.inference.heatmap import (
     overlay,
     picture,
 )
-from tumorlens.inference.predict import Job, predict_to
-from tumorlens.inference.records import Row
+from tumorlens.inference.predict import PredictSettings, predict_to
+from tumorlens.inference.records import Record
 from tumorlens.inference.secondary_capture import Captures
 from tumorlens.inference.uncertainty import OK, REFUSED, UNCERTAIN
 from tumorlens.readers import read_inputs
 
-ROW = Row("image", "a.png", None, None, "glioma", (0.9, 0.06, 0.03, 0.01), ("glioma",), OK, "", 0.1, 0.01)
+ROW = Record(
+    "image", "a.png", label="glioma", probabilities=dict(zip(CLASSES, (0.9, 0.06, 0.03, 0.01), strict=True)),
+    set=("glioma",), verdict=OK, score=0.1, seconds=0.01,
+)  # fmt: skip
 
 
 def linear(rgb: np.ndarray) -> np.ndarray:
@@ -137,11 +140,14 @@ class TestPicture:
     def test_the_caption_says_class_probability_and_verdict(self):
         heatmap = np.ones((4, 7, 7), np.float32)
         assert drawn(ROW, heatmap, CLASSES)[1][0] == "glioma 90.0%"
-        assert drawn(replace(ROW, probabilities=(1.0, 0, 0, 0)), heatmap, CLASSES)[1][0] == "glioma > 99.9%"
+        assert (
+            drawn(replace(ROW, probabilities=dict(zip(CLASSES, (1.0, 0, 0, 0), strict=True))), heatmap, CLASSES)[1][0]
+            == "glioma > 99.9%"
+        )
         assert drawn(replace(ROW, verdict=UNCERTAIN), heatmap, CLASSES)[1][0] == "glioma 90.0% (uncertain)"
 
     def test_a_refused_image_gets_neither_heat_nor_class(self):
-        refused = replace(ROW, label="", probabilities=(), set=(), verdict=REFUSED)
+        refused = replace(ROW, label="", probabilities={}, set=(), verdict=REFUSED)
         heat, caption = drawn(refused, np.ones((4, 7, 7), np.float32), CLASSES)
         assert heat is None
         assert caption[0] == REFUSED
@@ -166,7 +172,7 @@ class TestPicture:
         grey("glioma").save(tmp_path / "a.png")
         (tmp_path / "b.png").write_bytes(b"no")
         report = explain_all([str(tmp_path)], fake_classifier(), tmp_path / "out")
-        assert (report.rows, report.failed) == (2, 1)
+        assert (report.records, report.failed) == (2, 1)
         assert "b.png: error" in capsys.readouterr().err
         (found,) = (tmp_path / "out").iterdir()
         image = np.asarray(Image.open(found))
@@ -226,7 +232,7 @@ class TestSecondaryCapture:
 
     def test_other_formats_get_none(self, tmp_path):
         grey("glioma").save(tmp_path / "a.png")
-        explain_all([str(tmp_path / "a.png")], fake_classifier(), tmp_path / "out", Job(), dicom=True)
+        explain_all([str(tmp_path / "a.png")], fake_classifier(), tmp_path / "out", PredictSettings(), dicom=True)
         assert not list((tmp_path / "out").glob("*.dcm"))
 
 
@@ -313,8 +319,8 @@ def test_random_weights_change_the_map():
 def test_its_own_pictures_are_not_read(tmp_path):
     grey("glioma").save(tmp_path / "a.png")
     for _ in range(2):
-        assert explain_all([str(tmp_path)], fake_classifier(), tmp_path / "out").rows == 1
-    with pytest.raises(ConfigError, match="among the images that are read"):
+        assert explain_all([str(tmp_path)], fake_classifier(), tmp_path / "out").records == 1
+    with pytest.raises(ConfigError, match="which is also an input"):
         explain_all([str(tmp_path)], fake_classifier(), tmp_path)
 
 

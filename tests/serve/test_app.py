@@ -69,7 +69,9 @@ class TestPredict:
             assert found[0]["set"] == list(row.set)
             assert found[0]["score"] == pytest.approx(row.score, rel=1e-4)
             if row.label:
-                assert list(found[0]["probabilities"].values()) == pytest.approx(list(row.probabilities), abs=1e-5)
+                assert list(found[0]["probabilities"].values()) == pytest.approx(
+                    list(row.probabilities.values()), abs=1e-5
+                )
                 assert list(found[0]["probabilities"]) == list(CLASSES)
 
     def test_a_refused_image_names_no_class_and_has_no_heatmap(self, here):

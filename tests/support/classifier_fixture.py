@@ -24,6 +24,7 @@ from tumorlens.inference.uncertainty import (
     fit_trust,
 )
 from tumorlens.inference.uncertainty.ood import image_facts
+from tumorlens.readers import Slice, Unreadable
 from tumorlens.readers.pixels import PREPROCESSING
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -111,3 +112,16 @@ class FakeTrust:
 
 def fake_classifier() -> Classifier:
     return Classifier(Path("fake.onnx"), CLASSES, CARD, FakeTrust(), FakeSession())  # type: ignore[arg-type]
+
+
+def volume(*labels: str, series: str = "series-1", file: str = "v.nii") -> list[Slice | Unreadable]:
+    """Slices whose predictions are as named: `glioma`, `glioma?` (uncertain), `x` (refused) or `!` (unreadable)."""
+    found: list[Slice | Unreadable] = []
+    for i, text in enumerate(labels):
+        if text == "!":
+            found.append(Unreadable(file, i, f"frame {i + 1} cannot be decoded", "Export it again.", series))
+            continue
+        verdict = REFUSED if text == "x" else UNCERTAIN if text.endswith("?") else OK
+        value = level("notumor" if text == "x" else text.rstrip("?"), verdict)
+        found.append(Slice(file, i, len(labels), series, np.full((224, 224, 3), value, np.uint8), {}))
+    return found

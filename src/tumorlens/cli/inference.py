@@ -149,16 +149,16 @@ def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(n
 
     with ThreadPoolExecutor(1) as pool:  # ONNX Runtime opens the file while Python imports the rest
         opening = pool.submit(load_classifier, options.model, options.threads)
-        from tumorlens.inference.predict import Job, form_of, predict_to
+        from tumorlens.inference.predict import PredictSettings, format_for, predict_to
 
-        job = Job(options.batch, options.plane, options.coverage)
+        job = PredictSettings(options.batch, options.plane, options.coverage)
         classifier = opening.result()
     on_slice = None
     if options.heatmaps:
         from tumorlens.inference.explain import pictures
 
         on_slice = pictures(classifier, options.heatmaps)
-    form = options.format or form_of(options.out)
+    form = options.format or format_for(options.out)
     try:
         report = predict_to(
             inputs, classifier, job, form=form, out=options.out, resume=options.resume, on_slice=on_slice,
@@ -167,8 +167,8 @@ def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(n
     except KeyboardInterrupt:
         more = None if options.out is None or form == "table" else "" if options.resume else " --resume"
         raise Interrupted(more, "With --out FILE.csv or FILE.json, --resume can continue it.") from None
-    log.info(f"{report.rows:,} rows in {time.monotonic() - began:,.1f} s.")
-    return _code(report.rows, report.failed, "their rows say why")
+    log.info(f"{report.records:,} rows in {time.monotonic() - began:,.1f} s.")
+    return _code(report.records, report.failed, "their rows say why")
 
 
 _SUFFIXES = (".csv", ".json", ".jsonl", ".ndjson", ".txt")
@@ -214,14 +214,14 @@ def explain(
     probe_writable(out)
     from tumorlens.inference.classifier import load_classifier
     from tumorlens.inference.explain import Look, explain_all
-    from tumorlens.inference.predict import Job
+    from tumorlens.inference.predict import PredictSettings
 
     look = Look(options.opacity, options.contrast)
     report = explain_all(
-        inputs, load_classifier(options.model), out, Job(plane=options.plane), look, dicom=options.dicom
+        inputs, load_classifier(options.model), out, PredictSettings(plane=options.plane), look, dicom=options.dicom
     )
-    print(f"{report.rows - report.failed:,} pictures: {out}")
-    return _code(report.rows, report.failed, "the lines above say why")
+    print(f"{report.records - report.failed:,} pictures: {out}")
+    return _code(report.records, report.failed, "the lines above say why")
 
 
 def _code(rows: int, failed: int, where: str) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+import queue
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+_PATIENCE = 5.0  # seconds to wait for the item in progress when the reader stops early
 
 
 def prefetch(items: Iterator[T], size: int) -> Iterator[T]:
@@ -17,14 +18,36 @@ def prefetch(items: Iterator[T], size: int) -> Iterator[T]:
     `items` is raised in its place. If the reader stops early, only the item in progress is still computed.
     """
     end = object()
-    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    waiting: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    room, stopped = threading.Semaphore(size), threading.Event()
+
+    def work() -> None:
+        try:
+            for item in items:
+                waiting.put((item, None))
+                room.acquire()
+                if stopped.is_set():
+                    return
+            waiting.put((end, None))
+        except BaseException as error:  # handed to the reader
+            waiting.put((end, error))
+
+    # A daemon: `items` may wait for standard input, and a thread of a pool would be joined when the process ends.
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
     try:
-        waiting = deque(pool.submit(next, items, end) for _ in range(size + 1))
-        while (item := waiting.popleft().result()) is not end:
-            waiting.append(pool.submit(next, items, end))
-            yield item  # type: ignore[misc]  # not `end`, so a T
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            room.release()
+            yield item
     finally:
-        pool.shutdown(cancel_futures=True)
+        stopped.set()
+        room.release()
+        thread.join(_PATIENCE)
 
 
 def batched(items: Iterator[T], size: int) -> Iterator[list[T]]:

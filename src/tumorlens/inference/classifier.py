@@ -42,7 +42,7 @@ FILE, INT8_FILE = "classifier.onnx", "classifier-int8.onnx"
 INPUT = "pixels"
 OUTPUTS = ("logits", "features", "heatmap", "statistics")
 BATCH = 32
-_PART = 4  # images that a core computes at a time, where there are several
+IMAGES_PER_CORE = 4  # computed at once, if there are several cores
 
 Floats = npt.NDArray[np.float32]
 _AGAIN = "Export it anew: tumorlens export RUN"
@@ -81,15 +81,15 @@ class Classifier:
     threads: int = 1
     """Cores to compute with."""
 
-    def run(self, pixels: Pixels, *, alone: bool = True) -> Outputs:
+    def run(self, pixels: Pixels, *, per_core: int = IMAGES_PER_CORE) -> Outputs:
         """Run the network.
 
         Parameters
         ----------
         pixels
             uint8 [n, 224, 224, 3], RGB, as `images.read_image` and `inputs.read_inputs` give them; n may be 0.
-        alone
-            Whether nothing else is run at the same time: then a single image gets every core.
+        per_core
+            Images that a core computes at once, if there are several cores. A single image gets all cores.
 
         Raises
         ------
@@ -104,18 +104,12 @@ class Classifier:
         if not len(pixels):
             k = len(self.classes)
             return Outputs(*(np.zeros((0, *s), np.float32) for s in ((k,), (512,), (k, 7, 7), (1024,))))
-        if (alone and len(pixels) == 1) or self._each_core is None:
+        if len(pixels) == 1 or self._each_core is None:
             return Outputs(*self.session.run(OUTPUTS, {INPUT: pixels}))
         pool, session = self._each_core
-        if len(pixels) == 1:
-            return Outputs(*session.run(OUTPUTS, {INPUT: pixels}))
-        rounds = math.ceil(len(pixels) / (self.threads * _PART))
+        rounds = math.ceil(len(pixels) / (self.threads * per_core))
         parts = np.array_split(pixels, min(len(pixels), rounds * self.threads))
         return Outputs.joined(list(pool.map(lambda part: Outputs(*session.run(OUTPUTS, {INPUT: part})), parts)))
-
-    def at_once(self, batch: int) -> int:
-        """How many batches of that size should run beside one another, not `alone`, so that no core idles."""
-        return math.ceil(self.threads / batch) if self._each_core else 1
 
     @cached_property
     def _each_core(self) -> tuple[ThreadPoolExecutor, InferenceSession] | None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -27,13 +26,8 @@ from tumorlens.inference.heatmap import (
     heat_of,
     picture,
 )
-from tumorlens.inference.predict import (
-    Job,
-    OnSlice,
-    Report,
-    predict,
-)
-from tumorlens.inference.records import Row
+from tumorlens.inference.predict import Counts, OnSlice, PredictSettings, predict
+from tumorlens.inference.records import Record
 from tumorlens.inference.secondary_capture import Captures
 from tumorlens.readers import Slice
 
@@ -51,19 +45,18 @@ class Look:
         check_opacity(self.opacity)
 
 
-_JOB, _LOOK = Job(), Look()
+_JOB, _LOOK = PredictSettings(), Look()
 
 
 def explain_all(
     inputs: Sequence[str],
     classifier: Classifier,
     out: Path,
-    job: Job = _JOB,
+    job: PredictSettings = _JOB,
     look: Look = _LOOK,
     *,
     dicom: bool = False,
-    stdin: BinaryIO | None = None,
-) -> Report:
+) -> Counts:
     """Write a picture for each slice that the inputs hold, and say on stderr what could not be read.
 
     Parameters
@@ -75,7 +68,7 @@ def explain_all(
 
     Returns
     -------
-    Report
+    Counts
         Of slices and unreadable files; the wholes of volumes are not counted.
 
     Raises
@@ -87,11 +80,11 @@ def explain_all(
     """
     write = pictures(classifier, out, look, Captures() if dicom else None)
     n = failed = 0
-    for row in predict(inputs, classifier, job, stdin=stdin, on_slice=write, written=[out]):
+    for row in predict(inputs, classifier, job, on_slice=write, written=[out]):
         if row.failed:
             log.info(f"{row.file}: {row.verdict}")
         n, failed = n + (row.kind != "volume"), failed + row.failed
-    return Report(n, failed)
+    return Counts(n, failed)
 
 
 def pictures(classifier: Classifier, out: Path, look: Look = _LOOK, captures: Captures | None = None) -> OnSlice:
@@ -102,7 +95,7 @@ def pictures(classifier: Classifier, out: Path, look: Look = _LOOK, captures: Ca
             cure=f"Say one of {', '.join(classifier.classes)}.",
         )
 
-    def write(item: Slice, row: Row, heatmap: Heat) -> None:
+    def write(item: Slice, row: Record, heatmap: Heat) -> None:
         heat, caption = drawn(row, heatmap, classifier.classes, look.contrast)
         image = picture(item.pixels, heat, caption, look.opacity)
         target = out / f"{picture_name(item.source, item.index)}.png"
@@ -118,18 +111,18 @@ def pictures(classifier: Classifier, out: Path, look: Look = _LOOK, captures: Ca
 
 
 def drawn(
-    row: Row, heatmap: Heat, classes: Sequence[str], contrast: str | None = None
+    row: Record, heatmap: Heat, classes: Sequence[str], contrast: str | None = None
 ) -> tuple[Heat | None, list[str]]:
     """Heat and caption of a row: no heat, and no class, where the image was refused."""
     if not row.label:
         return None, [row.verdict, "Research, not diagnosis"]
     top = classes.index(row.label)
-    sure = min(row.probabilities[top], 0.999)  # nothing is 100 % sure
+    sure = min(row.probabilities[row.label], 0.999)  # nothing is 100 % sure
     share = f"{sure:.1%}" if sure < 0.999 else "> 99.9%"
     caption = [f"{row.label} {share}" + ("" if row.verdict == "ok" else f" ({row.verdict})")]
     against = None
     if contrast is not None:
-        others = np.argsort(row.probabilities)[::-1].tolist()
+        others = np.argsort(list(row.probabilities.values()))[::-1].tolist()
         # The called class against itself is nothing: the runner-up stands in.
         against = classes.index(contrast) if contrast != row.label else next(i for i in others if i != top)
         caption.append(f"{row.label} rather than {classes[against]}")

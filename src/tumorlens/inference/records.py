@@ -1,140 +1,208 @@
-"""What `predict` says of one image, slice or volume, and how a row of it is written and read back."""
+"""One prediction record (image, slice, volume or error): its fields, and its form as JSON, CSV and table row."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from tumorlens.core.errors import TumorlensError
+from tumorlens.core.files import csv_line
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Format = Literal["table", "json", "csv"]
 Kind = Literal["image", "slice", "volume"]
-REFUSED, ERROR = "refused", "error"  # how such verdicts begin
-_BETWEEN = "|"  # classes of a set in CSV; names may hold spaces
-_WIDTH = 40  # of a file's name in the table
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # which a spreadsheet would run, and the mark that keeps it from that
-_COLUMNS = ("kind", "file", "series", "slice", "class", "set", "verdict", "reason", "score", "seconds", "model")
+REFUSED, ERROR = "refused", "error"  # how these verdicts begin
+
+_COLUMNS = ("kind", "file", "series", "slice", "instance", "class", "set", "verdict", "reason", "score", "seconds",
+            "model")  # fmt: skip
+_SET_SEPARATOR = "|"  # in CSV; class names may contain spaces
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # a spreadsheet would run such text as a formula
+_FILE_WIDTH, _CLASS_WIDTH, _SET_WIDTH = 22, 10, 14  # of the table, which has 80 columns
+_details = textwrap.TextWrapper(width=80, initial_indent="    ", subsequent_indent="    ")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One answer. Where it was refused or failed, it names no class and tells no probability."""
+class Record:
+    """The prediction for one image, slice or volume. If it was refused or failed, it has no class or probabilities."""
 
     kind: Kind
-    """`slice` of a volume, DICOM series or multi-frame file; `volume`, the whole of one; else `image`."""
+    """`slice` of a volume, DICOM series or multi-frame file; `volume` for all of its slices together; else `image`."""
     file: str
-    """As `inputs` shows it, with escapes for what cannot be printed; the folder, for a series of several files."""
-    series: str | None
-    """Running name of the volume or series."""
-    slice: int | None
-    """Its number from 0 on: along the axis of a NIfTI volume, of a frame, InstanceNumber - 1 of a DICOM file."""
-    label: str
-    """The most probable class; empty where refused or failed, and for a volume that is not called."""
-    probabilities: tuple[float, ...]
-    """Calibrated, of each class in the classifier's order; empty where refused or failed."""
-    set: tuple[str, ...]
-    """Classes of the prediction set; empty where refused or failed, and for volumes."""
+    """Path as given, with escapes for characters that cannot be printed; the folder, for a series of several files."""
+    _: KW_ONLY
+    series: str | None = None
+    """Running name of the volume or series: `series-1`, …"""
+    slice: int | None = None
+    """0-based: voxel index along the axis of a NIfTI volume, frame or page, InstanceNumber - 1 of a DICOM file."""
+    instance: int | None = None
+    """InstanceNumber of a DICOM file with one frame, as viewers show it."""
+    label: str = ""
+    """The most probable class (`class` in JSON and CSV); empty if refused or failed, or if a volume is undecided."""
+    probabilities: dict[str, float] = field(default_factory=dict)
+    """Calibrated probability of each class, 0 to 1; empty if refused or failed."""
+    set: tuple[str, ...] = ()
+    """Classes of the prediction set; empty if refused or failed, and for volumes."""
     verdict: str
     """`ok`, `uncertain`, `refused: not a brain MRI` or `error: <reason>`."""
-    reason: str
-    """Why it is not ok; what an error's cure is; how many slices decide for a volume."""
-    score: float | None
-    """Distance from the training data; None for volumes and errors."""
-    seconds: float
-    """Of inference and judgement: the batch's time, shared equally; decoding is not in it."""
+    reason: str = ""
+    """Why it is not ok; the cure of an error; how many slices decided for a volume."""
+    score: float | None = None
+    """Distance from the training data, in standard deviations above the validation mean; None for volumes, errors."""
+    seconds: float = 0.0
+    """Time of inference and verdict: that of the batch, shared equally, without decoding."""
+    model: str = ""
+    """Configuration, precision, first digits of the checkpoint's SHA-256, plane and coverage."""
 
     @property
     def failed(self) -> bool:
+        """Whether the file could not be read."""
         return self.verdict.startswith(ERROR)
 
     @property
     def refused(self) -> bool:
+        """Whether the image was refused."""
         return self.verdict.startswith(REFUSED)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The record for JSON: probabilities and score to 6 significant digits, seconds to 4; None if empty."""
+        return {
+            "kind": self.kind, "file": self.file, "series": self.series, "slice": self.slice,
+            "instance": self.instance, "class": self.label or None, "set": list(self.set), "verdict": self.verdict,
+            "reason": self.reason, "score": None if self.score is None else float(f"{self.score:.6g}"),
+            "seconds": float(f"{self.seconds:.4g}"), "model": self.model,
+            "probabilities": {name: float(f"{p:.6g}") for name, p in self.probabilities.items()} or None,
+        }  # fmt: skip
 
-def header(form: Format, classes: Sequence[str]) -> str:
-    """The line before the rows; empty for json."""
+
+class Predictions(list[Record]):
+    """The records of `Classifier.predict`: a list, in the order of the inputs, volumes last."""
+
+    def to_pandas(self) -> DataFrame:
+        """The records as a pandas DataFrame, with the columns of `predict --format csv`.
+
+        Returns
+        -------
+        DataFrame
+            One row per record: `kind` (str) to `model` (str) as in `Record.to_dict`, with `class` for the label and
+            `set` as a list of str, then one float column `p_CLASS` per class. Empty values are None or NaN.
+
+        Raises
+        ------
+        TumorlensError
+            pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise TumorlensError(
+                "to_pandas() needs the Python package 'pandas', which is not installed.",
+                cure="Install it: pip install pandas",
+            ) from None
+        rows = []
+        for record in self:
+            values = record.to_dict()
+            probabilities = values.pop("probabilities") or {}
+            rows.append(values | {f"p_{name}": p for name, p in probabilities.items()})
+        columns = dict.fromkeys([*_COLUMNS, *(name for row in rows for name in row)])
+        return pandas.DataFrame(rows, columns=list(columns))
+
+
+def header(form: Format, classes: Iterable[str]) -> str:
+    """The line before the records; empty for json."""
     if form == "json":
         return ""
     if form == "csv":
-        return _csv([*_COLUMNS, *(f"p_{name}" for name in classes)])
-    return f"{'file':<{_WIDTH}}  {'slice':>5}  {'class':<12}  {'prob.':>6}  {'set':<24}  verdict\n"
+        return csv_line([*_COLUMNS, *(f"p_{name}" for name in classes)])
+    return _table_columns("file", "slice", "inst.", "class", "prob.") + f"{'verdict':<9}  set\n"
 
 
-def line(row: Row, form: Format, classes: Sequence[str], model: str) -> str:
-    """One row with its newline; `model` tells which classifier answered."""
+def format_record(record: Record, form: Format, classes: Sequence[str]) -> str:
+    """One record with its newline; in a table, details follow on indented lines."""
     if form == "table":
-        return _table_line(row)
-    values: dict[str, Any] = {
-        "kind": row.kind, "file": row.file, "series": row.series, "slice": row.slice, "class": row.label or None,
-        "set": list(row.set), "verdict": row.verdict, "reason": row.reason,
-        "score": None if row.score is None else float(f"{row.score:.6g}"),
-        "seconds": float(f"{row.seconds:.4g}"), "model": model,
-    }  # fmt: skip
-    probabilities = [float(f"{p:.6g}") for p in row.probabilities]
+        return _table_row(record)
+    values = record.to_dict()
     if form == "json":
-        values["probabilities"] = dict(zip(classes, probabilities, strict=True)) if probabilities else None
         return json.dumps(values) + "\n"
-    values["set"] = _BETWEEN.join(row.set)
-    shown: list[Any] = [*probabilities] or [None] * len(classes)
-    return _csv([_cell(v) for v in (*values.values(), *shown)])
+    probabilities = values.pop("probabilities") or {}
+    values["set"] = _SET_SEPARATOR.join(record.set)
+    return csv_line([_cell(value) for value in (*values.values(), *(probabilities.get(name) for name in classes))])
 
 
-def parse(text: str, form: Format, classes: Sequence[str]) -> tuple[Row, str]:
-    """A row and its model, of a line that `line` wrote as json or csv; ValueError where it is damaged."""
+def parse_record(text: str, form: Format, classes: Sequence[str]) -> Record:
+    """The record of a line that `format_record` wrote as json or csv; ValueError if the line is damaged."""
     if form == "json":
-        record = json.loads(text)
-        if not isinstance(record, dict):
+        found = json.loads(text)
+        if not isinstance(found, dict):
             raise ValueError("no JSON object")
-        found, chosen = record.get("probabilities") or {}, record.get("set")
-        if found and list(found) != list(classes):
-            raise ValueError(f"classes {list(found)}")
-        probabilities = tuple(float(p) for p in found.values())
+        probabilities, chosen = found.get("probabilities") or {}, found.get("set") or ()
+        if probabilities and list(probabilities) != list(classes):
+            raise ValueError(f"classes {list(probabilities)}")
     else:
-        values = next(csv.reader([text], strict=True), [])
-        if len(values) != len(_COLUMNS) + len(classes):
-            raise ValueError(f"{len(values)} values")
-        record = dict(zip(_COLUMNS, (_text(value) or None for value in values), strict=False))
-        probabilities = tuple(float(p) for p in values[len(_COLUMNS) :] if p)
-        chosen = record["set"].split(_BETWEEN) if record["set"] else ()
-    if missing := [name for name in _COLUMNS if name not in record]:
+        cells = next(csv.reader([text], strict=True), [])
+        if len(cells) != len(_COLUMNS) + len(classes):
+            raise ValueError(f"{len(cells)} values")
+        found = dict(zip(_COLUMNS, (_text(cell) or None for cell in cells), strict=False))
+        probabilities = {name: p for name, p in zip(classes, cells[len(_COLUMNS) :], strict=True) if p}
+        chosen = found["set"].split(_SET_SEPARATOR) if found["set"] else ()
+    if missing := [name for name in _COLUMNS if name not in found]:
         raise ValueError(f"no {missing[0]!r}")
-    if record["kind"] not in ("image", "slice", "volume") or not record["file"]:
-        raise ValueError(f"kind {record['kind']!r} of {record['file']!r}")
-    score = record["score"]
-    row = Row(
-        record["kind"], record["file"], record["series"], None if record["slice"] is None else int(record["slice"]),
-        record["class"] or "", probabilities, tuple(chosen or ()), record["verdict"] or "", record["reason"] or "",
-        None if score is None else float(score), float(record["seconds"]),
-    )  # fmt: skip
-    return row, record["model"] or ""
+    if found["kind"] not in ("image", "slice", "volume") or not found["file"]:
+        raise ValueError(f"kind {found['kind']!r} of {found['file']!r}")
+    return Record(
+        found["kind"],
+        found["file"],
+        series=found["series"],
+        slice=_whole_number(found["slice"]),
+        instance=_whole_number(found["instance"]),
+        label=found["class"] or "",
+        probabilities={name: float(p) for name, p in probabilities.items()},
+        set=tuple(chosen),
+        verdict=found["verdict"] or "",
+        reason=found["reason"] or "",
+        score=None if found["score"] is None else float(found["score"]),
+        seconds=float(found["seconds"]),
+        model=found["model"] or "",
+    )
 
 
-def _table_line(row: Row) -> str:
-    name = row.file if len(row.file) <= _WIDTH else "…" + row.file[1 - _WIDTH :]
-    place = "all" if row.kind == "volume" else "" if row.slice is None else str(row.slice)
-    top = f"{max(row.probabilities):.3f}" if row.label and row.probabilities else ""
-    chosen = ",".join(row.set)
-    why = f" ({row.reason})" if row.reason and not row.failed else ""
-    return f"{name:<{_WIDTH}}  {place:>5}  {row.label:<12}  {top:>6}  {chosen:<24}  {row.verdict}{why}\n"
+def _whole_number(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _table_row(record: Record) -> str:
+    place = "all" if record.kind == "volume" else "" if record.slice is None else str(record.slice)
+    instance = "" if record.instance is None else str(record.instance)
+    top = f"{record.probabilities[record.label]:.3f}" if record.label and record.probabilities else ""
+    name = record.file if len(record.file) <= _FILE_WIDTH else "…" + record.file[1 - _FILE_WIDTH :]
+    label = record.label if len(record.label) <= _CLASS_WIDTH else record.label[: _CLASS_WIDTH - 1] + "…"
+    verdict, _, error = record.verdict.partition(": ") if record.failed else (record.verdict, "", "")
+    chosen = ",".join(record.set)
+    long = [f"class: {record.label}"] if label != record.label else []
+    if len(chosen) > _SET_WIDTH:
+        long, chosen = [*long, f"set: {chosen}"], ""
+    reason = f"{error}. {record.reason}" if record.failed else record.reason
+    line = _table_columns(name, place, instance, label, top) + f"{verdict:<9}  {chosen}".rstrip() + "\n"
+    return line + "".join(_details.fill(text) + "\n" for text in (*long, reason) if text)
+
+
+def _table_columns(file: str, place: str, instance: str, label: str, top: str) -> str:
+    return f"{file:<{_FILE_WIDTH}} {place:>5} {instance:>5}  {label:<{_CLASS_WIDTH}}  {top:>5}  "
 
 
 def _cell(value: Any) -> str:
-    """Text of a CSV cell: names are anybody's, so one that begins as a formula gets a mark before it."""
+    """Text of a CSV cell. File and class names come from others: text that begins as a formula gets an apostrophe."""
     if isinstance(value, str) and _FORMULA.match(value):
         return f"'{value}"
     return "" if value is None else str(value)
 
 
 def _text(cell: str) -> str:
-    """What `_cell` was given, of a text; numbers have no mark."""
+    """The inverse of `_cell` for text."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-
-
-def _csv(values: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()

@@ -1,4 +1,4 @@
-"""Going on with an interrupted predict job: what its file holds, and what of the inputs is still to do."""
+"""Resuming an interrupted predict job: which records its file holds, and which inputs are still to do."""
 
 from __future__ import annotations
 
@@ -11,119 +11,123 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tumorlens.core.errors import RunError
-from tumorlens.inference.records import (
-    Format,
-    Row,
-    header,
-    parse,
-)
+from tumorlens.inference.records import Format, Record, header, parse_record
 from tumorlens.readers import Slice, Unreadable
 
 Item: TypeAlias = Slice | Unreadable
 
-_LONGEST = 1 << 20  # bytes of a row
+_LONGEST = 1 << 20  # bytes of a record
 _JSON_START = b'{"kind": "'
+_CURE = "Use the same --format, --model, --plane and --coverage to continue it, or name another file with --out."
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What an interrupted run left in its file."""
+@dataclass
+class PreviousRecords:
+    """Records that an interrupted run left in its file."""
 
     series_of: dict[int, str | None] = field(default_factory=dict)
-    """Of each slice or image, by the hash of its file and number; used up as they are met again."""
-    again: Counter[int] = field(default_factory=Counter)
-    """How many more times one was named."""
-    slices: dict[str, list[Row]] = field(default_factory=dict)
-    """By series, unreadable ones too; an empty list where the row for the whole is there."""
+    """Series of each slice or image, by the hash of its file and number; entries go as the inputs are read again."""
+    repeats: Counter[int] = field(default_factory=Counter)
+    """How many more times each was among the inputs."""
+    slices: dict[str, list[Record]] = field(default_factory=dict)
+    """Slices of each series, unreadable ones too; an empty list if the file has the record of the volume."""
     bytes: int = 0
-    """Length of the file without a line that was cut off."""
+    """Length of the file without an incomplete last line."""
     files: int = 0
-    rows: int = 0
+    records: int = 0
     failed: int = 0
 
+    def add(self, record: Record, *, new_file: bool) -> None:
+        """Count a record."""
+        self.records += 1
+        self.failed += record.failed
+        if record.kind == "volume":
+            self.slices[str(record.series)] = []
+            return
+        self.files += new_file
+        key = _key(record.file, record.slice)
+        if key in self.series_of:
+            self.repeats[key] += 1
+        self.series_of[key] = record.series
+        if record.series is not None:
+            self.slices.setdefault(record.series, []).append(record)
 
-def finished(path: Path, form: Format, classes: Sequence[str], model: str) -> Finished:
-    """Read the rows of an interrupted run.
+
+def read_previous(path: Path, form: Format, classes: Sequence[str], model: str) -> PreviousRecords:
+    """Read the records of an interrupted run.
 
     Raises
     ------
     RunError
-        The file cannot be read, or was written in another format, or with other classes or another model, plane or
-        coverage.
+        The file cannot be read, or was written in another format, by an older version, or with other classes or
+        another model, plane or coverage.
     """
-    series_of: dict[int, str | None] = {}
-    again: Counter[int] = Counter()
-    slices: dict[str, list[Row]] = {}
-    end = files = rows = failed = number = 0
-    last = None
-    cure = "Go on with the same --format, --model, --plane and --coverage, or name another file."
+    found = PreviousRecords()
+    number, last = 0, None
     try:
         if not path.is_file():
-            raise RunError(f"--out {path} is no regular file.", cure="Name a file.")
+            raise RunError(f"--out {path} is not a regular file.", cure="Name a file.")
         with path.open("rb") as file:
-            for number, content in enumerate(iter(partial(file.readline, _LONGEST), b""), 1):
-                if len(content) == _LONGEST:
-                    raise ValueError("a long line")
-                if not content.endswith(b"\n"):  # cut off while it was written
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST), b""), 1):
+                if len(line) == _LONGEST:
+                    raise ValueError("the line is too long")
+                if not line.endswith(b"\n"):  # the run ended while it was written
                     start = header(form, classes).encode() if form == "csv" else _JSON_START
-                    if number == 1 and not start.startswith(content[: len(start)]):
-                        raise ValueError("another beginning")
+                    if number == 1 and not start.startswith(line[: len(start)]):
+                        raise ValueError("it begins differently")
                     break
-                end += len(content)
-                text = content.decode()
+                found.bytes += len(line)
+                text = line.decode()
+                if number == 1 and "slice" in text and "instance" not in text:
+                    raise RunError(
+                        f"{path} is from an older version of tumorlens: its records have no 'instance'.",
+                        cure="Name another file with --out: records of an older version cannot be continued.",
+                    )
                 if number == 1 and form == "csv":
                     if text != header(form, classes):
-                        raise RunError(f"{path} has the columns {text.strip()!r}.", cure=cure)
+                        raise RunError(f"{path} has the columns {text.strip()!r}.", cure=_CURE)
                     continue
-                row, by = parse(text, form, classes)
-                if by != model:
+                record = parse_record(text, form, classes)
+                if record.model != model:
                     raise RunError(
-                        f"{path}, line {number}: model, plane and coverage were {by}, and are {model} now.", cure=cure
+                        f"{path}, line {number}: model, plane and coverage were {record.model}, now they are {model}.",
+                        cure=_CURE,
                     )
-                rows, failed = rows + 1, failed + row.failed
-                if row.kind == "volume":
-                    slices[str(row.series)] = []
-                    continue
-                files, last = files + (row.file != last), row.file
-                key = _key(row.file, row.slice)
-                if key in series_of:
-                    again[key] += 1
-                series_of[key] = row.series
-                if row.series is not None:
-                    slices.setdefault(row.series, []).append(row)
+                found.add(record, new_file=record.file != last)
+                last = record.file
     except (ValueError, TypeError, csv.Error) as error:
-        raise RunError(f"{path}, line {number}, is no row of ours ({error}).", cure=cure) from None
+        raise RunError(f"{path}, line {number}, is not a record of tumorlens ({error}).", cure=_CURE) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}).", cure="Check its permissions.") from None
-    return Finished(series_of, again, slices, end, files, rows, failed)
+    return found
 
 
-def unfinished(items: Iterator[Item], before: Finished) -> Iterator[Item]:
-    """Those that have no row yet.
+def skip_finished(items: Iterator[Item], previous: PreviousRecords) -> Iterator[Item]:
+    """The items that have no record yet.
 
     Raises
     ------
     RunError
-        The inputs are not those that `before` was made from: a volume would be mixed of two.
+        The inputs are not those of `previous`: a volume would be mixed from two.
     """
-    met: Counter[str | None] = Counter()
+    seen: Counter[str | None] = Counter()
     for item in items:
         key = _key(item.source, item.index)
-        if known := key in before.series_of:
-            series = before.series_of[key]
-            if before.again[key]:
-                before.again[key] -= 1
+        if known := key in previous.series_of:
+            series = previous.series_of[key]
+            if previous.repeats[key]:
+                previous.repeats[key] -= 1
             else:
-                del before.series_of[key]
-            met[series] += 1
+                del previous.series_of[key]
+            seen[series] += 1
             other = isinstance(item, Slice) and series not in (None, item.series)
         else:
-            # Series are numbered as they come: while slices of the old one are missing, this may be another.
-            other = met[item.series] < len(before.slices.get(item.series or "", ()))
+            # Series are numbered as they are read: while slices of the old one are missing, this may be another.
+            other = seen[item.series] < len(previous.slices.get(item.series or "", ()))
         if other:
             raise RunError(
-                f"{item.source} does not belong to the series that the file to go on with tells of.",
-                cure="Name another file with --out, as the inputs changed.",
+                f"{item.source} does not belong to the series that the file to continue names.",
+                cure="The inputs have changed: name another file with --out.",
             )
         if not known:
             yield item

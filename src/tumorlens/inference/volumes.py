@@ -23,14 +23,14 @@ from pathlib import PurePath
 import numpy as np
 
 from tumorlens.core.errors import RunError
-from tumorlens.inference.records import Row
+from tumorlens.inference.records import Record
 from tumorlens.inference.uncertainty.verdicts import HEALTHY
 
 NEIGHBOURS = 3
 PROBABILITY = 0.9
 
 
-def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
+def call_volume(slices: Sequence[Record], classes: Sequence[str]) -> Record:
     """The row for the whole, whose probabilities are means over the slices that decide.
 
     Parameters
@@ -47,10 +47,12 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
     lost = _lost(slices, len(readable))
     n = len(readable) + lost
 
-    def called(verdict: str, reason: str, deciding: Sequence[Row] = (), label: str = "") -> Row:
+    def called(verdict: str, reason: str, deciding: Sequence[Record] = (), label: str = "") -> Record:
         reason += f"; {lost} of {n} cannot be read" if lost else ""
-        return Row("volume", _place(slices), slices[0].series, None, label, _mean(deciding), (), verdict, reason, None,
-                   seconds)  # fmt: skip
+        return Record(
+            "volume", _place(slices), series=slices[0].series, label=label, probabilities=_mean(deciding),
+            verdict=verdict, reason=reason, seconds=seconds, model=slices[0].model,
+        )  # fmt: skip
 
     if 2 * len(accepted) < len(readable):
         return called("refused: not a brain MRI", f"{len(readable) - len(accepted)} of {n} slices are refused")
@@ -58,7 +60,7 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
         return called("uncertain", f"the model has no class {HEALTHY!r}, which the rule for volumes needs", accepted)
     runs = _runs(slices, classes)
     if long := [run for run in runs if len(run) >= NEIGHBOURS]:
-        best = max(long, key=lambda run: sum(max(row.probabilities) for row in run))
+        best = max(long, key=lambda run: sum(row.probabilities[row.label] for row in run))
         return called("ok", f"{len(best)} neighbours of {n} slices", best, best[0].label)
     healthy = [row for row in accepted if row.label == HEALTHY and row.verdict == "ok"]
     pair = any(len(run) > 1 for run in runs)
@@ -69,8 +71,8 @@ def call_volume(slices: Sequence[Row], classes: Sequence[str]) -> Row:
 
 
 def with_volumes(
-    rows: Iterable[Row], classes: Sequence[str], before: dict[str, list[Row]] | None = None
-) -> Iterator[Row]:
+    rows: Iterable[Record], classes: Sequence[str], before: dict[str, list[Record]] | None = None
+) -> Iterator[Record]:
     """The same rows, and at the end a row for the whole of each volume or series with two slices or more, one of
     them readable.
 
@@ -102,10 +104,10 @@ def with_volumes(
             yield call_volume(slices, classes)
 
 
-def _runs(slices: Sequence[Row], classes: Sequence[str]) -> list[list[Row]]:
+def _runs(slices: Sequence[Record], classes: Sequence[str]) -> list[list[Record]]:
     """Runs of neighbours that name the same tumour class with confidence."""
-    runs: list[list[Row]] = []
-    before: Row | None = None
+    runs: list[list[Record]] = []
+    before: Record | None = None
     for row in slices:
         if not _names_a_tumour(row, classes):
             before = None
@@ -118,35 +120,39 @@ def _runs(slices: Sequence[Row], classes: Sequence[str]) -> list[list[Row]]:
     return runs
 
 
-def _follows(before: Row, row: Row) -> bool:
+def _follows(before: Record, row: Record) -> bool:
     if before.slice is None or row.slice is None:
         return before.slice is row.slice
     return row.slice - before.slice == 1
 
 
-def _names_a_tumour(row: Row, classes: Sequence[str]) -> bool:
+def _names_a_tumour(row: Record, classes: Sequence[str]) -> bool:
     sure = row.verdict == "ok" and row.label in classes and row.label != HEALTHY
-    return sure and max(row.probabilities) >= PROBABILITY
+    return sure and row.probabilities[row.label] >= PROBABILITY
 
 
-def _one_a_number(slices: Sequence[Row], classes: Sequence[str]) -> list[Row]:
+def _one_a_number(slices: Sequence[Record], classes: Sequence[str]) -> list[Record]:
     """Of images of the same number one: a sure tumour's before others, then what was accepted, then what was read."""
 
-    def weight(row: Row) -> tuple[bool, bool, bool, float]:
-        return (_names_a_tumour(row, classes), not row.refused, not row.failed, max(row.probabilities, default=0.0))
+    def weight(row: Record) -> tuple[bool, bool, bool, float]:
+        top = max(row.probabilities.values(), default=0.0)
+        return (_names_a_tumour(row, classes), not row.refused, not row.failed, top)
 
-    kept: dict[object, Row] = {}
+    kept: dict[object, Record] = {}
     for i, row in enumerate(slices):
         place = (i, "without a number") if row.slice is None else row.slice
         kept[place] = max(kept.get(place, row), row, key=weight)
     return list(kept.values())
 
 
-def _mean(rows: Sequence[Row]) -> tuple[float, ...]:
-    return tuple(np.mean([row.probabilities for row in rows], axis=0).tolist()) if rows else ()
+def _mean(rows: Sequence[Record]) -> dict[str, float]:
+    if not rows:
+        return {}
+    means = np.mean([list(row.probabilities.values()) for row in rows], axis=0)
+    return dict(zip(rows[0].probabilities, means.tolist(), strict=True))
 
 
-def _lost(slices: Sequence[Row], readable: int) -> int:
+def _lost(slices: Sequence[Record], readable: int) -> int:
     """How many slices cannot be read."""
     failed = sum(row.failed for row in slices)
     if failed and len({row.file for row in slices}) == 1:
@@ -155,7 +161,7 @@ def _lost(slices: Sequence[Row], readable: int) -> int:
     return failed
 
 
-def _place(rows: Sequence[Row]) -> str:
+def _place(rows: Sequence[Record]) -> str:
     """The file of a volume, or the folder of a series."""
     files = {row.file for row in rows}
     return rows[0].file if len(files) == 1 else str(PurePath(rows[0].file).parent)

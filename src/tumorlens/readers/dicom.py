@@ -96,7 +96,7 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
             frames, present, metadata = _check_header(data, context.limits)
     except ImageError as error:
         index, _, series = _position(data, 1, context.series)
-        yield Unreadable(source, index, error.what, error.cure, series)
+        yield Unreadable(source, index, error.what, error.cure, series, _instance(index))
         return
     index, count, series = _position(data, frames, context.series)
     endless = 0
@@ -106,7 +106,7 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
                 pixels, contrast = _decode_frame(data, frame)
         except ImageError as error:
             if count is None:
-                yield Unreadable(source, index, error.what, error.cure, series)
+                yield Unreadable(source, index, error.what, error.cure, series, _instance(index))
                 return
             yield Unreadable(source, frame, f"frame {frame + 1} {error.what}", error.cure, series)
             endless += isinstance(error, EndlessFrameError)
@@ -115,7 +115,8 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
                 yield Unreadable(source, frames - 1, left, _EXPORT, series)
                 return
             continue
-        yield Slice(source, index if count is None else frame, count, series, pixels, metadata | contrast)
+        number = index if count is None else frame
+        yield Slice(source, number, count, series, pixels, metadata | contrast, _instance(index))
     if present < frames:
         reason = f"promises {frames:,} frames and holds {present:,}"
         yield Unreadable(source, frames - 1, reason, _AGAIN, series)
@@ -247,6 +248,11 @@ def _position(data: Any, frames: int, names: SeriesNames) -> tuple[int | None, i
         # Larger numbers are not positions in a series, and could be identifiers.
         index = int(number) - 1 if number is not None and 1 <= int(number) <= 0xFFFF else None
         return index, None, names.of(str(uid)) if uid else names.new()
+
+
+def _instance(index: int | None) -> int | None:
+    """InstanceNumber of a file with one frame, from its 0-based index."""
+    return None if index is None else index + 1
 
 
 def _decode_frame(data: Any, frame: int) -> tuple[npt.NDArray[np.uint8], Metadata]:

@@ -42,6 +42,8 @@ class Slice:
     """uint8 [224, 224, 3], RGB."""
     metadata: Metadata
     """What may be shown: format, width, height, modality, …; nothing that identifies a person."""
+    instance: int | None = None
+    """InstanceNumber of a DICOM file with one frame, 1 to 65535; None for everything else."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Unreadable:
     cure: str
     series: str | None = None
     """Its series, if the file could be read so far."""
+    instance: int | None = None
+    """As a Slice's."""
 
 
 @dataclass(frozen=True)

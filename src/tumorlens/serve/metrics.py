@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from tumorlens.inference.records import Row
+from tumorlens.inference.records import Record
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 120)
 _DISTANCES = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
@@ -78,7 +78,7 @@ class Metrics:
         """Count a batch of n images."""
         self._batches.observe(n)
 
-    def count_records(self, rows: Sequence[Row]) -> None:
+    def count_records(self, rows: Sequence[Record]) -> None:
         """Count the verdicts and distances of images and slices."""
         for row in rows:
             if row.kind != "volume":

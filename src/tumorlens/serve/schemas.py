@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tumorlens.serve.problems import MEDIA_TYPE, TYPES
 
 _ROW_EXAMPLE: dict[str, Any] = {
-    "kind": "image", "slice": None, "class": "glioma",
+    "kind": "image", "slice": None, "instance": None, "class": "glioma",
     "probabilities": {"glioma": 0.981, "meningioma": 0.012, "notumor": 0.002, "pituitary": 0.005},
     "set": ["glioma"], "verdict": "ok", "reason": "", "score": 0.21,
 }  # fmt: skip
@@ -24,6 +24,7 @@ class Row(BaseModel):
 
     kind: Literal["image", "slice", "volume"]
     slice: int | None = Field(description="0-based, within its file.")
+    instance: int | None = Field(description="InstanceNumber of a DICOM file with one frame.")
     label: str | None = Field(alias="class", description="The most probable class.")
     probabilities: dict[str, float] | None = Field(description="Calibrated probability of each class, 0 to 1.")
     set: list[str] = Field(description="Prediction set: contains the true class with the requested coverage.")

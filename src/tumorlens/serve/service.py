@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from tumorlens.inference.classifier import Classifier
-from tumorlens.inference.predict import failed_row, model_name, row_of
-from tumorlens.inference.records import Row
+from tumorlens.inference.predict import failed_record, model_name, record_of
+from tumorlens.inference.records import Record
 from tumorlens.inference.volumes import with_volumes
 from tumorlens.readers import Plane, Slice, Unreadable
 from tumorlens.readers.formats import is_raster, read_stream
@@ -33,6 +33,7 @@ CHUNK = 8  # slices of one file that are read and classified at a time, so that 
 _POLL = 0.2  # seconds after which a waiting batch checks whether the service is stopping
 _CONCURRENT = 4  # volumes that are read at a time, and as many batches
 Item = Slice | Unreadable
+_LEFT_OUT = ("file", "series", "seconds", "model")
 T = TypeVar("T")
 
 
@@ -87,16 +88,16 @@ class Service:
         listed = rows if options.slice is not None else with_volumes(rows, classes)
         content = {
             "model": model_name(self.classifier),
-            "rows": [_json(row, classes) | ({} if row.kind == "volume" else next(extra, {})) for row in listed],
+            "rows": [_json(row) | ({} if row.kind == "volume" else next(extra, {})) for row in listed],
             "seconds": round(time.perf_counter() - began, 4),
         }
         return json.dumps(content).encode()
 
     async def _predict_slices(
         self, body: bytes, options: PredictionOptions
-    ) -> tuple[list[Row], list[dict[str, str | None]]]:
+    ) -> tuple[list[Record], list[dict[str, str | None]]]:
         """A row for each slice, and its pictures if requested."""
-        rows: list[Row] = []
+        rows: list[Record] = []
         pictures: list[dict[str, str | None]] = []
         failed: Unreadable | None = None
         failed_file: Unreadable | None = None  # an error of the whole file, which has no slice number
@@ -128,23 +129,23 @@ class Service:
             raise unreadable(failed)
         return rows, pictures
 
-    async def _classify(self, items: Sequence[Item], coverage: float) -> tuple[list[Row], Prediction | None]:
+    async def _classify(self, items: Sequence[Item], coverage: float) -> tuple[list[Record], Prediction | None]:
         """A row for each item, and the network's output for those that are slices."""
         slices = [item.pixels for item in items if isinstance(item, Slice)]
         prediction = await self.batcher.classify(np.stack(slices), coverage) if slices else None
         rows, n = [], 0
         for item in items:
             if isinstance(item, Slice) and prediction is not None:
-                rows.append(row_of(item, n, prediction.judgement, self.classifier.classes, prediction.seconds))
+                rows.append(record_of(item, prediction.judgement, n, self.classifier.classes, prediction.seconds))
                 n += 1
             elif isinstance(item, Unreadable):
-                rows.append(failed_row(item))
+                rows.append(failed_record(item))
         return rows, prediction
 
     def _draw(
         self,
         chunk: Sequence[tuple[int, Item]],
-        rows: Sequence[Row],
+        rows: Sequence[Record],
         prediction: Prediction | None,
         options: PredictionOptions,
     ) -> list[dict[str, str | None]]:
@@ -176,7 +177,7 @@ class Service:
             rows = with_volumes(self._read_files(files, options, loop), self.classifier.classes)
             why: Exception | None = None
             while why is None:
-                done: list[Row] = []  # `extend` keeps the rows before an error
+                done: list[Record] = []  # `extend` keeps the rows before an error
                 try:
                     await asyncio.wait_for(_on(self.batches, done.extend, islice(rows, CHUNK)), end - loop.time())
                     if not done:
@@ -211,15 +212,15 @@ class Service:
         """The line that says why a batch is incomplete."""
         cure = why.cure if isinstance(why, Problem) else "Send less at once, or raise --max-seconds."
         reason = why.detail.rstrip(".") if isinstance(why, Problem) else "it took too long"
-        row = Row("image", "", None, None, "", (), (), f"error: {reason}", f"Not all was read. {cure}", None, 0.0)
+        row = Record("image", "", verdict=f"error: {reason}", reason=f"Not all was read. {cure}")
         return self._line({"file": None, "series": None}, row)
 
-    def _line(self, where: dict[str, str | None], row: Row) -> bytes:
-        return json.dumps(where | _json(row, self.classifier.classes)).encode() + b"\n"
+    def _line(self, where: dict[str, str | None], row: Record) -> bytes:
+        return json.dumps(where | _json(row)).encode() + b"\n"
 
     def _read_files(
         self, files: Iterable[tuple[str, io.BytesIO]], options: PredictionOptions, loop: asyncio.AbstractEventLoop
-    ) -> Iterator[Row]:
+    ) -> Iterator[Record]:
         """Rows of all files; runs on a thread, which waits for the batcher on the event loop."""
         names, limit, n, last = SeriesNames(), self.settings.limits.entries, 0, ""
         for name, content in files:
@@ -242,11 +243,6 @@ def _is_slice(wanted: int, entry: tuple[int, Item]) -> bool:
     return wanted == (position if item.index is None else item.index)
 
 
-def _json(row: Row, classes: Sequence[str]) -> dict[str, Any]:
-    """A row as the API returns it, without the file's name."""
-    probabilities = {name: float(f"{p:.6g}") for name, p in zip(classes, row.probabilities, strict=False)}
-    return {
-        "kind": row.kind, "slice": row.slice, "class": row.label or None, "probabilities": probabilities or None,
-        "set": list(row.set), "verdict": row.verdict, "reason": row.reason,
-        "score": None if row.score is None else float(f"{row.score:.6g}"),
-    }  # fmt: skip
+def _json(record: Record) -> dict[str, Any]:
+    """A record as the API returns it: files and series are named elsewhere, model and seconds once per response."""
+    return {name: value for name, value in record.to_dict().items() if name not in _LEFT_OUT}
