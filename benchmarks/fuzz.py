@@ -1,11 +1,11 @@
-"""Damaged files through every reader: what crashes, hangs, or takes too much memory.
+"""Damaged files through every reader: counts crashes, hangs and excessive memory. Linux and macOS only.
 
     python benchmarks/fuzz.py [--files 10000] [--seed 0] [--out FILE] [--formats NAME ...] [--keep DIR]
 
-Mutates small valid files of each format and reads each one in a worker process, which lives on from file to
-file. A crash is a dead worker, any exception, any warning, or a result that is neither slice nor reason; a hang
-takes more than 5 s of processor time (wall-clock time would blame the reader for a busy machine) or never ends;
-memory is the worker's peak resident size as the kernel counts it, at most 1 GB. Writes JSON to FILE or stdout.
+Mutates small valid files of each format and reads each one in a worker process, which is kept from file to file. A
+crash is a dead worker, any exception, any warning, or a result that is neither slice nor reason; a hang takes more than
+5 s of processor time (wall-clock time would blame the reader for a busy machine) or never ends; memory is the worker's
+peak resident set size, at most 1 GB. Writes JSON to FILE or stdout.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_BYTES = 1_000_000_000
 PACKAGES = ("numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "pyjpegls", "nibabel")
 _EDGES = (0, 1, 2, 7, 127, 128, 255, 256, 4096, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 
-# Little-endian tags of DICOM elements whose values lead decoders astray, and offsets of NIfTI-1 header fields.
+# Little-endian tags of DICOM elements whose values mislead decoders, and offsets of NIfTI-1 header fields.
 _TAGS = tuple(
     struct.pack("<HH", group, element)
     for group, element in (
@@ -52,7 +52,7 @@ _NIFTI_FIELDS = (0, 40, 42, 44, 46, 48, 50, 70, 72, 76, 80, 84, 108, 112, 116, 2
 
 
 def mutate(random: np.random.Generator, files: list[bytes], name: str) -> bytes:
-    """A damaged file: of one of `files`, or of what one holds packed up again whole."""
+    """A damaged copy of one of `files`, or one whose damaged content is compressed again without errors."""
     original = files[int(random.integers(len(files)))]
     if name == "NIfTI gz" and random.random() < 0.6:
         return gzip.compress(_damage(random, gzip.decompress(original), [], name), 1, mtime=0)
@@ -72,7 +72,7 @@ def _damage(random: np.random.Generator, original: bytes, others: list[bytes], n
             break
         at = int(random.integers(len(data)))
         if random.random() < 0.4:
-            at = int(random.integers(min(len(data), 512)))  # headers decide more than pixels
+            at = int(random.integers(min(len(data), 512)))  # errors in headers have more effect than in pixels
         kind = int(random.integers(8))
         if kind == 0:
             data[at] ^= 1 << int(random.integers(8))
@@ -94,7 +94,7 @@ def _damage(random: np.random.Generator, original: bytes, others: list[bytes], n
 
 
 def _place(random: np.random.Generator, data: bytearray, at: int, name: str) -> int:
-    """Where a number stands that matters, if the format is known; else anywhere."""
+    """The position of a number that decoders use, if the format is known; else `at`."""
     if name.startswith("NIfTI") and random.random() < 0.7:
         return _NIFTI_FIELDS[int(random.integers(len(_NIFTI_FIELDS)))]
     if name.startswith("DICOM") and random.random() < 0.7:
@@ -110,7 +110,7 @@ def _set_number(random: np.random.Generator, data: bytearray, at: int) -> None:
 
 
 def worker(pipe: Connection, stderr: str) -> None:
-    """Read files that come through the pipe, and answer (how many slices, reasons, bytes at peak, seconds)."""
+    """Read files from the pipe; reply with slices, reasons, error, peak bytes and processor seconds of each."""
     import warnings
 
     from tumorlens.readers import Slice, Unreadable, read_bytes
@@ -131,7 +131,7 @@ def worker(pipe: Connection, stderr: str) -> None:
                     unreadable += 1
                 else:
                     raise TypeError(f"neither a slice nor a reason: {found!r}")
-            failed = "" if read + unreadable else "nothing came out"
+            failed = "" if read + unreadable else "neither a slice nor a reason"
         except Exception:
             failed = traceback.format_exc()
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -141,23 +141,23 @@ def worker(pipe: Connection, stderr: str) -> None:
 
 @dataclass
 class Counts:
-    """What became of the mutants of one format."""
+    """Results of the mutants of one format."""
 
     files: int = 0
     crashes: int = 0
     hangs: int = 0
     over_memory: int = 0
     unreadable: int = 0
-    """Files of which nothing could be read."""
+    """Files without a readable slice."""
     read: int = 0
-    """Files of which something could."""
+    """Files with at least one readable slice."""
     peak_bytes: int = 0
     slowest_seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
 
 
 class Reader:
-    """A worker process and the pipe to it; started again after it died."""
+    """A worker process and the pipe to it; restarted when it dies."""
 
     def __init__(self, stderr: str) -> None:
         self._context = multiprocessing.get_context("spawn")
@@ -171,7 +171,7 @@ class Reader:
         theirs.close()
 
     def read(self, data: bytes, counts: Counts) -> bool:
-        """Read one file, count it, and say whether all was well."""
+        """Read one file and count it; false if it crashed, hung or took too much memory."""
         counts.files += 1
         try:
             self._pipe.send_bytes(data)
@@ -189,7 +189,7 @@ class Reader:
         if failed:
             counts.crashes += 1
             counts.failures.append(failed)
-        if peak > MAX_BYTES:  # which the process stays at for ever
+        if peak > MAX_BYTES:  # a peak never falls: a new process is needed
             counts.over_memory += 1
             self.close()
             self._start()
@@ -204,14 +204,14 @@ class Reader:
         return False
 
     def close(self) -> None:
-        """End the worker."""
+        """Kill the worker."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
 
 
 def fuzz(files: int, seed: int, formats: list[str] | None = None, keep: Path | None = None) -> dict[str, Any]:
-    """Read `files` mutants of each format; the same seed gives the same mutants. Bad ones are written to `keep`."""
+    """Read `files` mutants of each format; the same seed gives the same mutants. Failed ones are written to `keep`."""
     began = time.perf_counter()
     results: dict[str, Counts] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -228,7 +228,7 @@ def fuzz(files: int, seed: int, formats: list[str] | None = None, keep: Path | N
                         keep.mkdir(parents=True, exist_ok=True)
                         (keep / f"{name.replace(' ', '-')}-{seed}-{i}").write_bytes(data)
             print(name, counts, file=sys.stderr, flush=True)
-        said = screen.read_text(errors="replace") if screen.exists() else ""
+        stderr = screen.read_text(errors="replace") if screen.exists() else ""
     return {
         "name": "fuzz",
         "command": "python benchmarks/fuzz.py",
@@ -241,27 +241,27 @@ def fuzz(files: int, seed: int, formats: list[str] | None = None, keep: Path | N
             name: {k: v for k, v in vars(counts).items() if k != "failures"} | {"failures": counts.failures[:3]}
             for name, counts in results.items()
         },
-        "stderr_characters": len(said),
-        "stderr": said[:500],
+        "stderr_characters": len(stderr),
+        "stderr": stderr[:500],
         "seconds": round(time.perf_counter() - began, 1),
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
     }
 
 
 def main() -> None:
-    """Measure and write."""
+    """Run the fuzzer and write its counts."""
     parser = argparse.ArgumentParser(description="Damaged files through every reader.")
-    parser.add_argument("--files", type=int, default=10_000, help="mutants of each format (10000)")
+    parser.add_argument("--files", type=int, default=10_000, help="mutants per format (default: 10000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", nargs="+", choices=list(seeds()), metavar="NAME")
-    parser.add_argument("--out", type=Path, help="JSON file; stdout if none")
-    parser.add_argument("--keep", type=Path, help="folder for files that failed")
+    parser.add_argument("--out", type=Path, help="JSON file (default: stdout)")
+    parser.add_argument("--keep", type=Path, help="folder to which failed files are written")
     options = parser.parse_args()
     found = fuzz(options.files, options.seed, options.formats, options.keep)
     if not options.out:
         print(json.dumps(found, indent=1))
         return
-    if options.formats and options.out.exists():  # the other formats keep their numbers
+    if options.formats and options.out.exists():  # keep the counts of the other formats
         found["formats"] = json.loads(options.out.read_text())["formats"] | found["formats"]
         for key in ("files", "crashes", "hangs", "over_memory"):
             found[key] = sum(one[key] for one in found["formats"].values())

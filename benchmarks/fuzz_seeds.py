@@ -1,4 +1,4 @@
-"""Small valid files of every format that is read: what fuzzing mutates and what tests of the readers read."""
+"""Small valid files of every supported format: the fuzzer mutates them, and tests of the readers read them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-ROWS, COLUMNS = 40, 32  # the least that JPEG 2000 is encoded at
-SECRET = "Zweifelhuber^Xaverine"  # stands wherever a header may hold text, and must never come out again
+ROWS, COLUMNS = 40, 32  # the smallest size that is encoded as JPEG 2000
+SECRET = "Zweifelhuber^Xaverine"  # a name, put wherever a header may hold text, that results must never contain
 
 
 def picture(rows: int = ROWS, columns: int = COLUMNS) -> npt.NDArray[np.uint8]:
-    """uint8 [rows, columns] unlike its mirror images: brighter downwards and to the right, a white corner."""
+    """uint8 [rows, columns], asymmetric: brighter downwards and to the right, with a white corner."""
     y, x = np.mgrid[0:rows, 0:columns]
     grey = 150 * y / rows + 80 * x / columns
     grey[: rows // 4, : columns // 4] = 255
@@ -25,7 +25,7 @@ def picture(rows: int = ROWS, columns: int = COLUMNS) -> npt.NDArray[np.uint8]:
 
 
 def raster(kind: str, pixels: npt.NDArray[Any] | None = None, **options: Any) -> bytes:
-    """A picture as Pillow writes it in a format: JPEG, PNG, TIFF, BMP or WEBP."""
+    """An image file as Pillow writes it: JPEG, PNG, TIFF, BMP or WEBP."""
     file = io.BytesIO()
     Image.fromarray(picture() if pixels is None else pixels).save(file, kind, **options)
     return file.getvalue()
@@ -45,14 +45,14 @@ def dicom(
     Parameters
     ----------
     pixels
-        Integers [rows, columns], [frames, rows, columns] or, where `photometric` is of 3 colours,
+        Integers [rows, columns], [frames, rows, columns] or, if `photometric` has 3 colours,
         [rows, columns, 3]; None for a file without an image.
     syntax
         UID of the transfer syntax; JPEG-LS, JPEG 2000 and RLE are encoded here.
     encapsulated
         Frames already encoded, for other compressed syntaxes.
     elements
-        Set last, by keyword; None deletes.
+        Set last, by keyword; None deletes an element.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
@@ -96,7 +96,7 @@ def dicom(
 
 
 def named(data: bytes) -> bytes:
-    """A DICOM file with SECRET in every element that could hold a name, private ones and comments among them."""
+    """A DICOM file with SECRET in every element that could hold a name, including private elements and comments."""
     import pydicom
     from pydicom.dataset import Dataset
 
@@ -119,7 +119,7 @@ def named(data: bytes) -> bytes:
 def nifti(
     values: npt.NDArray[Any], affine: npt.NDArray[Any] | None = None, *, version: int = 1, **fields: Any
 ) -> bytes:
-    """A NIfTI file of `values` [i, j, k] or more; `fields` are set in its header."""
+    """A NIfTI file of `values` [i, j, k, ...]; `fields` are set in its header."""
     import nibabel
 
     kind = {1: nibabel.Nifti1Image, 2: nibabel.Nifti2Image}[version]
@@ -131,12 +131,12 @@ def nifti(
         header[field] = value
     content[: header.sizeof_hdr] = header.binaryblock
     if version == 1:
-        content[14:32] = SECRET[:18].encode()  # db_name, which nibabel writes no more
+        content[14:32] = SECRET[:18].encode()  # db_name, which nibabel no longer writes
     return bytes(content)
 
 
 def zipped(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A zip of them."""
+    """A zip of the entries."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in entries.items():
@@ -186,7 +186,7 @@ def seeds() -> dict[str, list[bytes]]:
 
 
 def with_checksums(png: bytes) -> bytes:
-    """A mutated PNG whose chunks carry the checksum of what they hold, as far as their lengths make sense."""
+    """A mutated PNG with corrected chunk checksums, as far as chunk lengths are valid."""
     import zlib
 
     fixed, at = bytearray(png), 8

@@ -1,10 +1,10 @@
-"""Very many files through `tumorlens predict`: memory along the way, and an interruption in the middle. Linux alone.
+"""Memory of `tumorlens predict` over very many files, with an interruption half-way. Linux only.
 
     python benchmarks/stream.py --model FILE [--files FOLDER] [--n 100000]
 
-The files are links to those of FOLDER, or to generated slices. At half the rows the process gets Ctrl-C and goes on
-with --resume. Any exported model will do: what the network computes is freed batch by batch and is the same for
-every batch. Updates benchmarks/results/stream.json.
+The files are links to those of FOLDER, or to generated slices. At half the rows the process is interrupted (SIGINT) and
+resumed with --resume. Any exported model will do: memory per batch does not depend on it. Updates
+benchmarks/results/stream.json.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from PIL import Image
 from tumorlens.data.phantom.generator import LABELS, make_slice
 from tumorlens.inference.classifier import load_classifier
 
-EVERY = 0.5  # seconds between two looks
+EVERY = 0.5  # seconds between two measurements
 
 
 def fill(folder: Path, n: int, source: Path | None) -> None:
-    """`n` names in subfolders of a thousand."""
+    """Create `n` links in subfolders of a thousand each."""
     found = sorted(p for p in source.rglob("*") if p.is_file()) if source else []
     if not found:
         for i in range(64):
@@ -48,7 +48,7 @@ def fill(folder: Path, n: int, source: Path | None) -> None:
 
 
 def resident(pid: int) -> float:
-    """MB; 0 where the process has ended."""
+    """Resident memory in MB; 0 if the process has ended."""
     try:
         return memory(pid)
     except (OSError, StopIteration):
@@ -56,7 +56,7 @@ def resident(pid: int) -> float:
 
 
 def rows(path: Path) -> int:
-    """Whole lines after the header."""
+    """Complete lines after the header."""
     if not path.exists():
         return 0
     with path.open("rb") as file:
@@ -64,7 +64,7 @@ def rows(path: Path) -> int:
 
 
 def run(model: Path, folder: Path, out: Path, stop_at: int | None, *more: str) -> tuple[list[tuple[int, float]], int]:
-    """(rows, MB) along the way and the exit code; Ctrl-C once `stop_at` rows are there."""
+    """Measurements (rows, MB) and the exit code; the process is interrupted at `stop_at` rows."""
     command = [sys.executable, "-m", "tumorlens", "predict", str(folder / "files"), "--model", str(model),
                "--format", "csv", "--out", str(out), *more]  # fmt: skip
     taken = []
@@ -80,13 +80,13 @@ def run(model: Path, folder: Path, out: Path, stop_at: int | None, *more: str) -
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--files", type=Path)
     parser.add_argument("--n", type=int, default=100_000)
     asked = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by default in a background process
     model = asked.model.resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -107,7 +107,7 @@ def main() -> None:
         for taken, low, high in ((first, 0.02, 0.1), (first, 0.4, 0.5), (second, 0.9, 1.0))
     )
     if not early:
-        sys.exit("Too few files: memory was never taken.")
+        sys.exit("Too few files: memory was not measured in the first tenth.")
     detail: dict[str, Any] = {
         "files": asked.n, "interrupted_after": kept, "exit_code_interrupted": code_first, "seconds": seconds,
         "configuration": load_classifier(model, 1).card["configuration"], "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""DICOM: every syntax gives the same picture, contrast follows the standard, bad files give a reason, names stay in."""
+"""DICOM: the same picture in every transfer syntax, contrast per the standard, reasons for bad files, no names."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_a_damaged_frame_does_not_stop_the_others(syntax: str) -> None:
     assert (found[1].reason, found[1].series) == ("frame 2 cannot be decoded", "series-1")
 
 
-def test_frames_that_are_not_there_are_told() -> None:
+def test_missing_frames_are_reported() -> None:
     found = list(read_bytes(dicom(np.stack([DEEP, DEEP]), NumberOfFrames=4), "x"))
     assert [(one.index, one.series) for one in found] == [(i, "series-1") for i in (0, 1, 3)]
     assert isinstance(found[2], Unreadable)
@@ -271,23 +271,23 @@ def test_large_frames_are_rendered_in_blocks_that_do_not_show() -> None:
 def test_nothing_identifying_comes_out(capfd: pytest.CaptureFixture[str]) -> None:
     whole = seeds.named(dicom(DEEP, **WINDOW))
     assert SECRET.encode() in whole
-    said = [repr(only(read_bytes(whole, "x")))]
+    printed = [repr(only(read_bytes(whole, "x")))]
     # Damage it in many ways, so that errors get their chance to quote what they found.
     random = np.random.default_rng(0)
     for _ in range(150):
         data = bytearray(whole)
         for _ in range(6):
             data[int(random.integers(len(data)))] = int(random.integers(256))
-        said.append(repr(list(read_bytes(bytes(data[: int(random.integers(200, len(data)))]), "x"))))
-    # Elements that are looked at, but hold a name.
+        printed.append(repr(list(read_bytes(bytes(data[: int(random.integers(200, len(data)))]), "x"))))
+    # Elements that are read, but hold a name.
     for keyword in ("Modality", "PhotometricInterpretation"):
         data = pydicom.dcmread(io.BytesIO(whole))
         data[keyword] = DataElement(data[keyword].tag, "CS", SECRET[:16].upper(), validation_mode=IGNORE)
         file = io.BytesIO()
         data.save_as(file)
-        said.append(repr(list(read_bytes(file.getvalue(), "x"))))
-    said += capfd.readouterr()
-    for text in said:
+        printed.append(repr(list(read_bytes(file.getvalue(), "x"))))
+    printed += capfd.readouterr()
+    for text in printed:
         assert "weifel" not in text.lower()
         assert "xaverine" not in text.lower()
         assert "1.2.3.4" not in text  # the series' identifier

@@ -1,4 +1,4 @@
-"""DICOM tables and padding whose numbers are signed, or read as if they were not."""
+"""DICOM lookup tables and padding with signed numbers, or signed numbers stored as unsigned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NIfTI: every orientation gives the same upright pictures, sizes are checked first, and damage is told."""
+"""NIfTI: the same slices from every stored orientation, sizes checked first, reasons for damaged files."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_an_oblique_volume_goes_by_its_nearest_axes() -> None:
     assert np.array_equal(found[3].pixels, expected("axial", 3))
 
 
-def test_sform_comes_before_qform_and_neither_is_told() -> None:
+def test_sform_comes_before_qform_and_a_missing_orientation_is_reported() -> None:
     flipped = RAS @ np.diag([-1, 1, 1, 1])
     image = nibabel.Nifti1Image(VOLUME, None)
     image.set_qform(flipped, 1)
@@ -134,7 +134,7 @@ def test_one_window_holds_for_the_volume_and_a_falling_slope_inverts() -> None:
     )
 
 
-def test_of_four_dimensions_the_first_volume_is_read_and_the_others_are_told() -> None:
+def test_of_four_dimensions_the_first_volume_is_read_and_the_others_are_reported() -> None:
     *read, last = read_bytes(nifti(np.stack([VOLUME, VOLUME * 0, VOLUME // 2], axis=-1), RAS), "x")
     found = slices(read)
     assert len(found) == 16
@@ -217,7 +217,7 @@ def test_limits_hold_before_anything_is_inflated() -> None:
 def test_nothing_identifying_comes_out(capfd: pytest.CaptureFixture[str]) -> None:
     whole = nifti(VOLUME, RAS, aux_file=SECRET[:23].encode())
     assert whole.count(SECRET[:12].encode()) >= 3
-    said = [repr(found.metadata) + found.source for found in slices(read_bytes(whole, "x"))]
+    printed = [repr(found.metadata) + found.source for found in slices(read_bytes(whole, "x"))]
     random = np.random.default_rng(0)
     for _ in range(100):
         data = bytearray(whole)
@@ -225,9 +225,9 @@ def test_nothing_identifying_comes_out(capfd: pytest.CaptureFixture[str]) -> Non
             data[int(random.integers(348))] = int(random.integers(256))
         for found in read_bytes(bytes(data), "x"):
             assert isinstance(found, (Slice, Unreadable))
-            said.append(found.reason + found.cure if isinstance(found, Unreadable) else repr(found.metadata))
-    said += capfd.readouterr()
-    assert not any("weifel" in text for text in said)
+            printed.append(found.reason + found.cure if isinstance(found, Unreadable) else repr(found.metadata))
+    printed += capfd.readouterr()
+    assert not any("weifel" in text for text in printed)
 
 
 def test_a_phantom_is_read_whole(tmp_path: Path) -> None:

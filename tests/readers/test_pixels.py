@@ -1,4 +1,4 @@
-"""Reading image files: the published preprocessing, and a reason for every bad file."""
+"""Reading image files: the published preprocessing, and a reason for each bad file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_pixels_are_what_the_published_pipeline_feeds(tmp_path: Path, mode: str)
 @pytest.mark.parametrize("colour", [0, 1, 12])
 @pytest.mark.parametrize("more", [{}, {"subsampling": 0}, {"progressive": True}, {"keep_rgb": True}])
 def test_a_colour_jpeg_of_a_grey_picture_is_read_as_pillow_reads_it(tmp_path: Path, colour: int, more: dict) -> None:
-    """Brightness is decoded alone where there is no colour; where there is a little, all is."""
+    """Only luminance is decoded if there is no colour; with a little colour, everything is."""
     rng = np.random.default_rng(0)
     pixels = np.repeat(rng.integers(20, 236, (301, 255, 1), dtype=np.uint8), 3, axis=2)
     pixels[40:90, 30:80, 0] += np.uint8(colour)

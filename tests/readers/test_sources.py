@@ -1,4 +1,4 @@
-"""What the user names → slices: pictures, folders, zips, lists, standard input, and a reason for the rest."""
+"""Inputs that the user names: files, folders, lists and standard input, and a reason for what cannot be opened."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tumorlens.readers import read_bytes
 
 
 def tiff(*pages: list[tuple[int, int, int, int]], sign: str = "<") -> bytes:
-    """A TIFF of tags (tag, type, count, value) alone."""
+    """A TIFF that has only tags (tag, type, count, value), no pixels."""
     made = struct.pack(f"{sign}2sHI", b"II" if sign == "<" else b"MM", 42, 8)
     for page in pages:
         after = 0 if page is pages[-1] else len(made) + 6 + 12 * len(page)

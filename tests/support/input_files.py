@@ -1,4 +1,4 @@
-"""Generated files for the tests of the readers: the same that fuzzing starts from."""
+"""Helpers for tests of the readers, and the files that fuzzing starts from."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["only", "reason", "seeds", "slices"]
 
 
 def slices(found: Iterable[Slice | Unreadable]) -> list[Slice]:
-    """All of them; a reason among them fails the test."""
+    """All slices; an unreadable file fails the test."""
     made = list(found)
     assert all(isinstance(one, Slice) for one in made), made
     return [one for one in made if isinstance(one, Slice)]
 
 
 def only(found: Iterable[Slice | Unreadable]) -> Slice:
-    """The one slice that there is."""
+    """The only slice."""
     made = slices(found)
     assert len(made) == 1
     return made[0]
 
 
 def reason(found: Iterable[Slice | Unreadable]) -> str:
-    """The one reason that there is, checked for a cure."""
+    """The only reason, which must have a cure."""
     made = list(found)
     assert len(made) == 1, made
     assert isinstance(made[0], Unreadable), made

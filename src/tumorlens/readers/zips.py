@@ -81,7 +81,7 @@ def entry_path(name: str) -> PurePosixPath:
 
 
 def check_entry(info: zipfile.ZipInfo, limits: ReadLimits) -> None:
-    """Refuse an entry by what the central directory says of it.
+    """Refuse an entry by its record in the central directory.
 
     Parameters
     ----------
