@@ -20,8 +20,9 @@ from tumorlens.inference.uncertainty.arrays import (
 )
 from tumorlens.inference.uncertainty.calibration import (
     brier,
-    calibration_errors,
+    expected_calibration_error,
     log_loss,
+    reliability,
     reliability_equal_mass,
 )
 from tumorlens.inference.uncertainty.conformal import (
@@ -134,6 +135,45 @@ def measure_part(trust: Trust, validation: Answers, part: Answers, groups: npt.A
         "deferred": _rate(~ok),
         "silent_error_rate": float((~right & ok).mean()),
         "accuracy_ok": float(right[ok].mean()) if ok.any() else None,
+    }
+
+
+def calibration_errors(
+    probabilities: Floats, labels: Ints, groups: npt.ArrayLike | None = None, repeats: int = 1000, seed: int = 0
+) -> Json:
+    """Both calibration errors of the predicted class, the adaptive one with a percentile bootstrap interval (95 %).
+
+    Parameters
+    ----------
+    probabilities
+        float64 [n, k], n ≥ 1; rows sum to 1.
+    labels
+        int [n].
+    groups
+        Group of each image [n], such as patients or twins: whole groups are resampled.
+    repeats, seed
+        Number of resamples, and the seed that makes them repeatable.
+
+    Returns
+    -------
+    dict
+        `ece`, `adaptive_ece`, its `interval`, and `n`. Resampled images repeat, which biases the interval further
+        upwards: its upper end is conservative.
+    """
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    ids = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    members = np.split(np.argsort(ids, kind="stable"), np.cumsum(np.bincount(ids))[:-1])
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(repeats):
+        drawn = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+        values.append(expected_calibration_error(reliability_equal_mass(confidence[drawn], correct[drawn])))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return {
+        "ece": expected_calibration_error(reliability(confidence, correct)),
+        "adaptive_ece": expected_calibration_error(reliability_equal_mass(confidence, correct)),
+        "interval": [float(low), float(high)],
+        "n": len(labels),
     }
 
 

@@ -49,25 +49,24 @@ class TestVerdict:
         ("first", "second", "words"),
         [
             (set(range(20)), {30, 31}, "first classifies 80 of 100 test images correctly (80.0 %), second 98 (98.0 %): "
-             "second corrects all 20 of first's errors and makes 2 new ones (McNemar p < 0.001)."),
+             "second corrects 20 of first's 20 errors and makes 2 new ones (McNemar p < 0.001)."),
             ({0, 1}, {0}, "first classifies 98 of 100 test images correctly (98.0 %), second 99 (99.0 %): second "
              "corrects 1 of first's 2 errors and makes no new ones (McNemar p = 1.00, a difference that chance alone "
              "can explain)."),
             ({0, 1, 2}, {2, 3, 4}, "first classifies 97 of 100 test images correctly (97.0 %), second 97 (97.0 %): "
              "second corrects 2 of first's 3 errors and makes 2 new ones (McNemar p = 1.00)."),
             ({0, 1}, set(range(20)), "first classifies 98 of 100 test images correctly (98.0 %), second 80 (80.0 %): "
-             "second corrects none of first's 2 errors but makes 18 new ones (McNemar p < 0.001)."),
-            (set(), {5}, "first classifies 100 of 100 test images correctly (100.0 %), second 99 (99.0 %): second has "
-             "no errors of first to correct but makes 1 new one (McNemar p = 1.00, a difference that chance alone can "
-             "explain)."),
+             "second corrects none of first's 2 errors and makes 18 new ones (McNemar p < 0.001)."),
+            (set(), {5}, "first classifies 100 of 100 test images correctly (100.0 %), second 99 (99.0 %): second "
+             "corrects no errors and makes 1 new one (McNemar p = 1.00, a difference that chance alone can explain)."),
             ({7}, {8}, "first classifies 99 of 100 test images correctly (99.0 %), second 99 (99.0 %): second corrects "
-             "first's only error and makes 1 new one (McNemar p = 1.00)."),
+             "1 of first's 1 error and makes 1 new one (McNemar p = 1.00)."),
             ({7}, {7, *range(10)}, "first classifies 99 of 100 test images correctly (99.0 %), second 90 (90.0 %): "
-             "second does not correct first's only error but makes 9 new ones (McNemar p = 0.004)."),
+             "second corrects none of first's 1 error and makes 9 new ones (McNemar p = 0.004)."),
             ({1, 2}, {1, 2}, "first classifies 98 of 100 test images correctly (98.0 %), second 98 (98.0 %): second "
-             "misclassifies the same 2 images as first."),
+             "misclassifies the same images as first."),
             ({1}, {1}, "first classifies 99 of 100 test images correctly (99.0 %), second 99 (99.0 %): second "
-             "misclassifies the same image as first."),
+             "misclassifies the same images as first."),
             (set(), set(), "first classifies 100 of 100 test images correctly (100.0 %), second 100 (100.0 %): second "
              "makes no errors, like first."),
         ],
@@ -85,7 +84,7 @@ class TestVerdict:
         assert on_test(100, a={0, 1, 2, 3}, b={0}, c={0, 1, 2, 3})["verdict"] == (
             "a classifies 96 of 100 test images correctly (96.0 %), b 99 (99.0 %), c 96 (96.0 %): b corrects 3 of a's "
             "4 errors and makes no new ones (McNemar p = 0.75, a difference that chance alone can explain); "
-            "c misclassifies the same 4 images as a. p-values are adjusted for multiple comparisons (Holm)."
+            "c misclassifies the same images as a. p-values are adjusted for multiple comparisons (Holm)."
         )
 
     @pytest.mark.parametrize(

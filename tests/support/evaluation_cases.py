@@ -10,6 +10,7 @@ import numpy as np
 from tumorlens.evaluation.compare import compare
 from tumorlens.evaluation.metrics import evaluate_predictions
 from tumorlens.evaluation.predictions import Predictions
+from tumorlens.inference.uncertainty.arrays import softmax
 
 CLASSES = ("glioma", "meningioma", "notumor")
 FOUR_CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -30,6 +31,15 @@ def random_case(n: int, k: int = 4, seed: int = 0, skill: float = 1.5) -> tuple[
     logits[np.arange(n), labels] += skill
     p = np.exp(logits)
     return labels, p / p.sum(1, keepdims=True)
+
+
+def draws(n: int, k: int = 4, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels drawn from softmax(logits / temperature): that temperature calibrates them."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (n, k))
+    probabilities = softmax(logits, temperature)
+    labels = (probabilities.cumsum(1) < rng.random((n, 1))).sum(1).clip(0, k - 1)
+    return logits, labels
 
 
 def random_predictions(n: int = 60, seed: int = 0) -> Predictions:

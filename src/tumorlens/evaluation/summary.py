@@ -86,10 +86,9 @@ def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
 def _training_scope(f: Facts) -> str:
     t = f.training
     stages, trainable, total = list(t["learns"]), t["learned_parameters"], t["total_parameters"]
+    which = f"{stages[0]} only" if len(stages) == 1 else f"{', '.join(stages)} trained jointly"
     if trainable == total:
         which = "all layers trained jointly"
-    else:
-        which = f"{stages[0]} only" if len(stages) == 1 else f"{', '.join(stages)} trained jointly"
     share = percent(trainable / total, 2 if trainable < 0.01 * total else 1)
     start = "" if t["start"] == "imagenet" else f"; starts from {t['start']}"
     return f"{which}: {trainable:,} of {total:,} parameters ({share}){start}"
@@ -240,21 +239,12 @@ def verdict(facts: Sequence[Facts]) -> str:
 
 def _changes(pair: Json) -> str:
     """The second configuration's errors relative to the first's, such as `corrects 85 of initial's 96 errors …`."""
-    first, errors = pair["first"], pair["first_errors"]
-    corrected, introduced = pair["corrected"], pair["introduced"]
+    first, errors, corrected, introduced = (pair[k] for k in ("first", "first_errors", "corrected", "introduced"))
+    of_first = f"{first}'s {errors:,} error{'' if errors == 1 else 's'}"
     if not corrected + introduced:
-        same = f"the same {errors:,} images" if errors > 1 else "the same image"
-        return f"misclassifies {same} as {first}" if errors else f"makes no errors, like {first}"
-    if errors == 0:
-        found = f"has no errors of {first} to correct"
-    elif errors == 1:
-        found = f"{'corrects' if corrected else 'does not correct'} {first}'s only error"
-    elif corrected == errors:
-        found = f"corrects all {errors:,} of {first}'s errors"
-    else:
-        found = f"corrects {f'{corrected:,}' if corrected else 'none'} of {first}'s {errors:,} errors"
-    new = "no new ones" if not introduced else "1 new one" if introduced == 1 else f"{introduced:,} new ones"
-    return f"{found} {'but' if introduced > corrected else 'and'} makes {new}"
+        return f"misclassifies the same images as {first}" if errors else f"makes no errors, like {first}"
+    corrects = f"corrects {f'{corrected:,}' if corrected else 'none'} of {of_first}" if errors else "corrects no errors"
+    return f"{corrects} and makes {f'{introduced:,}' if introduced else 'no'} new one{'' if introduced == 1 else 's'}"
 
 
 def _significance(pair: Json) -> str:

@@ -36,14 +36,10 @@ class ConfigurationResult:
     metrics: Json
     predictions: Mapping[str, Prediction]
     """By path, for the test images."""
+    test: Json
+    """Metrics of the test split."""
     labels: Mapping[str, str]
     """True class of each test image, by path."""
-
-    @property
-    def test(self) -> Json:
-        """Metrics of the test split."""
-        found: Json = self.metrics["parts"]["test"]
-        return found
 
 
 @dataclass(frozen=True)
@@ -57,17 +53,10 @@ class ReportData:
     comparison: Json
     results: Sequence[ConfigurationResult]
     """In the order of the comparison; one or more."""
-
-    @property
-    def classes(self) -> list[str]:
-        """In the order of the confusion matrices."""
-        found: list[str] = self.results[0].metrics["classes"]
-        return found
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """True class of each test image, by path."""
-        return self.results[0].labels
+    classes: Sequence[str]
+    """In the order of the confusion matrices."""
+    labels: Mapping[str, str]
+    """True class of each test image, by path."""
 
 
 #: Keys that the report needs; a dot goes one level down.
@@ -116,7 +105,8 @@ def read_report_data(run: Run) -> ReportData:
             )
     _check_pairs(run, comparison, {one.name: one for one in results})
     audit = _checked(run.audit, read_json(run.audit), ("unreadable", "same_content"), _AGAIN)
-    return ReportData(run.root, study, audit, read_index(run.index), comparison, results)
+    index, first = read_index(run.index), results[0]
+    return ReportData(run.root, study, audit, index, comparison, results, first.metrics["classes"], first.labels)
 
 
 def _read_comparison(run: Run, study: Json) -> Json:
@@ -161,7 +151,8 @@ def _read_result(run: Run, name: str) -> ConfigurationResult:
         for path, top, row in zip(test.paths, test.predicted.tolist(), test.probabilities, strict=True)
     }
     labels = {path: classes[label] for path, label in zip(test.paths, test.labels.tolist(), strict=True)}
-    return ConfigurationResult(name, training, _read_history(run.history(name)), metrics, predictions, labels)
+    history = _read_history(run.history(name))
+    return ConfigurationResult(name, training, history, metrics, predictions, metrics["parts"]["test"], labels)
 
 
 def _check_pairs(run: Run, comparison: Json, results: Mapping[str, ConfigurationResult]) -> None:

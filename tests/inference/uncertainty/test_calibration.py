@@ -1,10 +1,10 @@
-"""Temperature, calibration error and selective prediction against scikit-learn, by hand, and by simulation."""
+"""Temperature, calibration errors, Brier score and log loss against scikit-learn, by hand, and by simulation."""
 
 import numpy as np
 import pytest
+from evaluation_cases import draws
 from hypothesis import given
 from hypothesis import strategies as st
-from robustness.selective import risk_coverage
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
@@ -15,22 +15,12 @@ from tumorlens.core.errors import DataError
 from tumorlens.inference.uncertainty.arrays import softmax
 from tumorlens.inference.uncertainty.calibration import (
     brier,
-    calibration_errors,
     expected_calibration_error,
     fit_temperature,
     log_loss,
     reliability,
     reliability_equal_mass,
 )
-
-
-def draws(n: int, k: int = 4, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and labels drawn from softmax(logits / temperature): that temperature calibrates them."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 3, (n, k))
-    probabilities = softmax(logits, temperature)
-    labels = (probabilities.cumsum(1) < rng.random((n, 1))).sum(1).clip(0, k - 1)
-    return logits, labels
 
 
 class Logits(ClassifierMixin, BaseEstimator):
@@ -132,67 +122,9 @@ class TestEqualMass:
         assert adaptive(confidence, correct[::-1]) == pytest.approx(0.4)
 
 
-class TestCalibrationErrors:
-    def test_each_name_has_its_bins(self):
-        logits, labels = draws(500, temperature=2.0)
-        p = softmax(logits)
-        found = calibration_errors(p, labels, repeats=1)
-        confidence, correct = p.max(1), p.argmax(1) == labels
-        assert found["ece"] == expected_calibration_error(reliability(confidence, correct))
-        assert found["adaptive_ece"] == adaptive(confidence, correct)
-        assert abs(found["ece"] - found["adaptive_ece"]) > 1e-4
-
-    def test_falls_to_near_0_with_the_right_temperature(self):
-        logits, labels = draws(20_000, temperature=2.5)
-        before = calibration_errors(softmax(logits), labels, repeats=50)
-        after = calibration_errors(softmax(logits, fit_temperature(logits, labels)), labels, repeats=50)
-        for key in ("ece", "adaptive_ece"):
-            assert before[key] > 0.1
-            assert after[key] < 0.02  # the bias of 20,000 images
-
-    def test_interval_holds_the_error_in_most_draws(self):
-        # Softmax at 1 of labels drawn at 2: an error that 200,000 images give exactly enough.
-        logits, labels = draws(200_000, temperature=2.0, seed=99)
-        truth = adaptive(softmax(logits).max(1), logits.argmax(1) == labels)
-        held = 0
-        for seed in range(50):
-            logits, labels = draws(400, temperature=2.0, seed=seed)
-            low, high = calibration_errors(softmax(logits), labels, repeats=100, seed=seed)["interval"]
-            held += low <= truth <= high
-        assert held >= 42  # 95 % of 50 is 47.5, and 42 its 0.5 % quantile
-
-    def test_groups_widen_it(self):
-        logits, labels = draws(300, temperature=3.0)
-        logits, labels = logits.repeat(4, 0), labels.repeat(4)
-        alone = calibration_errors(softmax(logits), labels, repeats=300)["interval"]
-        grouped = calibration_errors(softmax(logits), labels, np.arange(300).repeat(4), repeats=300)["interval"]
-        assert grouped[1] - grouped[0] > 1.5 * (alone[1] - alone[0])
-
-
 def test_brier_score_and_log_loss_as_scikit_learn():
     logits, labels = draws(500)
     p = softmax(logits)
     expected = brier_score_loss(labels, p, labels=range(4), scale_by_half=False)
     assert brier(p, labels) == pytest.approx(expected)
     assert log_loss(p, labels) == pytest.approx(sklearn_log_loss(labels, p, labels=range(4)))
-
-
-class TestRiskCoverage:
-    def test_by_hand(self):
-        found = risk_coverage(np.array([0.9, 0.6, 0.8, 0.7]), np.array([True, False, True, False]))
-        assert found["risk"] == pytest.approx([0, 0, 1 / 3, 1 / 2])
-        assert found["aurc"] == pytest.approx((1 / 3 + 1 / 2) / 4)
-        assert found["accuracy"] == 0.5
-
-    def test_leaves_out_at_least_the_share(self):
-        correct = np.ones(21, bool)
-        correct[[1, 2]] = False  # the second and third least certain
-        found = risk_coverage(np.linspace(0.5, 1, 21), correct)
-        assert found["accuracy_at_0.95_coverage"] == pytest.approx(18 / 19)  # 5 % of 21 is two
-        assert found["accuracy_at_0.9_coverage"] == 1  # and 10 % three
-
-    def test_a_useless_certainty_gains_nothing(self):
-        correct = np.arange(100) % 10 > 0
-        found = risk_coverage(np.full(100, 0.5), correct)
-        assert found["aurc"] == pytest.approx(0.1)
-        assert found["accuracy_at_0.9_coverage"] == pytest.approx(0.9)

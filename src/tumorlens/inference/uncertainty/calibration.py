@@ -131,45 +131,6 @@ def expected_calibration_error(bins: Sequence[Json]) -> float:
     return float(sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / sum(b["n"] for b in bins))
 
 
-def calibration_errors(
-    probabilities: Floats, labels: Ints, groups: npt.ArrayLike | None = None, repeats: int = 1000, seed: int = 0
-) -> Json:
-    """Both calibration errors of the predicted class, the adaptive one with a percentile bootstrap interval (95 %).
-
-    Parameters
-    ----------
-    probabilities
-        float64 [n, k], n ≥ 1; rows sum to 1.
-    labels
-        int [n].
-    groups
-        Group of each image [n], such as patients or twins: whole groups are resampled.
-    repeats, seed
-        Number of resamples, and the seed that makes them repeatable.
-
-    Returns
-    -------
-    dict
-        `ece`, `adaptive_ece`, its `interval`, and `n`. Resampled images repeat, which biases the interval further
-        upwards: its upper end is conservative.
-    """
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    ids = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    members = np.split(np.argsort(ids, kind="stable"), np.cumsum(np.bincount(ids))[:-1])
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(repeats):
-        drawn = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        values.append(expected_calibration_error(reliability_equal_mass(confidence[drawn], correct[drawn])))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return {
-        "ece": expected_calibration_error(reliability(confidence, correct)),
-        "adaptive_ece": expected_calibration_error(reliability_equal_mass(confidence, correct)),
-        "interval": [float(low), float(high)],
-        "n": len(labels),
-    }
-
-
 def brier(probabilities: Floats, labels: Ints) -> float:
     """Mean squared distance between the probabilities [n, k] and the true class's unit vector, 0 to 2 (Brier 1950)."""
     k = probabilities.shape[1]
