@@ -12,7 +12,6 @@ pydicom's error messages are not passed on, since they quote values.
 from __future__ import annotations
 
 import logging
-import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -21,6 +20,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
+from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
+from pydicom.filereader import read_dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 
 from tumorlens.core.errors import ImageError
 from tumorlens.readers.codestreams import check_codestream
@@ -64,19 +69,6 @@ _ELEMENTS = (
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
-
-
-def is_dicom(head: bytes) -> bool:
-    """Whether a file that starts with these bytes is DICOM, with or without the preamble."""
-    if head[128:132] == b"DICM":
-        return True
-    # Without: the first element is of group 2 or 8. Explicit VR names its type; implicit VR has a short value.
-    group, element, kind = head[:2], head[2:4], head[4:6]
-    if len(head) < 16 or group not in (b"\x02\0", b"\x08\0", b"\0\x08"):
-        return False
-    number = struct.unpack(">H" if group == b"\0\x08" else "<H", element)[0]
-    explicit = kind in (b"UL", b"CS", b"UI", b"OB", b"SH", b"LO", b"DA", b"TM", b"DT")
-    return number <= 0x1000 and (explicit or (group == b"\x08\0" and head[6:8] == b"\0\0"))
 
 
 def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
@@ -124,8 +116,6 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
 
 def _read_header(stream: BinaryIO, limits: ReadLimits) -> Any:
     """pydicom's dataset with the elements listed above."""
-    import pydicom
-
     size = stream.seek(0, 2)
     if size > limits.bytes:
         raise ImageError(f"{size:,} bytes, over the limit of {limits.bytes:,}", cure="Split it into its frames.")
@@ -154,8 +144,6 @@ def _read_header(stream: BinaryIO, limits: ReadLimits) -> Any:
 
 def _check_deflated(stream: BinaryIO, limits: ReadLimits, counter: ItemCounter) -> None:
     """Refuse a deflated file that inflates beyond the limits; pydicom inflates everything at once."""
-    from pydicom.filereader import read_dataset
-
     stream.seek(0)
     stream.seek(132 if stream.read(132)[128:] == b"DICM" else 0)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
@@ -216,8 +204,6 @@ def _kind(data: Any) -> str:
 
 def _check_syntax(syntax: Any) -> str:
     """The transfer syntax's name; ImageError if it is not supported."""
-    from pydicom.pixels import get_decoder
-
     name = str(syntax.name) if syntax.name != str(syntax) else "an unknown transfer syntax"
     with suppress(NotImplementedError):
         if get_decoder(syntax).is_available:
@@ -226,8 +212,6 @@ def _check_syntax(syntax: Any) -> str:
 
 
 def _frames_present(data: Any, keyword: str, samples: int, colours: str) -> int:
-    from pydicom.encaps import parse_basic_offsets, parse_fragments
-
     value = data[keyword].value
     if not data.file_meta.TransferSyntaxUID.is_encapsulated:
         bits = samples * int(data.BitsAllocated)
@@ -257,10 +241,6 @@ def _instance(index: int | None) -> int | None:
 
 def _decode_frame(data: Any, frame: int) -> tuple[npt.NDArray[np.uint8], Metadata]:
     """uint8 [224, 224, 3], and the source of a grey frame's contrast."""
-    from pydicom.encaps import get_frame
-    from pydicom.pixels.processing import apply_color_lut
-    from pydicom.pixels.utils import pixel_array
-
     syntax = data.file_meta.TransferSyntaxUID
     if syntax.startswith("1.2.840.10008.1.2.4."):
         rows, columns = int(data.Rows), int(data.Columns)

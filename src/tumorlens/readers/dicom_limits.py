@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+
 from tumorlens.core.errors import ImageError
 from tumorlens.readers.types import ReadLimits
 
@@ -52,9 +55,6 @@ def check_length(element: Any) -> None:
     ImageError
         It is too long.
     """
-    from pydicom.datadict import dictionary_VR
-    from pydicom.dataelem import RawDataElement
-
     if not isinstance(element, RawDataElement):
         return
     kind = dictionary_VR(element.tag)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
 from tumorlens.readers.dicom_limits import check_length
 from tumorlens.readers.types import Values, blocks, contrast_range, sample, to_uint8
@@ -64,9 +66,6 @@ def pixel_spacing(data: Any, frame: int) -> tuple[float, float]:
 
 def _modality(stored: Values, data: Any, frame: int) -> Values:
     """The values after the modality transformation."""
-    from pydicom.dataset import Dataset
-    from pydicom.pixels.processing import apply_modality_lut
-
     if data.get("ModalityLUTSequence"):
         _check_table(data.ModalityLUTSequence[0])
         table = Dataset()
@@ -115,9 +114,6 @@ def _look_up(values: Values, table: npt.NDArray[np.uint8], first: int) -> npt.ND
 
 
 def _apply_window(values: Values, window: tuple[float, float, str]) -> npt.NDArray[np.uint8]:
-    from pydicom.dataset import Dataset
-    from pydicom.pixels.processing import apply_windowing
-
     settings = Dataset()
     settings.WindowCenter, settings.WindowWidth, settings.VOILUTFunction = window
     # The result then spans 0 to 255: the output range follows the stored bits.

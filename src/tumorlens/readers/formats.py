@@ -8,15 +8,11 @@ from dataclasses import replace
 
 from tumorlens.core.errors import ImageError
 from tumorlens.core.text import shown
-from tumorlens.readers.dicom import is_dicom, read_dicom
-from tumorlens.readers.nifti import HEADER, is_nifti, read_nifti
 from tumorlens.readers.rasters import read_raster
+from tumorlens.readers.signatures import GZIP, HEADER, ZIP, is_dicom, is_nifti, is_raster
 from tumorlens.readers.types import ReadContext, Slice, Unreadable
 from tumorlens.readers.zips import check_entry, entry_content, entry_path, open_zip, visible_files
 
-ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_GZIP = b"\x1f\x8b"
-_RASTERS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _READ = "JPEG, PNG, TIFF, BMP, WebP, DICOM, NIfTI and zips of them"
 
 
@@ -39,9 +35,13 @@ def read_stream(context: ReadContext, *, in_zip: bool = False) -> Iterator[Slice
                 raise ImageError("a zip inside a zip", cure="Unpack the outer one and name the folder.")
             yield from _read_zip(context)
         elif is_dicom(head):  # before TIFF, whose signature may stand in a DICOM file's preamble
+            from tumorlens.readers.dicom import read_dicom  # pydicom takes 0.2 s to import
+
             yield from read_dicom(context)
-        elif head.startswith(_GZIP) or is_nifti(head):
-            yield from read_nifti(context, compressed=head.startswith(_GZIP))
+        elif head.startswith(GZIP) or is_nifti(head):
+            from tumorlens.readers.nifti import read_nifti  # so does nibabel
+
+            yield from read_nifti(context, compressed=head.startswith(GZIP))
         elif is_raster(head):
             yield from read_raster(context)
         elif not head:
@@ -53,11 +53,6 @@ def read_stream(context: ReadContext, *, in_zip: bool = False) -> Iterator[Slice
     except OSError as error:
         reason = f"cannot be read ({error.strerror or 'input/output error'})"
         yield Unreadable(context.source, None, reason, "Copy it again.")
-
-
-def is_raster(head: bytes) -> bool:
-    """Whether a file that starts with these bytes is a JPEG, PNG, BMP, TIFF or WebP image."""
-    return head.startswith(_RASTERS) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
 
 
 def _read_zip(context: ReadContext) -> Iterator[Slice | Unreadable]:

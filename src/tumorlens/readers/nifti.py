@@ -20,8 +20,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.affines import voxel_sizes
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.orientations import io_orientation
+from nibabel.spatialimages import HeaderDataError
 
 from tumorlens.core.errors import ImageError
+from tumorlens.readers.signatures import HEADER, is_nifti
 from tumorlens.readers.types import (
     Metadata,
     Plane,
@@ -35,7 +41,6 @@ from tumorlens.readers.types import (
     to_uint8,
 )
 
-HEADER = 544  # bytes that identify a NIfTI of either version
 _CHUNK = 1 << 20
 _MAX_OFFSET = 64_000_000  # bytes; header extensions lie before the voxels
 _CONVERT = "Save the volume again as .nii.gz from a program that reads it."
@@ -43,11 +48,6 @@ _AGAIN = "Download or copy it again."
 
 # Per plane the axes of an RAS volume: through the plane, down the picture (reversed), across it (reversed).
 _AXES: dict[Plane, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
-
-
-def is_nifti(head: bytes) -> bool:
-    """Whether a file that starts with these bytes is a NIfTI, or the header of a pair."""
-    return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
 def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Unreadable]:
@@ -137,9 +137,6 @@ def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> t
 
 def _parse_header(head: bytes) -> Any:
     """nibabel's header, unchecked: its own checks repair silently and quote header values."""
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-
     kind = head[344:348] if head[344:348] in (b"n+1\0", b"ni1\0") else head[4:8]
     if kind.startswith(b"ni"):
         raise ImageError(
@@ -159,8 +156,6 @@ def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     shape = (*dim[1 : dim[0] + 1], 1)[: max(3, dim[0])]
     if min(shape[:2]) < 8:
         raise ImageError(f"only {'x'.join(map(str, shape[:3]))} voxels", cure="Leave it out.")
-    from nibabel.spatialimages import HeaderDataError
-
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):  # an undefined code
@@ -172,8 +167,6 @@ def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _affine(header: Any) -> tuple[npt.NDArray[np.float64], bool]:
     """[4, 4], voxel indices → mm in RAS, and whether the file records it or it is nibabel's default."""
-    from nibabel.spatialimages import HeaderDataError
-
     try:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), np.float64)
@@ -190,9 +183,6 @@ def _affine(header: Any) -> tuple[npt.NDArray[np.float64], bool]:
 
 def _orient(values: Values, affine: npt.NDArray[np.float64], plane: Plane) -> tuple[Values, tuple[float, float]]:
     """Slices as a view [slice, row, column] in stored order, and the distance between rows and columns in mm."""
-    from nibabel.affines import voxel_sizes
-    from nibabel.orientations import io_orientation
-
     # For each stored axis its nearest RAS axis, and whether it runs with (1) or against it (-1).
     runs = np.asarray(io_orientation(affine))  # type: ignore[no-untyped-call]
     stored = {int(axis): (i, direction > 0) for i, (axis, direction) in enumerate(runs)}

@@ -11,7 +11,7 @@ from email.message import Message
 from email.parser import HeaderParser
 
 from tumorlens.core.text import shown
-from tumorlens.readers.formats import ZIP
+from tumorlens.readers.signatures import ZIP
 from tumorlens.serve.problems import Problem
 
 _MAX_HEADER = 8_192  # bytes per part

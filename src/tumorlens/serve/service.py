@@ -20,7 +20,8 @@ from tumorlens.inference.predict import failed_record, model_name, record_of
 from tumorlens.inference.records import Record
 from tumorlens.inference.volumes import with_volumes
 from tumorlens.readers import Plane, Slice, Unreadable
-from tumorlens.readers.formats import is_raster, read_stream
+from tumorlens.readers.formats import read_stream
+from tumorlens.readers.signatures import is_raster
 from tumorlens.readers.types import ReadContext, SeriesNames
 from tumorlens.serve.admission import Admission
 from tumorlens.serve.batching import Batcher, Prediction
