@@ -26,7 +26,7 @@ DROP = """([target, name, content]) => {
 
 
 def answer(page):
-    return page.locator("#answer").inner_text()
+    return page.locator("#prediction").inner_text()
 
 
 class TestOneImage:
@@ -51,11 +51,11 @@ class TestOneImage:
         expect(heat).to_be_hidden()
         page.get_by_label("Show").check()
         first = heat.get_attribute("src")
-        page.get_by_label("Speaks for").select_option("pituitary")
+        page.get_by_label("Class").select_option("pituitary")
         expect(page.locator("figcaption")).to_contain_text("Pituitary tumour")
         assert heat.get_attribute("src") != first
         assert server.asked[-1][1]["class"] == "pituitary"
-        page.get_by_label("Speaks for").select_option("")
+        page.get_by_label("Class").select_option("")
         expect(heat).to_have_attribute("src", first)
         assert len(server.asked) == 2  # what was fetched once is kept
 
@@ -104,7 +104,7 @@ class TestWaysIn:
             page.evaluate(DROP, ["dragenter", name, content])
             expect(page.locator("#veil")).to_be_visible()
         page.evaluate(DROP, [way, name, content])
-        expect(page.locator("#result-title")).to_have_text("pasted picture" if way == "paste" else name)
+        expect(page.locator("#result-title")).to_have_text("pasted image" if way == "paste" else name)
         expect(page.locator("#veil")).to_be_hidden()
 
     def test_the_sample(self, page):
@@ -152,7 +152,7 @@ class TestWaysIn:
         server.cut = True
         choose(page, *(file(f"{i}.dcm", dicom(i)) for i in range(8)))
         expect(page.locator("#entries li")).to_have_count(2)
-        assert "The answer was cut off" in page.locator("#entries").inner_text()
+        assert "The response was cut off" in page.locator("#entries").inner_text()
         page.locator("#entries button", has_text="0.dcm and 6 more, 7 slices").click()
         expect(page.locator(".slider output")).to_have_text("Slice 4 of 7")
 
@@ -206,10 +206,10 @@ class TestWrongFiles:
     @pytest.mark.parametrize(
         ("content", "title", "cure"),
         [
-            (b"hello", "Of no format that is read here", "These are read: JPEG"),
-            (head("damaged"), "The file cannot be read", "Copy it again."),
+            (b"hello", "Unsupported file format", "These are read: JPEG"),
+            (head("damaged"), "The file could not be read", "Copy it again."),
             (bytes(2_000_001), "Over a limit", "Add less at once"),
-            (zipped(), "There is nothing in it", "Add another one."),
+            (zipped(), "Nothing to classify", "Add another one."),
         ],
         ids=["format", "damaged", "large", "empty zip"],
     )
@@ -229,7 +229,7 @@ class TestWrongFiles:
     def test_a_service_that_is_gone_and_back(self, page, server):
         page.route("**/v1/predict*", lambda route: route.abort())
         choose(page, file("slice.png", head()))
-        expect(page.locator(".verdict.error .head")).to_have_text("The service does not answer")
+        expect(page.locator(".verdict.error .head")).to_have_text("The service does not respond")
         page.unroute("**/v1/predict*")
         page.get_by_role("button", name="Try again").click()
         expect(page.locator("#entries li")).to_have_count(2)
@@ -243,9 +243,9 @@ class TestWrongFiles:
         assert len(server.asked) == 2
 
     def test_what_took_too_long_is_not_sent_again(self, page, server):
-        server.busy, server.why = 9, {"type": "/problems/took-too-long", "title": "The answer took too long"}
+        server.busy, server.why = 9, {"type": "/problems/took-too-long", "title": "The request took too long"}
         choose(page, file("slice.png", head()))
-        expect(page.locator("#entries")).to_contain_text("The answer took too long")
+        expect(page.locator("#entries")).to_contain_text("The request took too long")
         assert len(server.asked) == 1
 
     def test_cancelling(self, page):
@@ -315,20 +315,20 @@ class TestCard:
         assert "It knows its classes and nothing else." in card
 
     @pytest.mark.parametrize(
-        ("source", "name"), [("folder", "Official test part"), ("fold", "Test fold"), ("", "Test")]
+        ("source", "name"), [("folder", "Official test images"), ("fold", "Test fold"), ("", "Test")]
     )
     def test_the_test_part_bears_its_own_name(self, blank, server, source, name):
         server.card = CARD | {"split": {"source": "x", "test_source": source}}
         blank.goto(server.url)
         expect(blank.locator(".measured tbody tr").first).to_contain_text(name)
-        assert blank.get_by_text("Official test part").count() == (source == "folder")
+        assert blank.get_by_text("Official test images").count() == (source == "folder")
 
     @pytest.mark.parametrize(
         ("changed", "told"),
         [
-            ({"measured": None}, "No accuracy is known."),
-            ({"measured": {"test": CARD["measured"]["test"]}}, "The figure without twins is missing."),
-            ({"dataset": {"sheet": "phantom"}}, "Learned from generated slices."),
+            ({"measured": None}, "The accuracy is not known."),
+            ({"measured": {"test": CARD["measured"]["test"]}}, "The accuracy without twins is missing."),
+            ({"dataset": {"sheet": "phantom"}}, "Trained on generated slices."),
         ],
     )
     def test_what_is_not_known_is_said(self, blank, server, changed, told):

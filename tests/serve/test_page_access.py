@@ -37,7 +37,7 @@ class TestForEverybody:
             page.keyboard.press("Tab")
             reached.append(page.evaluate("(document.activeElement.id || document.activeElement.innerText)"))
             assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-        assert reached[:6] == ["Skip to the answer", "Session", "Model card", "choose", "sample", SETTINGS]
+        assert reached[:6] == ["Skip to the prediction", "Session", "Model card", "choose", "sample", SETTINGS]
         assert reached[-1] == "API description"  # the last one
         page.locator("#sample").focus()
         page.keyboard.press("Enter")
@@ -91,7 +91,7 @@ class TestRealService:
         nifti = nibabel.Nifti1Image(heads, np.eye(4)).to_bytes()
         series = write_dicom(tmp_path, 0, "glioma", 0)[10:16]
         blank.goto(real)
-        expect(blank.locator("#card .caution")).to_contain_text("No accuracy is known.")
+        expect(blank.locator("#card .caution")).to_contain_text("The accuracy is not known.")
         expect(blank.locator("#card")).to_contain_text("Accuracy on all test images is flattered")
         for name, content, state in (("a.png", png(), "ok"), ("noise.png", noise(), "refused"),
                                      ("a.txt", b"text", "error")):  # fmt: skip

@@ -119,9 +119,9 @@ def rows_of(data: bytes) -> list[dict[str, Any]]:
     if data[128:132] == b"DICM":
         return [slice_row(data[132], 8)]
     if data.endswith(b"damaged"):
-        raise Refusal(422, "The file cannot be read", "The body: a PNG that is cut off.", "Copy it again.")
+        raise Refusal(422, "The file could not be read", "The body: a PNG that is cut off.", "Copy it again.")
     if not data.startswith(b"\x89PNG"):
-        raise Refusal(415, "Of no format that is read here", "The body: of no format that is read.",
+        raise Refusal(415, "Unsupported file format", "The body: of no format that is read.",
                       "These are read: JPEG, PNG, DICOM, NIfTI.")  # fmt: skip
     return [image_row(data)]
 

@@ -1,15 +1,15 @@
-// The service's API: one function a request. Every failure is a Problem with words for people.
+// The service's API: one function per endpoint. Every failure is a Problem with text for the user.
 
-let token = ""; // in memory alone: never in storage, cookies or addresses
+let token = ""; // only in memory: never in storage, cookies or URLs
 let asking = null;
-let most = Infinity; // bytes of one request
+let maxBytes = Infinity; // of one request
 export let served = ""; // name of the model
 let askForToken = async () => null;
 
-const TRIES = 4; // while the service says that it is busy
-const LONGEST_WAIT = 30; // seconds between two of them
+const TRIES = 4; // while the service is busy
+const LONGEST_WAIT = 30; // seconds between two tries
 
-/** What went wrong, as RFC 9457 problem details tell it, with the cure. */
+/** An error as RFC 9457 problem details, with the cure. */
 export class Problem extends Error {
   constructor({ title, detail = "", cure = "", status = 0, type = "" }) {
     super(detail || title);
@@ -17,27 +17,27 @@ export class Problem extends Error {
   }
 }
 
-/** `ask(refused)` gets a token from the user, or null; `refused` tells that the last one was wrong. */
+/** `ask(refused)` gets a token from the user, or null; `refused` is true if the last one was wrong. */
 export function onUnauthorized(ask) {
   askForToken = ask;
 }
 
-/** Classify one file; `options` are the query's: heatmap, class, slice, coverage, plane. */
+/** Classify one file; `options` are the query: heatmap, class, slice, coverage, plane. */
 export async function predict(blob, options, signal) {
-  const said = Object.entries(options).filter(([, value]) => value !== null && value !== undefined);
-  const query = new URLSearchParams(said);
-  const answer = await send(`v1/predict?${query}`, await body(blob), signal);
-  return answer.json();
+  const given = Object.entries(options).filter(([, value]) => value !== null && value !== undefined);
+  const query = new URLSearchParams(given);
+  const response = await send(`v1/predict?${query}`, await body(blob), signal);
+  return response.json();
 }
 
-/** Classify a zip, or files by the names they go by (a Map); yields rows as they come. */
+/** Classify a zip, or files by name (a Map); yields rows as they arrive. */
 export async function* batch(content, options, signal) {
   const query = new URLSearchParams(options);
   const isZip = content instanceof Blob;
   const init = isZip ? await body(content, "application/zip") : { method: "POST", body: form(content) };
-  const answer = await send(`v1/batch?${query}`, init, signal);
+  const response = await send(`v1/batch?${query}`, init, signal);
   let rest = "";
-  const lines = answer.body.pipeThrough(new TextDecoderStream());
+  const lines = response.body.pipeThrough(new TextDecoderStream());
   try {
     for (let reader = lines.getReader(), part; !(part = await reader.read()).done;) {
       const found = (rest + part.value).split("\n");
@@ -48,17 +48,17 @@ export async function* batch(content, options, signal) {
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({
-      title: "The answer was cut off", detail: "The service stopped in the middle of its answer.", cure: "Try again.",
+      title: "The response was cut off", detail: "The service stopped in the middle of its response.", cure: "Try again.",
     });
   }
 }
 
-/** The model's card, and what the service takes. */
+/** The model card, and the limits of the service. */
 export async function model() {
-  const answer = await (await send("v1/model")).json();
-  most = answer.takes?.bytes ?? Infinity;
-  served = answer.model ?? "";
-  return answer;
+  const card = await (await send("v1/model")).json();
+  maxBytes = card.takes?.bytes ?? Infinity;
+  served = card.model ?? "";
+  return card;
 }
 
 export const sample = async () => (await send("v1/sample")).blob();
@@ -70,14 +70,14 @@ function form(files) {
   return data;
 }
 
-/** Said here, as a service that hangs up in the middle of a body cannot always be heard. */
+/** Checked here, as the response of a service that stops reading a body does not always arrive. */
 function check(bytes) {
-  if (bytes <= most) return;
-  const [n, limit] = [bytes, most].map((v) => `${(v / 1e6).toFixed(1)} MB`);
+  if (bytes <= maxBytes) return;
+  const [n, limit] = [bytes, maxBytes].map((v) => `${(v / 1e6).toFixed(1)} MB`);
   throw new Problem({
     title: "Over a limit",
-    detail: `There are ${n}, and this service takes ${limit} at once.`,
-    cure: "Add less at once, or ask whoever runs the service to raise its limit.",
+    detail: `The files have ${n}; this service accepts ${limit} at once.`,
+    cure: "Add less at once, or ask the administrator to raise the limit.",
     status: 413,
   });
 }
@@ -85,10 +85,10 @@ function check(bytes) {
 async function body(blob, type = "application/octet-stream") {
   check(blob.size);
   try {
-    await blob.slice(0, 1).arrayBuffer(); // fetch would not tell a file that is gone from a service that is
+    await blob.slice(0, 1).arrayBuffer(); // fetch fails alike for a missing file and a missing service
   } catch {
     throw new Problem({
-      title: "The browser cannot read this file", detail: "It was moved, or may not be read.", cure: "Choose it again.",
+      title: "The browser could not read this file", detail: "It was moved, or you lack permission to read it.", cure: "Choose it again.",
     });
   }
   return { method: "POST", body: blob, headers: { "Content-Type": type } };
@@ -98,28 +98,28 @@ async function send(path, init = {}, signal = undefined) {
   for (let tried = 1; ; tried++) {
     const used = token;
     const headers = { ...init.headers, ...(used && { Authorization: `Bearer ${used}` }) };
-    let answer;
+    let response;
     try {
-      answer = await fetch(path, { ...init, headers, signal, credentials: "omit" });
+      response = await fetch(path, { ...init, headers, signal, credentials: "omit" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Problem({
-        title: "The service does not answer",
+        title: "The service does not respond",
         detail: "The connection failed, or was closed before the whole file was sent.",
         cure: "Check that tumorlens serve is running and that the file is within its limits; then try again.",
       });
     }
-    if (answer.ok) return answer;
-    if (answer.status === 401 && (token !== used || await newToken(used))) continue;
-    const busy = answer.status === 503 || answer.status === 429;
-    const problem = await problemOf(answer);
-    // What took too long once would again, and all that work is lost each time.
+    if (response.ok) return response;
+    if (response.status === 401 && (token !== used || await newToken(used))) continue;
+    const busy = response.status === 503 || response.status === 429;
+    const problem = await problemOf(response);
+    // What took too long would do so again, and that work would be lost.
     if (!busy || tried >= TRIES || problem.type.endsWith("took-too-long")) throw problem;
-    await pause(Math.min(Number(answer.headers.get("Retry-After")) || 1, LONGEST_WAIT), signal);
+    await pause(Math.min(Number(response.headers.get("Retry-After")) || 1, LONGEST_WAIT), signal);
   }
 }
 
-/** Requests that are refused together ask once. */
+/** Concurrent requests that are refused ask for a token only once. */
 async function newToken(refused) {
   asking ??= askForToken(refused !== "").finally(() => { asking = null; });
   const given = await asking;
@@ -127,16 +127,16 @@ async function newToken(refused) {
   return Boolean(given);
 }
 
-async function problemOf(answer) {
-  const { status } = answer;
-  const words = { title: `The service answered ${status}`, cure: "Try again, or ask whoever runs the service.", status };
+async function problemOf(response) {
+  const { status } = response;
+  const problem = { title: `The service responded with ${status}`, cure: "Try again, or ask the administrator.", status };
   try {
-    const told = await answer.json();
-    for (const key of ["title", "detail", "cure", "type"]) if (typeof told[key] === "string") words[key] = told[key];
+    const details = await response.json();
+    for (const key of ["title", "detail", "cure", "type"]) if (typeof details[key] === "string") problem[key] = details[key];
   } catch {
-    // A proxy's page says nothing that a reader could use.
+    // The error page of a proxy does not help the user.
   }
-  return new Problem(words);
+  return new Problem(problem);
 }
 
 function pause(seconds, signal) {

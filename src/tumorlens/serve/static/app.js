@@ -1,4 +1,4 @@
-// The page at work: from files to answers.
+// The main module of the page: from files to predictions.
 
 import { model, onUnauthorized, sample } from "./api.js";
 import { showCard, showNoCard } from "./card.js";
@@ -13,7 +13,7 @@ import { enqueue } from "./work.js";
 
 let classes = [];
 
-const say = (text) => { byId("live").textContent = text; };
+const announce = (text) => { byId("live").textContent = text; };
 
 function open(result) {
   if (!classes.length) classes = Object.keys(result.rows.find((row) => row.probabilities)?.probabilities ?? {});
@@ -21,12 +21,12 @@ function open(result) {
   session.list(open, result);
 }
 
-function spoken(result) {
+function announcement(result) {
   const { head, text, cure = "" } = verdictWords(chief(result), result.options.coverage);
   return `${result.name}: ${head}. ${text} ${cure}`;
 }
 
-/** The first result of a choice is shown; the others wait in the list, so that nothing moves under the reader. */
+/** Shows the first result of the chosen files; the others stay in the list, so that nothing moves while reading. */
 async function take(files) {
   if (!files.length) return;
   const options = { coverage: +byId("coverage").value, plane: byId("plane").value };
@@ -38,9 +38,9 @@ async function take(files) {
       if (matchMedia("(max-width: 60rem)").matches) requestAnimationFrame(() => byId("result").scrollIntoView());
     } else session.list(open);
     first = false;
-    say(spoken(result));
+    announce(announcement(result));
   };
-  say(files.length === 1 ? `Classifying ${files[0].name}` : `Classifying ${files.length} files`);
+  announce(files.length === 1 ? `Classifying ${files[0].name}` : `Classifying ${files.length} files`);
   for (const job of await jobsOf(files)) enqueue(job, options, found);
 }
 
@@ -53,7 +53,7 @@ async function trySample() {
     const failure = failureOf("Generated sample", problem, { coverage: 0.95, plane: "axial" }, trySample);
     session.add(failure);
     open(failure);
-    say(`The sample cannot be had: ${problem.message}`);
+    announce(`The sample could not be loaded: ${problem.message}`);
   } finally {
     byId("sample").disabled = false;
   }
@@ -69,12 +69,12 @@ async function loadCard() {
   }
 }
 
-/** A token from the user, or null; it goes to api.js and nowhere else. */
+/** A token from the user, or null; only api.js gets it. */
 function ask(refused) {
   const dialog = byId("ask");
   byId("ask-why").textContent = refused
-    ? "That token was not accepted. Check it, or ask whoever runs the service."
-    : "Ask whoever runs it. The token is kept in this page's memory and forgotten when it is closed.";
+    ? "That token was not accepted. Check it, or ask the administrator."
+    : "Ask the administrator of the service. The token is kept only in this page's memory, until you close the page.";
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
@@ -94,7 +94,7 @@ function listen() {
   document.addEventListener("paste", (event) => {
     const files = pasted(event.clipboardData);
     if (files.length) event.preventDefault();
-    else if (!event.target.closest("input")) say("There is no picture on the clipboard.");
+    else if (!event.target.closest("input")) announce("The clipboard contains no image.");
     take(files);
   });
   byId("ask-form").addEventListener("submit", (event) => {
@@ -108,13 +108,13 @@ function listen() {
     session.clear();
     session.list(open, null);
     showNothing();
-    say("The session is empty.");
+    announce("The session is empty.");
     byId("history").focus();
   });
 }
 
 function listenToDrops() {
-  let inside = 0; // enter and leave come for every element on the way
+  let inside = 0; // enter and leave fire for every element passed
   const veil = (n) => { inside = n; byId("veil").hidden = n < 1; };
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
   addEventListener("dragenter", (event) => { if (hasFiles(event)) veil(inside + 1); });
@@ -127,7 +127,7 @@ function listenToDrops() {
     try {
       take(await dropped(event.dataTransfer));
     } catch {
-      say("The folder cannot be read. Choose its files instead.");
+      announce("The folder could not be read. Choose its files instead.");
     }
   });
 }

@@ -1,12 +1,12 @@
-// Probabilities along the slices of a volume, as an SVG chart that a click or drag moves through.
+// Probabilities along the slices of a volume, as an SVG chart; click or drag to choose a slice.
 
 import { draw, make } from "./dom.js";
 import { className, percent, stateOf } from "./words.js";
 
-const HEIGHT = 168, LEFT = 42, RIGHT = 10, TOP = 8, BOTTOM = 46; // pixels; below the axis stands the verdicts' strip
+const HEIGHT = 168, LEFT = 42, RIGHT = 10, TOP = 8, BOTTOM = 46; // pixels; the verdicts are below the axis
 const NO_TUMOUR = "notumor";
 
-/** A figure for `rows`; `choose(i)` is called when a slice is pointed at. The figure's `show(i)` moves the cursor. */
+/** A figure for `rows`; `choose(i)` is called when a slice is clicked. The figure's `show(i)` moves the cursor. */
 export function chartOf(rows, classes, choose) {
   const svg = draw("svg", { class: "chart", role: "img", "aria-label": summary(rows, classes) });
   const figure = make("figure", { class: "along" }, legend(classes), svg);
@@ -49,10 +49,10 @@ function axes(width, rows, x) {
     draw("text", { x: x(rows.length - 1), y: HEIGHT - 4, "text-anchor": "end" }, number(rows, rows.length - 1))];
 }
 
-/** What a slice is called: its file's own number, where it has one. */
+/** The number of a slice: the one in its file, if any. */
 const number = (rows, i) => `${Number.isInteger(rows[i].slice) ? rows[i].slice + 1 : i + 1}`;
 
-/** A mark a slice: tall and filled for ok, a short frame for uncertain, a low dash for refused or unreadable. */
+/** One mark per slice: tall and filled for ok, a short frame for uncertain, a low dash for refused or failed. */
 function strip(rows, x, width) {
   const wide = Math.max(1.5, Math.min(8, (width - LEFT - RIGHT) / rows.length - 1.5));
   const base = HEIGHT - 20;
@@ -63,7 +63,7 @@ function strip(rows, x, width) {
   });
 }
 
-/** One line a class, broken where a slice has no probabilities; a lone slice is a dot. */
+/** One line per class, interrupted where a slice has no probabilities; a single slice is a dot. */
 function lines(rows, name, k, x) {
   const runs = [[]];
   rows.forEach((row, i) => {
@@ -88,7 +88,7 @@ function legend(classes) {
     make("li", {}, tick("refused", 2), "refused"));
 }
 
-/** The chart for those who do not see it. */
+/** The chart as text for screen readers. */
 function summary(rows, classes) {
   const found = rows.map(stateOf);
   const counts = ["ok", "uncertain", "refused", "error"].map((state) => [found.filter((one) => one === state).length, state]);

@@ -1,6 +1,6 @@
-// Elements made from data: text goes in as text, so that no file's name can become markup.
+// Builds elements. Text is inserted as text, so that no file name can become markup.
 
-/** An element with attributes, `on…` listeners and children; children that are null are left out. */
+/** An element with attributes, `on…` listeners and children; null children are omitted. */
 export function make(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -29,7 +29,7 @@ const MARKS = {
   error: ["M3 3h18v18H3z", "m8 8 8 8m0-8-8 8"],
 };
 
-/** The sign of a verdict; each has its own outline, so that colour is not needed to tell them apart. */
+/** The icon of a verdict; the outlines differ, so that colour is not needed to distinguish them. */
 export function mark(state) {
   const [outline, stroke] = MARKS[state];
   return draw("svg", { viewBox: "0 0 24 24", class: `mark ${state}`, "aria-hidden": "true" },

@@ -3,9 +3,9 @@
 import { make } from "./dom.js";
 
 const COLUMNS = ["kind", "file", "series", "slice", "class", "set", "verdict", "reason", "score", "coverage", "plane", "model"];
-const FORMULA = /^[=+\-@\t\r]/; // which a spreadsheet would run
+const FORMULA = /^[=+\-@\t\r]/; // a spreadsheet would run it
 
-/** One object a row, without pictures. */
+/** One object per row, without pictures. */
 export function recordsOf(results) {
   return results.flatMap((result) => [...result.rows, result.whole].filter(Boolean).map((row) => ({
     kind: row.kind, file: row.file ?? result.name, series: row.series ?? null, slice: row.slice, class: row.class, set: row.set,

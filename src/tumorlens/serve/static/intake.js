@@ -1,10 +1,10 @@
-// Files from a choice, a drop or the clipboard → jobs for the service.
+// From chosen, dropped or pasted files to jobs for the service.
 
 const CLUTTER = /^(\.|__MACOSX$|Thumbs\.db$|desktop\.ini$)/;
 
-/** Files of a drop, those in folders too. */
+/** Dropped files, including those in folders. */
 export async function dropped(transfer) {
-  // Entries must be asked for before the first await: the browser forgets them after the event.
+  // Get all entries before the first await: the browser drops them after the event.
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
   const files = [];
@@ -25,11 +25,11 @@ async function walk(entry, files) {
   for (const inner of found) if (!CLUTTER.test(inner.name)) await walk(inner, files);
 }
 
-/** Pictures in a paste; they have no names of their own. */
+/** Pasted images, which have no names of their own. */
 export function pasted(clipboard) {
   const named = (file) => file.name && !/^image\.\w+$/.test(file.name);
   return [...clipboard.files].map((file, i) =>
-    (named(file) ? file : new File([file], `pasted picture${i ? ` ${i + 1}` : ""}`, { type: file.type })));
+    (named(file) ? file : new File([file], `pasted image${i ? ` ${i + 1}` : ""}`, { type: file.type })));
 }
 
 /** Jobs `{name, kind, files}`: each zip, each other file, and several DICOM files together, as they may be a series. */
@@ -45,7 +45,7 @@ export async function jobsOf(files) {
   return jobs;
 }
 
-/** Told by the content, as the service does. */
+/** Detected from the content, as the service does. */
 async function kindOf(file) {
   try {
     const head = new Uint8Array(await file.slice(0, 132).arrayBuffer());
@@ -53,6 +53,6 @@ async function kindOf(file) {
     if (text(0, 4) === "PK\x03\x04" || text(0, 4) === "PK\x05\x06") return "zip";
     return text(128, 132) === "DICM" ? "dicom" : "file";
   } catch {
-    return "file"; // sending it tells why it cannot be read
+    return "file"; // sending it reports why it could not be read
   }
 }

@@ -1,9 +1,9 @@
-// What one file, volume or series got, and its pictures, which are fetched when they are looked at.
+// The prediction for one file, volume or series, and its pictures, which are fetched when shown.
 
 import { predict } from "./api.js";
 import { stateOf } from "./words.js";
 
-const LASTING = /^4(?!01|08|29)/; // of such an answer another try changes nothing
+const LASTING = /^4(?!01|08|29)/; // errors that trying again does not change
 let made = 0;
 
 /**
@@ -21,18 +21,18 @@ export function resultOf(name, rows, { options, model = "", blobOf = async () =>
 
 /** A request that failed as a whole. */
 export function failureOf(name, problem, options, again) {
-  const told = problem.detail.replace(/^The body\b/, "The file") || problem.title;
+  const text = problem.detail.replace(/^The body\b/, "The file") || problem.title;
   const row = {
     title: problem.title, kind: "image", slice: null, class: null, probabilities: null, set: [],
-    verdict: `error: ${told}`, reason: problem.cure, score: null,
+    verdict: `error: ${text}`, reason: problem.cure, score: null,
   };
   return resultOf(name, [row], { options, again: LASTING.test(problem.status) ? null : again });
 }
 
-/** The row that stands for a result in lists. */
+/** The row that represents a result in lists. */
 export const chief = (result) => result.whole ?? result.rows[0];
 
-/** The slice to open a result with: the surest one of the class that the whole is called, else the middle. */
+/** The slice to show first: the most probable one of the volume's class, else the middle. */
 export function firstSlice(result) {
   const called = result.whole?.class;
   const p = (row) => (called && row.class === called && row.verdict === "ok" ? row.probabilities[called] : 0);
@@ -40,7 +40,7 @@ export function firstSlice(result) {
   return p(best) ? result.rows.indexOf(best) : Math.floor((result.rows.length - 1) / 2);
 }
 
-/** {image, heatmap} of a slice, data addresses, the heatmap of `name` or null; null where there is no picture. */
+/** {image, heatmap} of a slice as data URLs, the heatmap for class `name` or null; null without a picture. */
 export async function pictureOf(result, row, name, signal) {
   const known = knownPicture(result, row, name);
   if (known || stateOf(row) === "error") return known;
@@ -48,8 +48,8 @@ export async function pictureOf(result, row, name, signal) {
   if (!blob) return null;
   const several = result.rows.filter((other) => placeOf(other) === placeOf(row)).length > 1;
   const query = { ...result.options, heatmap: "png", class: name, slice: several ? row.slice : null };
-  const answer = await predict(blob, query, signal);
-  const found = answer.rows.find((other) => other.image && (!several || other.slice === row.slice));
+  const prediction = await predict(blob, query, signal);
+  const found = prediction.rows.find((other) => other.image && (!several || other.slice === row.slice));
   return found ? keep(result, row, name, found) : null;
 }
 
@@ -59,15 +59,15 @@ function keep(result, row, name, { image, heatmap = null }) {
   return picture;
 }
 
-/** The file that a row is of; `file` is for reading, and several may have one name. */
+/** Identifies the file of a row; `file` is for display, and several files may share a name. */
 const placeOf = (row) => row.path ?? row.file ?? "";
 
 const key = (row, name) => JSON.stringify([placeOf(row), row.slice, name ?? ""]);
 
-/** The same where it is here already. */
+/** The same if already fetched, else null. */
 export const knownPicture = (result, row, name) => result.pictures.get(key(row, name)) ?? null;
 
-/** Any picture that is here, for a list. */
+/** Any fetched picture, for a list. */
 export function thumbnail(result) {
   return result.pictures.values().next().value?.image ?? null;
 }

@@ -1,10 +1,10 @@
-// What was classified since the page was opened: a list to return to.
+// The list of predictions since the page was opened.
 
 import { byId, make, mark } from "./dom.js";
 import { chief, thumbnail } from "./results.js";
 import { brief, count, stateOf } from "./words.js";
 
-const LISTED = 200; // newest; the downloads hold all
+const LISTED = 200; // the newest; downloads contain all
 const results = [];
 let current = null;
 
@@ -19,7 +19,7 @@ export function clear() {
   current = null;
 }
 
-/** Draw the list; `open` is called with the result that is chosen. */
+/** Draw the list; `open` is called with the chosen result. */
 export function list(open, chosen = current) {
   current = chosen;
   const focused = document.activeElement?.dataset?.id;
@@ -28,7 +28,7 @@ export function list(open, chosen = current) {
   byId("history-empty").hidden = results.length > 0;
   byId("history-tools").hidden = !results.length;
   byId("history-more").hidden = results.length <= LISTED;
-  byId("history-more").textContent = `And ${count(Math.max(0, results.length - LISTED))} older ones, which the downloads hold too.`;
+  byId("history-more").textContent = `And ${count(Math.max(0, results.length - LISTED))} older ones, which the downloads also contain.`;
 }
 
 function entry(result, open) {

@@ -1,33 +1,33 @@
-// One result: verdict, picture under its heatmap, class bars, and a slider where there are several slices.
+// One result: verdict, picture under its heatmap, class bars, and a slider if there are several slices.
 
 import { chartOf } from "./chart.js";
 import { byId, make, mark } from "./dom.js";
 import { firstSlice, knownPicture, pictureOf } from "./results.js";
 import { brief, className, percent, share, stateOf, verdictWords } from "./words.js";
 
-const RULE = "A volume is called when three neighbouring slices name one tumour class with 90 % or more each, or when "
-  + "over half of its slices show none and no two neighbours name one; else it is uncertain."; // volumes.py
-const SETTLE = 120; // ms that the slider rests before a picture is asked for
-const view = { on: true, opacity: 60, name: null }; // kept from result to result; name null: the answer's own class
+const RULE = "A volume has a class if three neighbouring slices predict the same tumour class with 90 % or more each, or if "
+  + "over half of its slices show no tumour and no two neighbours predict one; else it is uncertain."; // volumes.py
+const SETTLE = 120; // ms without movement of the slider before a picture is fetched
+const view = { on: true, opacity: 60, name: null }; // kept from result to result; name null: the predicted class
 let stop = new AbortController();
 let serial = 0; // in ids that labels refer to
 
-/** Show a result; `classes` are the model's, `pictured` is called when a picture came. */
+/** Show a result; `classes` are the model's, `pictured` is called when a picture was fetched. */
 export function show(result, classes, pictured) {
   byId("intro").hidden = true;
   byId("result-title").textContent = result.name;
   const parts = result.rows.length > 1 || result.whole ? several(result, classes, pictured) : one(result, classes, pictured);
-  byId("answer").replaceChildren(...parts);
-  byId("answer").hidden = false;
+  byId("prediction").replaceChildren(...parts);
+  byId("prediction").hidden = false;
 }
 
 /** Back to the introduction. */
 export function showNothing() {
   stop.abort();
   byId("intro").hidden = false;
-  byId("answer").hidden = true;
-  byId("answer").replaceChildren();
-  byId("result-title").textContent = "How to read an answer";
+  byId("prediction").hidden = true;
+  byId("prediction").replaceChildren();
+  byId("result-title").textContent = "How to read a prediction";
 }
 
 function one(result, classes, pictured) {
@@ -42,15 +42,15 @@ function one(result, classes, pictured) {
 function several(result, classes, pictured) {
   const { rows, whole } = result;
   const slice = sliceView(result, classes, pictured);
-  const said = make("div");
+  const sliceVerdict = make("div");
   const choose = (i) => {
     slider.value = i;
-    const n = number(rows[i], i); // as the file counts, which may begin anywhere
+    const n = number(rows[i], i); // as in the file, which may start at any number
     const text = n === i + 1 ? `Slice ${n} of ${rows.length}` : `Slice ${n} (${i + 1} of ${rows.length})`;
     slider.setAttribute("aria-valuetext", `${text}: ${brief(rows[i])}`);
     place.textContent = text;
     chart.show(i);
-    said.replaceChildren(verdict(rows[i], result, true));
+    sliceVerdict.replaceChildren(verdict(rows[i], result, true));
     slice.show(rows[i]);
   };
   const place = make("output", { for: "slice" });
@@ -61,10 +61,10 @@ function several(result, classes, pictured) {
   const parts = [
     whole && verdict(whole, result),
     whole && make("p", { class: "quiet small" }, RULE),
-    make("h3", {}, "Along the slices"),
+    make("h3", {}, "Probability by slice"),
     chart,
     make("div", { class: "slider" }, make("label", { for: "slice" }, "Slice"), slider, place),
-    said, slice,
+    sliceVerdict, slice,
   ];
   choose(firstSlice(result));
   return parts.filter(Boolean);
@@ -100,12 +100,12 @@ function sliceView(result, classes, pictured) {
     light.classList.remove("loading");
     image.hidden = !picture;
     missing.hidden = Boolean(picture);
-    missing.textContent = picture ? "" : "No picture of this one.";
-    if (picture) Object.assign(image, { src: picture.image, alt: `${result.name}: the picture as the network saw it` });
+    missing.textContent = picture ? "" : "No picture available.";
+    if (picture) Object.assign(image, { src: picture.image, alt: `${result.name}: the image that the network received` });
     if (picture?.heatmap) heat.src = picture.heatmap;
     else heat.removeAttribute("src");
-    const bright = picture?.heatmap ? ` Bright: what spoke for ${className(name)}.` : "";
-    caption.textContent = picture ? `224 × 224 pixels, as the network saw it.${bright}` : "";
+    const bright = picture?.heatmap ? ` Bright regions supported ${className(name)}.` : "";
+    caption.textContent = picture ? `224 × 224 pixels, the network's input.${bright}` : "";
     blend();
   };
   const load = async (wait) => {
@@ -156,12 +156,12 @@ function heatControls(row, classes, blend, reload) {
     make("legend", {}, "Heatmap"),
     make("label", { class: "check", for: `heat-${id}` }, on, " Show"),
     make("label", { for: `opacity-${id}` }, "Opacity"), make("span", { class: "range" }, opacity, shown),
-    make("label", { for: `class-${id}` }, "Speaks for"), select,
+    make("label", { for: `class-${id}` }, "Class"), select,
     make("p", { class: "ramp quiet small" }, make("span", {}, "less"), make("i", { "aria-hidden": "true" }), make("span", {}, "more")),
   ];
 }
 
-/** Each class with its probability, those of the prediction set marked in words too. */
+/** Each class with its probability, with those in the prediction set also marked by text. */
 function bars(row, classes, coverage) {
   const table = make("table", { class: "bars" },
     make("caption", {}, "Calibrated probability"),
@@ -179,6 +179,6 @@ function bars(row, classes, coverage) {
   return [table,
     make("p", {}, make("strong", {}, `${share(coverage)} prediction set: `), names ? `${names}.` : "empty."),
     Number.isFinite(row.score) && make("p", { class: "quiet small" },
-      `Distance from the images learned from: ${row.score.toFixed(2)} standard deviations (0 is the mean of like images).`),
+      `Distance from the training images: ${row.score.toFixed(2)} standard deviations (0 is the mean of validation images).`),
   ].filter(Boolean);
 }

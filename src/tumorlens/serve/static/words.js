@@ -1,11 +1,11 @@
-// What a row means, in words.
+// The text of a prediction.
 
 const NAMES = { notumor: "No tumour", pituitary: "Pituitary tumour" };
 
-/** A class as a reader knows it: `notumor` → "No tumour". */
+/** A class name for display: `notumor` → "No tumour". */
 export const className = (name) => NAMES[name] ?? name.charAt(0).toUpperCase() + name.slice(1);
 
-/** A share as a percentage; never rounded up to certainty, as the service rounds it to, or down to nothing. */
+/** A share as a percentage, never rounded to 100 % or 0 %. */
 export function percent(share) {
   if (share > 0.999) return "> 99.9 %";
   if (share < 0.001 && share > 0) return "< 0.1 %";
@@ -14,32 +14,32 @@ export function percent(share) {
 
 export const count = (n) => n.toLocaleString("en-US");
 
-/** `ok`, `uncertain`, `refused` or `error`; a verdict that this page does not know is no answer. */
+/** `ok`, `uncertain`, `refused` or `error`; an unknown verdict counts as an error. */
 export function stateOf(row) {
   if (row.verdict === "ok" || row.verdict === "uncertain") return row.verdict;
   return row.verdict.startsWith("refused") ? "refused" : "error";
 }
 
-/** The verdict on a row: `head` to see at a glance, `text` with the reason. */
+/** The verdict on a row: a short `head`, and `text` with the reason. */
 export function verdictWords(row, coverage) {
   const thing = row.kind === "volume" ? "volume" : row.kind === "slice" ? "slice" : "image";
   const state = stateOf(row);
   if (state === "ok") {
     const p = percent(row.probabilities[row.class]);
     const text = thing === "volume"
-      ? `Called by the slices that decide, with a mean probability of ${p}.`
+      ? `Predicted by the deciding slices, with a mean probability of ${p}.`
       : `Probability ${p}, calibrated. It is the only class in the ${share(coverage)} prediction set.`;
     return { state, head: className(row.class), text };
   }
   if (state === "uncertain") {
-    const why = sentence(row.reason) || "The answer is in doubt.";
+    const why = sentence(row.reason) || "The prediction is in doubt.";
     if (!row.class) return { state, head: "Uncertain", text: why };
     const p = percent(row.probabilities[row.class]);
-    return { state, head: "Uncertain", text: `${why} Most probable is ${lower(row.class)} (${p}), not enough to rely on.` };
+    return { state, head: "Uncertain", text: `${why} Most probable is ${lower(row.class)} (${p}), which is not reliable.` };
   }
   if (state === "refused") {
-    const why = row.reason ? ` Why: ${row.reason}.` : "";
-    const text = `This ${thing} is unlike the brain MRI that the model learned from, so no class is given.${why}`;
+    const why = row.reason ? ` Reason: ${row.reason}.` : "";
+    const text = `This ${thing} differs from the brain MRI that the model was trained on, so no class is reported.${why}`;
     return { state, head: "Not classified", text };
   }
   const what = row.verdict.replace(/^error:\s*/, "");
@@ -58,7 +58,7 @@ export const share = (coverage) => `${+(100 * coverage).toFixed(1)} %`;
 
 export const lower = (name) => className(name).toLowerCase();
 
-/** A phrase with a capital first and a full stop last. */
+/** A phrase as a sentence: with a capital letter and a full stop. */
 export function sentence(text) {
   if (!text) return "";
   const start = text.charAt(0).toUpperCase() + text.slice(1);

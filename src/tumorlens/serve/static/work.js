@@ -1,4 +1,4 @@
-// Jobs, a few at a time, with a line for each that is under way.
+// Runs a few jobs at a time, and lists those in progress.
 
 import { Problem, batch, predict, served } from "./api.js";
 import { byId, make } from "./dom.js";
@@ -18,9 +18,9 @@ export function enqueue(job, options, found) {
     make("button", { type: "button", "aria-label": `Cancel ${job.name}`, onclick: () => stop.abort() }, "Cancel"));
   byId("queue").append(line);
   waiting.push(async () => {
-    const tell = (text) => { state.textContent = text; };
+    const report = (text) => { state.textContent = text; };
     try {
-      if (!stop.signal.aborted) await run(job, options, found, stop.signal, tell);
+      if (!stop.signal.aborted) await run(job, options, found, stop.signal, report);
     } catch (error) {
       if (error.name !== "AbortError") found(failed(job, error, options, found));
     } finally {
@@ -40,39 +40,39 @@ function next() {
 
 function failed(job, error, options, found) {
   const problem = error instanceof Problem ? error
-    : new Problem({ title: "The page failed", detail: String(error), cure: "Reload it and try again." });
+    : new Problem({ title: "The page failed", detail: String(error), cure: "Reload the page and try again." });
   return failureOf(job.name, problem, options, () => enqueue(job, options, found));
 }
 
-async function run(job, options, found, signal, tell) {
+async function run(job, options, found, signal, report) {
   const [file] = job.files;
   if (job.kind === "file") {
-    tell("working");
-    const answer = await predict(file, { ...options, heatmap: "png" }, signal);
-    found(resultOf(job.name, answer.rows, { options, model: answer.model, blobOf: async () => file }));
+    report("working");
+    const prediction = await predict(file, { ...options, heatmap: "png" }, signal);
+    found(resultOf(job.name, prediction.rows, { options, model: prediction.model, blobOf: async () => file }));
     return;
   }
-  tell("sending");
-  // Parts go by numbers: what files are called stays here.
+  report("sending");
+  // Parts are numbered, so that file names stay on this page.
   const content = job.kind === "zip" ? file : new Map(job.files.map((one, i) => [`${i + 1}`, one]));
   const blobOf = job.kind === "zip" ? (row) => entryOf(file, row.path) : async (row) => content.get(row.path);
   const give = (name, rows) => found(resultOf(name, rows, { options, model: served, blobOf }));
-  const series = new Map(); // held until the end, where the row for the whole stands
+  const series = new Map(); // kept until the end, when the row for the volume arrives
   let n = 0;
   try {
     for await (const row of batch(content, options, signal)) {
-      tell(`${count(++n)} answers`);
+      report(`${count(++n)} predictions`);
       row.path = row.file;
       row.file = nameOf(row.path, job, content);
       if (row.series) series.set(row.series, [...(series.get(row.series) ?? []), row]);
       else give(row.file, [row]);
     }
     if (!n) {
-      const detail = `${job.name} holds no file to classify.`;
-      throw new Problem({ title: "There is nothing in it", detail, cure: "Add another one.", status: 422 });
+      const detail = `${job.name} contains no file to classify.`;
+      throw new Problem({ title: "Nothing to classify", detail, cure: "Add another one.", status: 422 });
     }
   } finally {
-    // Also where the answer was cut off: what came is kept.
+    // Also if the response was cut off: the predictions received are kept.
     if (!signal.aborted) for (const rows of series.values()) give(seriesName(rows, job), rows);
   }
 }

@@ -1,10 +1,10 @@
-// One entry out of a zip that the user gave, to show its picture. Formats: APPNOTE.TXT 4.3.7, 4.3.12, 4.3.16.
+// Extracts one entry of a zip given by the user, to show its picture. Formats: APPNOTE.TXT 4.3.7, 4.3.12, 4.3.16.
 
 const END = 0x06054b50, CENTRAL = 0x02014b50, LOCAL = 0x04034b50;
 const LARGEST = 256 * 2 ** 20; // bytes of an entry that is unpacked to be shown
 
 /**
- * The content of the entry that the service calls `path`; null where it cannot be had (absent, encrypted, zip64, too
+ * The content of the entry that the service calls `path`; null if it is not available (missing, encrypted, zip64, too
  * large, one of several of that name).
  */
 export async function entryOf(zip, path) {
@@ -29,7 +29,7 @@ export async function entryOf(zip, path) {
   return found.length === 1 && found[0] ? unpack(zip, ...found[0]) : null;
 }
 
-/** What the service calls an entry (`_parts` in inputs/formats.py); null for a folder or a name in code page 437. */
+/** What the service calls an entry (`_parts` in readers/formats.py); null for a folder or a name in code page 437. */
 function nameOf(bytes, flags) {
   if (!(flags & 0x800) && bytes.some((byte) => byte > 127)) return null;
   const [name] = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes).split("\0"); // as zipfile cuts it
