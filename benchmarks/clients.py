@@ -146,38 +146,22 @@ def half_sent(address: Address, body: bytes, n: int) -> None:
 @contextmanager
 def ours(model: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], Address]]:
     """`tumorlens serve` on a free port."""
-    command = [
-        sys.executable,
-        "-m",
-        "tumorlens",
-        "serve",
-        "--model",
-        str(model),
-        "--port",
-        "0",
-        "--quiet",
-        *options,
-    ]
+    port = _free_port()
+    command = [sys.executable, "-m", "tumorlens", "serve", "--model", str(model), "--port", str(port), "--quiet",
+               *options]  # fmt: skip
     with _process(command) as process:
-        assert process.stderr is not None
-        first = process.stderr.readline()
-        found = re.search(r"http://([^:]+):(\d+)/", first)
-        if not found:
-            raise SystemExit(f"The service did not start: {first}{process.stderr.read()}")
-        address = (found.group(1), int(found.group(2)))
-        _ready(address)
-        yield process, address
+        _ready(("127.0.0.1", port), process)
+        yield process, ("127.0.0.1", port)
 
 
 @contextmanager
 def plain(weights: Path | None) -> Iterator[tuple[subprocess.Popen[str], Address]]:
     """`plain_service.py` under uvicorn on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = _free_port()
     command = [sys.executable, "-m", "uvicorn", "plain_service:app", "--port", str(port), "--log-level", "error",
                "--no-access-log"]  # fmt: skip
     with _process(command, **({"WEIGHTS": str(weights.resolve())} if weights else {})) as process:
-        _ready(("127.0.0.1", port))
+        _ready(("127.0.0.1", port), process)
         yield process, ("127.0.0.1", port)
 
 
@@ -198,10 +182,16 @@ def _process(command: list[str], **environment: str) -> Iterator[subprocess.Pope
         process.stderr.close()
 
 
-def _ready(address: Address, seconds: float = 120.0) -> None:
-    """Wait until it answers at all."""
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _ready(address: Address, process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    """Wait until the process responds at this address."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and process.poll() is None:
         try:
             with socket.create_connection(address, timeout=seconds) as client:
                 client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -210,7 +200,7 @@ def _ready(address: Address, seconds: float = 120.0) -> None:
         except OSError:
             pass
         time.sleep(0.2)
-    raise SystemExit(f"Nothing answered on port {address[1]} within {seconds:.0f} s.")
+    raise SystemExit(f"No service responded on port {address[1]} within {seconds:.0f} s.")
 
 
 def workers(pid: int) -> list[int]:

@@ -61,16 +61,14 @@ def test_the_scale_has_the_colours_of_the_heatmaps():
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
+def real(model):
     """The service itself with a tiny model."""
     uvicorn = pytest.importorskip("uvicorn")
-    from serve_model import write_model
 
     from tumorlens.inference.classifier import load_classifier
     from tumorlens.serve.app import create_app
     from tumorlens.serve.settings import Settings
 
-    model = write_model(tmp_path_factory.mktemp("model") / "classifier.onnx")
     app = create_app(load_classifier(model, 1), Settings(model=model, quiet=True))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -92,7 +90,7 @@ class TestRealService:
         series = write_dicom(tmp_path, 0, "glioma", 0)[10:16]
         blank.goto(real)
         expect(blank.locator("#card .caution")).to_contain_text("The accuracy is not known.")
-        expect(blank.locator("#card")).to_contain_text("Accuracy on all test images is flattered")
+        expect(blank.locator("#card")).to_contain_text("Accuracy on all test images is inflated")
         for name, content, state in (("a.png", png(), "ok"), ("noise.png", noise(), "refused"),
                                      ("a.txt", b"text", "error")):  # fmt: skip
             choose(blank, file(name, content))

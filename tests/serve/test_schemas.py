@@ -6,7 +6,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode, checks
-from serve_model import png, service, write_model
+from serve_model import png
 
 CHECKS = [
     checks.not_a_server_error,
@@ -18,12 +18,6 @@ BOUNDS = settings(max_examples=25, deadline=None, derandomize=True, suppress_hea
 ROUTES = ("POST /v1/predict", "POST /v1/batch", "GET /v1/model", "GET /v1/sample", "GET /healthz", "GET /readyz",
           "GET /metrics")  # fmt: skip
 WRONG = ("POST /v1/predict", "POST /v1/batch", "GET /v1/sample")
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    with service(write_model(tmp_path_factory.mktemp("model") / "classifier.onnx")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -16,30 +15,21 @@ import clients
 import httpx
 import pytest
 import uvicorn
-from serve_model import png, problem_of, write_model
+from serve_model import png, problem_of
+from service_process import process, until
 
+from tumorlens.cli.main import main
+from tumorlens.core.errors import RunError
 from tumorlens.inference.classifier import load_classifier
 from tumorlens.serve import admission
 from tumorlens.serve import server as running
 from tumorlens.serve.app import create_app
+from tumorlens.serve.server import serve
 from tumorlens.serve.settings import Settings
 
 workers = clients.workers
 
 NAME = "Mueller_Anna_1970"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model") / "classifier.onnx")
-
-
-def until(condition, seconds=8.0):
-    """Wait for something that must come true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.02)
 
 
 def read_all(client):
@@ -126,28 +116,6 @@ class TestConnections:
         assert answer.startswith(b"HTTP/1.1 405 ")
 
 
-@contextmanager
-def process(model, *options, temporary=None, group=False, command=None):
-    """`tumorlens serve` as a process; gives it and its address."""
-    command = command or [
-        sys.executable, "-m", "tumorlens", "serve", "--model", str(model), "--port", "0", *options
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"TMPDIR": str(temporary)} if temporary else {})
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-                               start_new_session=group)  # fmt: skip
-    try:
-        assert running.stderr is not None
-        address = re.search(r"http://[^ ]+", running.stderr.readline())
-        assert address
-        with httpx.Client(base_url=address.group(), timeout=120) as client:
-            yield running, client
-    finally:
-        running.kill()
-        running.wait()
-        running.stdout.close()
-        running.stderr.close()
-
-
 def test_a_service_from_start_to_end(model, tmp_path):
     with process(model, "--window", "0.8", temporary=tmp_path) as (running, client):
         parts = [("file", (f"{NAME}.png", png())), ("file", ("big.png", bytes(2_000_000)))]
@@ -176,8 +144,9 @@ def test_a_service_from_start_to_end(model, tmp_path):
         assert time.monotonic() - began < 10
         log = running.stderr.read()
     assert NAME not in log
+    assert f"at {client.base_url}/ (Ctrl-C stops it)" in log
     assert "POST /v1/batch 200" in log
-    assert "127.0.0.1" not in log
+    assert "127.0.0.1" not in log.replace(str(client.base_url), "")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for workers in /proc")
@@ -208,7 +177,8 @@ def patched(folder, model, lines, workers=1):
         "import pathlib, sys, time\nfrom tumorlens.core.progress import log_to_stderr\n"
         "from tumorlens.serve import service, server\nfrom tumorlens.serve.settings import Settings\n"
         f"read = service.read_stream\n{lines}\n"
-        f"settings = Settings(model=pathlib.Path({str(model)!r}), port=0, quiet=True, workers={workers})\n"
+        f"model, port = pathlib.Path({str(model)!r}), int(sys.argv[-1])\n"
+        f"settings = Settings(model=model, port=port, quiet=True, workers={workers})\n"
         "if __name__ == '__main__':\n    log_to_stderr()\n    sys.exit(server.serve(settings))\n"
     )
     return [sys.executable, str(folder / "service.py")]
@@ -300,6 +270,31 @@ def test_the_same_signal_again_ends_it_at_once(model, tmp_path, number, late):
 
 
 def test_workers_that_cannot_start_are_told_by_the_exit_code(model, tmp_path):
-    command = patched(tmp_path, model, "server._drain_on_signal = lambda *_: 1 / 0", workers=2)
+    command = patched(tmp_path, model, "server._HEALTHCHECK = 3; server._drain_on_signal = lambda *_: 1 / 0", workers=2)
     with process(model, command=command) as (running, _):
         assert running.wait(120) == 1
+
+
+def test_without_the_extra_the_cure_is_one_for_the_source(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "tumorlens.serve.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve"]) == 1
+    err = capsys.readouterr().err
+    assert "'uvicorn'" in err
+    assert "pip install '.[serve]'" in err  # there is no such package to be had elsewhere
+
+
+def test_what_cannot_be_served_is_told_before_anything_listens(model, tmp_path):
+    with pytest.raises(RunError, match="not there"):
+        serve(Settings(model=tmp_path / "none.onnx"))
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RunError, match="port"):
+        serve(Settings(model=model, port=taken.getsockname()[1]))
+
+
+def test_no_torch_and_nothing_of_the_study_is_imported():
+    code = (
+        "import sys, tumorlens.serve.server, tumorlens.data.phantom.generator\n"
+        "print([m for m in ('torch', 'torchvision', 'scipy', 'sklearn', 'onnx', 'matplotlib') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

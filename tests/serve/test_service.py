@@ -1,358 +1,294 @@
-"""Settings, tokens, places, batches and multipart bodies, one by one."""
+"""Predictions for one file and for batches, in this process."""
 
 import asyncio
 import io
-import socket
-import subprocess
-import sys
+import json
 import time
+import zipfile
 
 import httpx
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from phantom_files import write_nifti
-from serve_model import png, problem_of, service, write_model
+from folders import CLASSES
+from phantom_files import write_dicom, write_nifti
+from PIL import Image
+from serve_model import noise, picture, png, problem_of, service, zipped
 
-from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.inference.classifier import load_classifier
-from tumorlens.serve.batching import batching
-from tumorlens.serve.multipart import files_of
-from tumorlens.serve.pictures import MAX_PICTURES, spread
-from tumorlens.serve.problems import Problem
-from tumorlens.serve.server import serve
-from tumorlens.serve.service import PredictionOptions
+from tumorlens.inference.predict import predict
+from tumorlens.readers import ReadLimits
+from tumorlens.serve import service as answering
+from tumorlens.serve.pictures import MAX_PICTURES
+from tumorlens.serve.problems import busy
+from tumorlens.serve.service import CHUNK, PredictionOptions
 from tumorlens.serve.settings import Settings
 
-TOKENS = ("first-token-of-the-test", "second-token-of-the-test")
+
+class TestPredict:
+    def test_answers_as_predict_does(self, here, model, tmp_path):
+        for i, content in enumerate([*(png(label, 7) for label in range(4)), noise()]):
+            path = tmp_path / f"{i}.png"
+            path.write_bytes(content)
+            row = next(iter(predict([str(path)], load_classifier(model, 1))))
+            found = here.predict(content).json()["rows"]
+            assert len(found) == 1
+            assert found[0]["class"] == (row.label or None)
+            assert found[0]["verdict"] == row.verdict
+            assert found[0]["set"] == list(row.set)
+            assert found[0]["score"] == pytest.approx(row.score, rel=1e-4)
+            if row.label:
+                assert found[0]["probabilities"] == pytest.approx(row.probabilities, abs=1e-5)
+                assert list(found[0]["probabilities"]) == list(CLASSES)
+
+    def test_a_refused_image_names_no_class_and_has_no_heatmap(self, here):
+        row = here.predict(noise(), heatmap="png", **{"class": "glioma"}).json()["rows"][0]
+        assert row["verdict"].startswith("refused")
+        assert row["class"] is row["probabilities"] is row["heatmap"] is None
+        assert row["set"] == []
+        assert picture(row["image"]).shape == (224, 224, 3)
+
+    def test_pictures_only_where_asked(self, here):
+        row = here.predict(png()).json()["rows"][0]
+        assert "image" not in row
+        assert "heatmap" not in row
+
+    def test_coverage_widens_the_set(self, here):
+        sizes = [len(here.predict(png(), coverage=c).json()["rows"][0]["set"]) for c in (0.05, 0.999)]
+        assert sizes == [1, 4]
+
+    def test_different_coverages_in_one_batch_do_not_mix(self, here):
+        wanted = [0.05, 0.999, 0.95, 0.05, 0.999]
+
+        async def at_once():
+            ask = (here.client.post("/v1/predict", content=png(), params={"coverage": c}) for c in wanted)
+            return [len(answer.json()["rows"][0]["set"]) for answer in await asyncio.gather(*ask)]
+
+        sizes = here.run(at_once())
+        assert sizes[0] == sizes[3] == 1
+        assert sizes[1] == sizes[4] == 4
+
+    def test_a_volume_has_a_row_a_slice_and_one_for_the_whole(self, here, model, volume):
+        rows = here.predict(volume.read_bytes(), heatmap="png").json()["rows"]
+        wanted = list(predict([str(volume)], load_classifier(model, 1)))
+        assert [(r["kind"], r["slice"], r["verdict"], r["class"]) for r in rows] == [
+            (r.kind, r.slice, r.verdict, r.label or None) for r in wanted
+        ]
+        assert sum(r.get("image") is not None for r in rows) == MAX_PICTURES
+        assert "image" not in rows[-1]
+
+    def test_one_slice_of_a_volume(self, here, volume):
+        rows = here.predict(volume.read_bytes(), heatmap="png", slice=CHUNK + 3).json()["rows"]
+        assert [row["slice"] for row in rows] == [CHUNK + 3]
+        assert rows[0]["image"]
+        assert problem_of(here.predict(volume.read_bytes(), slice=900)) == (422, "invalid-parameter")
+        assert problem_of(here.predict(b"\x1f\x8b" + bytes(500), slice=900)) == (422, "unreadable")
+
+    def test_a_dicom_file_is_a_slice_without_a_whole_and_tells_no_name(self, here, tmp_path):
+        content = write_dicom(tmp_path, 0, "glioma", 0)[20].read_bytes()
+        answer = here.predict(content)
+        assert [row["kind"] for row in answer.json()["rows"]] == ["slice"]
+        assert "Phantom" not in answer.text
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model") / "classifier.onnx")
+class TestBatch:
+    def test_a_zip(self, here):
+        answer = here.post("/v1/batch", content=zipped(a__1=png(0, 1), a__2=b"no picture", b=noise()))
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        rows = [json.loads(line) for line in answer.text.splitlines()]
+        assert [row["file"] for row in rows] == ["a/1", "a/2", "b"]
+        assert rows[0]["verdict"] in ("ok", "uncertain")
+        assert rows[1]["verdict"].startswith("error: of no format")
+        assert rows[2]["verdict"].startswith("refused")
 
+    def test_parts_and_volumes_keep_apart(self, here, volume):
+        parts = [("f", ("one.nii.gz", volume.read_bytes())), ("f", ("two.nii.gz", volume.read_bytes())),
+                 ("f", ("c.png", png()))]  # fmt: skip
+        rows = [json.loads(line) for line in here.post("/v1/batch", files=parts).text.splitlines()]
+        assert [row["file"] for row in rows if row["kind"] == "volume"] == ["one.nii.gz", "two.nii.gz"]
+        assert [row["file"] for row in rows if row["kind"] == "image"] == ["c.png"]
 
-@pytest.fixture
-def token_file(tmp_path):
-    path = tmp_path / "tokens"
-    path.write_text("# who may ask\n" + "\n".join(TOKENS) + "\n")
-    return path
-
-
-def images(n):
-    return np.random.default_rng(n).integers(0, 255, (n, 224, 224, 3), np.uint8)
-
-
-class TestSettings:
-    @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "example.org"])
-    def test_beyond_this_machine_only_with_tokens_or_in_the_open(self, host, token_file):
-        with pytest.raises(ConfigError, match="token-file"):
-            Settings(host=host)
-        Settings(host=host, insecure=True)
-        Settings(host=host, token_file=token_file)
-
-    @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.0.0.9"])
-    def test_loopback(self, host):
-        assert Settings(host=host).is_loopback
-
-    @pytest.mark.parametrize(
-        "wrong",
-        [{"port": -1}, {"port": 65536}, {"workers": 0}, {"queue": 0}, {"max_megabytes": 0}, {"window": 2},
-         {"max_seconds": 0}, {"per_client": 0}, {"cors": ("*",)}, {"cors": ("https://a.org/",)}],
-    )  # fmt: skip
-    def test_wrong_values_name_the_option(self, wrong):
-        with pytest.raises(ConfigError, match="--" + next(iter(wrong)).replace("_", "-")) as found:
-            Settings(**wrong)
-        assert found.value.cure
-
-    @pytest.mark.parametrize("content", [None, "", "# nothing\n", "short\n", "ä" * 20])
-    def test_unusable_token_files(self, content, tmp_path):
-        path = tmp_path / "tokens"
-        if content is not None:
-            path.write_text(content, encoding="utf-8")
-        with pytest.raises(ConfigError, match="token-file") as found:
-            Settings(token_file=path).tokens()
-        assert content is None or not content.strip() or content.strip() not in str(found.value)
-
-    def test_what_cannot_be_served_is_told_before_anything_listens(self, model, tmp_path):
-        with pytest.raises(RunError, match="not there"):
-            serve(Settings(model=tmp_path / "none.onnx"))
-        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RunError, match="port"):
-            serve(Settings(model=model, port=taken.getsockname()[1]))
-
-
-class TestSecurity:
-    def test_tokens(self, model, token_file):
-        with service(model, token_file=token_file, host="0.0.0.0") as here:
-            for path in ("/v1/model", "/metrics", "/v1/sample"):
-                assert problem_of(here.get(path)) == (401, "unauthorized")
-                assert "Bearer" in here.get(path).headers["www-authenticate"]
-            for wrong in (
-                "Bearer x",
-                f"Basic {TOKENS[0]}",
-                f"Bearer {TOKENS[0]}x",
-                "Bearer",
-                f"Bearer {TOKENS[0][:-1]}",
-            ):
-                assert here.get("/v1/model", headers={"authorization": wrong}).status_code == 401
-            for token in TOKENS:
-                assert here.get("/v1/model", headers={"authorization": f"Bearer {token}"}).status_code == 200
-            assert here.get("/healthz").status_code == here.get("/readyz").status_code == 200
-            description = here.get("/openapi.json").json()
-            assert description["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
-            asking = {path for path, one in description["paths"].items() for op in one.values() if "security" in op}
-            assert asking == {"/v1/predict", "/v1/batch", "/v1/model", "/v1/sample", "/metrics"}
-
-    def test_a_page_cannot_ask_by_a_name_of_its_own(self, model):
+    def test_a_service_that_must_stop_says_so_in_the_last_line(self, model, volume):
         with service(model) as here:
-            for host in (
-                "evil.example",
-                "evil.example:8000",
-                "localhost.evil.example",
-                "",
-                "10.0.0.1",
-                "127.0.0.1.nip.io",
-            ):
-                assert here.get("/v1/model", headers={"host": host}).status_code == 400
-            for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "[::1]", "127.0.0.9:8000"):
-                assert here.get("/v1/model", headers={"host": host}).status_code == 200
+            here.app.state.admission.must_stop = True
+            parts = [("f", (f"{i}.png", png())) for i in range(3 * CHUNK)]
+            rows = [json.loads(line) for line in here.post("/v1/batch", files=parts).text.splitlines()]
+            assert [row["file"] for row in rows] == [*(f"{i}.png" for i in range(CHUNK)), None]
+            assert rows[-1]["verdict"] == "error: the service is stopping"
+            assert problem_of(here.predict(volume.read_bytes())) == (503, "stopping")
 
-    def test_cors_is_for_those_named(self, model):
-        origin = "https://viewer.example.org"
-        with service(model, cors=(origin,)) as here:
-            asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
-            for name, status in ((origin, 200), ("https://evil.example", 400)):
-                answer = here.run(here.client.options("/v1/predict", headers=asked | {"origin": name}))
-                assert answer.status_code == status
-            refused = here.post("/v1/predict", content=b"x", headers={"origin": origin})
-            assert refused.headers["access-control-allow-origin"] == origin
+    @pytest.mark.parametrize("why", ["late", "busy"])
+    def test_a_batch_that_is_broken_off_says_so_in_the_last_line(self, model, monkeypatch, why):
+        with service(model, max_seconds=5.0) as here:
+            batcher = here.app.state.service.batcher
+            plain, asked = batcher.classify, []
+
+            async def classify(*args):
+                asked.append(1)
+                if len(asked) == 2 and why == "busy":
+                    raise busy("Too much to do.")
+                if len(asked) == 2:
+                    await asyncio.sleep(60)
+                return await plain(*args)
+
+            monkeypatch.setattr(batcher, "classify", classify)
+            parts = [("f", (f"{i}.png", png())) for i in range(3 * CHUNK)]
+            rows = [json.loads(line) for line in here.post("/v1/batch", files=parts).text.splitlines()]
+        assert [row["file"] for row in rows] == ["0.png", None]
+        assert rows[-1]["verdict"] == {"late": "error: it took too long", "busy": "error: Too much to do"}[why]
+        assert "Not all was read" in rows[-1]["reason"]
+
+    def test_a_damaged_zip_is_a_row(self, here):
+        rows = here.post("/v1/batch", content=zipped(a=png())[:-30]).text.splitlines()
+        assert [json.loads(row)["verdict"].split(":")[0] for row in rows] == ["error"]
 
 
-class TestPlaces:
-    def test_a_full_queue_says_so_at_once(self, model):
-        with service(model, queue=2, window=0.5) as here:
+def test_few_volumes_are_held_at_a_time(here, volume, monkeypatch):
+    live, most = set(), []
 
-            async def three():
-                asked = [asyncio.create_task(here.client.post("/v1/predict", content=png())) for _ in range(2)]
-                while here.app.state.admission.active < 2:
-                    await asyncio.sleep(0.005)
-                assert "tumorlens_requests_in_work 2.0" in (await here.client.get("/metrics")).text
-                began = time.monotonic()
-                late = await here.client.post("/v1/predict", content=png())
-                ready = await here.client.get("/readyz")
-                return late, ready, time.monotonic() - began, await asyncio.gather(*asked)
+    def counted(*args, **kwargs):
+        token = object()
+        live.add(token)
+        most.append(len(live))
+        try:
+            yield from read_stream(*args, **kwargs)
+        finally:
+            live.discard(token)
 
-            late, ready, took, others = here.run(three())
-            assert problem_of(late) == problem_of(ready) == (503, "busy")
-            assert int(late.headers["retry-after"]) >= 1
-            assert took < 0.4
-            assert [answer.status_code for answer in others] == [200, 200]
-            assert here.predict(png()).status_code == 200
-            assert "tumorlens_requests_in_work 0.0" in here.run(here.client.get("/metrics")).text
-            assert here.app.state.admission.body_bytes == here.app.state.admission.active == 0
+    read_stream = answering.read_stream
+    monkeypatch.setattr(answering, "read_stream", counted)
 
-    def test_one_client_may_not_take_all(self, model, token_file):
-        with service(model, token_file=token_file, per_client=1, window=0.3) as here:
+    async def at_once():
+        ask = (here.client.post("/v1/predict", content=volume.read_bytes()) for _ in range(9))
+        return [answer.status_code for answer in await asyncio.gather(*ask)]
 
-            def ask(token):
-                headers = {"authorization": f"Bearer {token}"}
-                return here.client.post("/v1/predict", content=png(), headers=headers)
+    assert here.run(at_once()) == [200] * 9
+    assert 1 < max(most) <= answering._CONCURRENT
 
-            async def both():
-                first = asyncio.create_task(ask(TOKENS[0]))
-                while not here.app.state.admission.active:
-                    await asyncio.sleep(0.005)
-                return await asyncio.gather(first, ask(TOKENS[0]), ask(TOKENS[1]))
 
-            first, again, other = here.run(both())
-            assert problem_of(again) == (429, "too-many-requests")
-            assert first.status_code == other.status_code == 200
+def test_many_at_once_get_their_own_answers(here):
+    bodies = [png(label, number) for label in range(4) for number in range(10)]
+    alone = [here.predict(body).json()["rows"] for body in bodies]
 
-    def test_a_clients_bodies_on_their_way_count_as_its_own(self, model, token_file):
-        with service(model, token_file=token_file, per_client=1) as here:
-            go_on = asyncio.Event()
+    async def at_once():
+        return await asyncio.gather(*(here.client.post("/v1/predict", content=b) for b in bodies))
 
-            async def stalled():
-                yield png()[:10]
-                await go_on.wait()
-                yield png()[10:]
+    answers: list[httpx.Response] = here.run(at_once())
+    for answer, wanted in zip(answers, alone, strict=True):
+        found = answer.json()["rows"][0]
+        assert found["verdict"] == wanted[0]["verdict"]
+        assert found["class"] == wanted[0]["class"]
+        assert found["probabilities"] == pytest.approx(wanted[0]["probabilities"], abs=1e-4)
 
-            def ask(token, content):
-                headers = {"authorization": f"Bearer {token}"}
-                return here.client.post("/v1/predict", content=content, headers=headers)
 
-            async def work():
-                first = asyncio.create_task(ask(TOKENS[0], stalled()))
-                while not here.app.state.admission.body_bytes:
-                    await asyncio.sleep(0.005)
-                again, other = await ask(TOKENS[0], png()), await ask(TOKENS[1], png())
-                go_on.set()
-                return await first, again, other
+def test_zips_of_a_form_have_a_limit_together(model, monkeypatch):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for i in range(40):
+            archive.writestr(f"{i}.png", b"x")
+    monkeypatch.setattr(Settings, "limits", ReadLimits(entries=100))
+    with service(model) as here:
+        ask = [("f", (f"{i}.zip", content.getvalue())) for i in range(3)]
+        rows = [json.loads(line) for line in here.post("/v1/batch", files=ask).text.splitlines()]
+        whole = [json.loads(line) for line in here.post("/v1/batch", files=ask[:2]).text.splitlines()]
+    assert (rows[-1]["file"], rows[-1]["verdict"]) == (None, "error: over 100 files in all")
+    assert len(rows) - 1 <= 100
+    assert len(whole) == 80
+    assert all(row["file"] for row in whole)
 
-            first, again, other = here.run(work())
-            assert problem_of(again) == (429, "too-many-requests")
-            assert first.status_code == other.status_code == 200
-            assert not here.app.state.admission.by_client
 
-    def test_batches_that_nobody_reads_do_not_stand_in_the_way_of_volumes(self, model, tmp_path):
-        volume, _ = write_nifti(tmp_path / "volume.nii.gz", 0, "glioma", 0)
+class TestOneSlice:
+    @pytest.fixture
+    def pages(self):
+        content = io.BytesIO()
+        page = Image.open(io.BytesIO(png())).resize((32, 32))
+        page.save(content, "TIFF", save_all=True, append_images=[page] * 59)
+        return content.getvalue()
+
+    @pytest.fixture
+    def read(self, monkeypatch):
+        """Counts what is read; each takes a moment."""
+        found, plain = [], answering.read_stream
+
+        def counted(*args, **more):
+            for item in plain(*args, **more):
+                found.append(item)
+                time.sleep(0.02)
+                yield item
+
+        monkeypatch.setattr(answering, "read_stream", counted)
+        return found
+
+    def test_is_read_up_to_its_chunk(self, model, pages, read):
+        with service(model) as here:
+            rows = here.predict(pages, slice=2 * CHUNK + 1).json()["rows"]
+        assert [row["slice"] for row in rows] == [2 * CHUNK + 1]
+        assert len(read) == 3 * CHUNK
+
+    def test_that_takes_too_long_is_not_read_on(self, model, pages, read):
+        with service(model, max_seconds=0.3) as here:
+            assert problem_of(here.predict(pages, slice=59)) == (503, "took-too-long")
+            before = len(read)
+            time.sleep(0.6)
+            assert len(read) <= before + CHUNK
+
+
+class TestWaitingBatch:
+    @pytest.mark.parametrize("why", ["late", "stopping"])
+    def test_that_gets_no_turn_says_so_in_its_last_line(self, model, why):
+        with service(model, max_seconds=3.0 if why == "late" else 30.0) as here:
+            serving = here.app.state.service
+
+            async def ask():
+                taken = [await serving.streams.acquire() for _ in range(answering._CONCURRENT)]
+                asked = asyncio.create_task(here.client.post("/v1/batch", files=[("f", ("a.png", png()))]))
+                await asyncio.sleep(0.3)
+                here.app.state.admission.must_stop = why == "stopping"
+                answer = await asyncio.wait_for(asked, 30)
+                for _ in taken:
+                    serving.streams.release()
+                return answer
+
+            rows = [json.loads(line) for line in here.run(ask()).text.splitlines()]
+            assert [row["file"] for row in rows] == [None]
+            told = {"late": "error: it took too long", "stopping": "error: the service is stopping"}
+            assert rows[0]["verdict"] == told[why]
+            assert serving.streams._value == answering._CONCURRENT
+
+    def test_that_is_given_up_leaves_its_place(self, model):
         with service(model) as here:
             serving = here.app.state.service
-            streams = [serving.batch([("a.png", io.BytesIO(png()))] * 20, PredictionOptions()) for _ in range(8)]
 
-            async def begin():
-                return [asyncio.create_task(anext(stream)) for stream in streams]
+            async def ask():
+                for _ in range(answering._CONCURRENT):
+                    await serving.streams.acquire()
+                batches = [serving.batch([("a.png", io.BytesIO(png()))], PredictionOptions()) for _ in range(2)]
+                first, second = (asyncio.create_task(anext(lines)) for lines in batches)
+                await asyncio.sleep(0.05)
+                serving.streams.release()
+                first.cancel()  # in the moment when its turn comes
+                return json.loads(await asyncio.wait_for(second, 5))
 
-            begun = here.run(begin())
-            assert here.predict(volume.read_bytes(), slice=0).status_code == 200
-
-            async def end():
-                for task in begun:
-                    task.cancel()
-                await asyncio.gather(*begun, return_exceptions=True)
-                for stream in streams:
-                    await stream.aclose()
-                # While there is a loop to answer them: else they wait at the interpreter's end.
-                await asyncio.to_thread(serving.batches.shutdown)
-
-            here.run(end())
-
-    def test_too_many_bytes(self, model):
-        async def endless():
-            for _ in range(40):
-                yield bytes(100_000)
-
-        with service(model, max_megabytes=1) as here:
-            declared = here.post("/v1/predict", content=bytes(1_000_001))
-            assert problem_of(declared) == problem_of(here.post("/v1/predict", content=endless())) == (413, "too-large")
-            assert declared.headers["connection"] == "close"
-            assert here.app.state.admission.body_bytes == 0
-
-    def test_bodies_together_have_a_cap(self, model):
-        with service(model) as here:
-            here.app.state.admission.body_bytes = here.app.state.admission.settings.max_held
-            assert problem_of(here.predict(png())) == (503, "busy")
-
-    def test_an_answer_that_takes_too_long(self, model):
-        with service(model, max_seconds=0.2, window=1.0) as here:
-            assert problem_of(here.predict(png())) == (503, "took-too-long")
-            assert here.app.state.admission.active == 0
-
-    def test_draining(self, model):
-        with service(model) as here:
-            here.app.state.admission.draining = True
-            for answer in (here.predict(png()), here.get("/readyz")):
-                assert problem_of(answer) == (503, "stopping")
-                assert answer.headers["connection"] == "close"
-                assert "retry-after" in answer.headers
-            assert here.get("/healthz").status_code == 200
+            assert here.run(ask())["file"] == "a.png"
 
 
-class TestBatching:
-    def run(self, model, work, **more):
-        sizes = []
+def test_batches_that_nobody_reads_do_not_stand_in_the_way_of_volumes(model, tmp_path):
+    volume, _ = write_nifti(tmp_path / "volume.nii.gz", 0, "glioma", 0)
+    with service(model) as here:
+        serving = here.app.state.service
+        streams = [serving.batch([("a.png", io.BytesIO(png()))] * 20, PredictionOptions()) for _ in range(8)]
 
-        async def whole():
-            async with batching(load_classifier(model, 1), on_batch=sizes.append, **more) as batcher:
-                return await work(batcher)
+        async def begin():
+            return [asyncio.create_task(anext(stream)) for stream in streams]
 
-        return asyncio.run(whole()), sizes
+        begun = here.run(begin())
+        assert here.predict(volume.read_bytes(), slice=0).status_code == 200
 
-    def test_requests_that_come_together_go_together(self, model):
-        async def work(batcher):
-            return await asyncio.gather(*(batcher.classify(images(n), 0.95) for n in (1, 2, 3)))
+        async def end():
+            for task in begun:
+                task.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
+            for stream in streams:
+                await stream.aclose()
+            # While there is a loop to answer them: else they wait at the interpreter's end.
+            await asyncio.to_thread(serving.batches.shutdown)
 
-        answers, sizes = self.run(model, work, window=0.05)
-        assert sizes == [6]
-        classifier = load_classifier(model, 1)
-        for n, answer in zip((1, 2, 3), answers, strict=True):
-            alone = classifier.classify(images(n))
-            np.testing.assert_allclose(answer.judgement.probabilities, alone.probabilities, atol=1e-5)
-            np.testing.assert_allclose(answer.heatmap, classifier.run(images(n)).heatmap, atol=1e-5)
-            assert answer.judgement.verdicts == alone.verdicts
-
-    def test_a_batch_is_not_larger_than_said(self, model):
-        async def work(batcher):
-            return await asyncio.gather(*(batcher.classify(images(3), 0.95) for _ in range(5)))
-
-        _, sizes = self.run(model, work, window=0.02, batch=7)
-        assert sizes == [6, 6, 3]
-
-    def test_what_nobody_waits_for_is_left_out(self, model):
-        async def work(batcher):
-            gone = asyncio.create_task(batcher.classify(images(2), 0.95))
-            kept = asyncio.create_task(batcher.classify(images(1), 0.95))
-            await asyncio.sleep(0)
-            gone.cancel()
-            return await kept
-
-        _, sizes = self.run(model, work, window=0.05)
-        assert sizes == [1]
-
-    def test_giving_up_answers_those_who_wait(self, model):
-        async def work(batcher):
-            asked = [asyncio.create_task(batcher.classify(images(1), 0.95)) for _ in range(2)]
-            await asyncio.sleep(0)
-            batcher.reject_waiting()
-            return await asyncio.gather(*asked, return_exceptions=True), await batcher.classify(images(1), 0.95)
-
-        (given_up, later), sizes = self.run(model, work, window=0.05)
-        assert [problem.kind for problem in given_up] == ["stopping"] * 2
-        assert len(later.judgement.verdicts) == 1
-        assert sizes == [1]
-
-    def test_an_error_reaches_those_who_asked_and_nobody_else(self, model):
-        async def work(batcher):
-            wrong = await asyncio.gather(batcher.classify(images(1)[:, :100], 0.95), return_exceptions=True)
-            return wrong[0], await batcher.classify(images(1), 0.95)
-
-        (wrong, right), _ = self.run(model, work, window=0.0)
-        assert isinstance(wrong, ConfigError)
-        assert len(right.judgement.verdicts) == 1
-
-
-class TestParts:
-    @settings(max_examples=60, deadline=None)
-    @given(st.lists(st.binary(max_size=200) | st.sampled_from([b"\r\n", b"\r\n--", b"--\r\n"]), min_size=1, max_size=5))
-    def test_what_httpx_writes_is_read_back(self, contents):
-        request = httpx.Request("POST", "http://localhost", files=[("f", ("n.png", c)) for c in contents])
-        found = list(files_of(request.read(), request.headers["content-type"], 10))
-        assert [(name, part.read()) for name, part in found] == [("n.png", content) for content in contents]
-
-    @settings(max_examples=200, deadline=None)
-    @given(st.lists(st.sampled_from([b"--b", b"--", b"\r\n", b"a: b", b"x", b"\n"]), max_size=12).map(b"".join))
-    def test_anything_is_parts_or_a_problem(self, body):
-        try:
-            found = [part for _, part in files_of(body, "multipart/form-data; boundary=b", 9)]
-        except Problem as problem:
-            found = []
-            status = problem.status
-        assert (found and all(isinstance(part, io.BytesIO) for part in found)) or status in (400, 413)
-
-    def test_parts_have_a_cap_and_need_no_header(self):
-        body = b"--b\r\n\r\nx\r\n" * 3 + b"--b--"
-        found = files_of(body, "multipart/mixed; boundary=b", 3)
-        assert [(name, part.read()) for name, part in found] == [(f"part-{i}", b"x") for i in (1, 2, 3)]
-        with pytest.raises(Problem, match="3 parts"):
-            files_of(body, "multipart/mixed; boundary=b", 2)
-
-    def test_headers_have_a_cap_together(self):
-        body = (b"--b\r\na: " + b"x" * 8_000 + b"\r\n\r\nx\r\n") * 600 + b"--b--"
-        with pytest.raises(Problem, match="headers of all parts are over 4,000,000 bytes"):
-            files_of(body, "multipart/mixed; boundary=b", 1000)
-
-
-def test_pictures_are_spread_evenly():
-    assert spread(None) == spread(MAX_PICTURES) == frozenset(range(MAX_PICTURES))
-    assert spread(3) == {0, 1, 2}
-    assert spread(10 * MAX_PICTURES) == frozenset(range(0, 10 * MAX_PICTURES, 10))
-
-
-def test_no_torch_and_nothing_of_the_study_is_imported():
-    code = (
-        "import sys, tumorlens.serve.server, tumorlens.data.phantom.generator\n"
-        "print([m for m in ('torch', 'torchvision', 'scipy', 'sklearn', 'onnx', 'matplotlib') if m in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+        here.run(end())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
+import zipfile
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,9 @@ CARD_OF_TESTS = {
 }  # fmt: skip
 
 
+TOKENS = ("first-token-of-the-test", "second-token-of-the-test")
+
+
 def png(label: int = 0, number: int = 0) -> bytes:
     """A drawn head as a PNG file."""
     content = io.BytesIO()
@@ -51,6 +56,21 @@ def noise() -> bytes:
     """Coloured noise, which is no brain."""
     content = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8)).save(content, "PNG")
+    return content.getvalue()
+
+
+def picture(url):
+    """Pixels of a data URL."""
+    assert url.startswith("data:image/png;base64,")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))))
+
+
+def zipped(**files):
+    """A zip; `__` in a name is a slash."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, body in files.items():
+            archive.writestr(name.replace("__", "/"), body)
     return content.getvalue()
 
 

@@ -47,7 +47,7 @@ class Settings:
     max_seconds: float = 120.0
     """Maximum time of a request, from its header to the end of its response, in seconds."""
     quiet: bool = False
-    """Do not log every request."""
+    """Log only warnings and errors: no requests, and not the address."""
 
     def __post_init__(self) -> None:
         per_client = 1 if self.per_client is None else self.per_client
