@@ -156,7 +156,7 @@ def _check_deflated(stream: BinaryIO, limits: ReadLimits, counter: ItemCounter) 
         inflated = inflate.decompress(piece, 1 << 20)
         total += len(inflated)
         counter.add(inflated)
-        if total > limits.bytes or (total > limits.ratio_from and total > limits.ratio * stored):
+        if total > limits.bytes or limits.is_bomb(total, stored):
             raise ImageError(f"inflates to over {total:,} bytes, over the limits", cure=_EXPORT)
 
 

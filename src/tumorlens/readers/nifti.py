@@ -115,7 +115,7 @@ def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> t
             f"{limits.bytes:,}",
             cure="Resample it, or save it with 8 or 16 bits a voxel.",
         )
-    if compressed and wanted > limits.ratio_from and wanted > limits.ratio * stored:
+    if compressed and limits.is_bomb(wanted, stored):
         raise inflates
     offset = float(header["vox_offset"])
     if not int(header["sizeof_hdr"]) <= offset <= _MAX_OFFSET:
@@ -126,7 +126,7 @@ def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> t
     plain.seek(int(offset))
     while done < wanted and (n := plain.readinto(view[done : done + _CHUNK])):
         done += n
-        if compressed and done > limits.ratio_from and done > limits.ratio * stream.tell():
+        if compressed and limits.is_bomb(done, stream.tell()):
             raise inflates  # although the file is longer: something else follows
     if compressed and done == wanted:
         plain.read(1)  # at the end of a 3-D file this verifies its checksum

@@ -79,6 +79,10 @@ class ReadLimits:
     ratio_from: int = 64_000_000
     """Bytes that are harmless at any ratio: masks and blank images compress that well."""
 
+    def is_bomb(self, decompressed: int, compressed: int) -> bool:
+        """Whether so many bytes from so few are refused as a decompression bomb."""
+        return decompressed > self.ratio_from and decompressed > self.ratio * compressed
+
 
 class SeriesNames:
     """Hands out `series-1`, `series-2`, …, the same name for the same series."""

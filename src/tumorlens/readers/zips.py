@@ -100,7 +100,7 @@ def check_entry(info: zipfile.ZipInfo, limits: ReadLimits) -> None:
         raise ImageError(f"packed by method {info.compress_type} of zip; stored and deflated are read", cure=_UNPACK)
     if info.file_size > limits.bytes:
         raise ImageError(f"{info.file_size:,} bytes, over the limit of {limits.bytes:,}", cure=_UNPACK)
-    if info.file_size > limits.ratio_from and info.file_size > limits.ratio * info.compress_size:
+    if limits.is_bomb(info.file_size, info.compress_size):
         raise ImageError(f"inflates to over {limits.ratio:g} times its size", cure=_UNPACK)
 
 
