@@ -131,7 +131,7 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     record = read_json(out / "fold-2" / "study.json")
     record["dataset"]["fingerprint"] = "f00d"
     write_json(out / "fold-2" / "study.json", record)
-    with pytest.raises(RunError, match=r"fold-2 is of another study than .*fold-1: its data fingerprint is f00d"):
+    with pytest.raises(RunError, match=r"fold-2 belongs to another study than .*fold-1: its data fingerprint is f00d"):
         sum_up_folds(out, 2)
     with pytest.raises(ConfigError, match="not trained without being tested"):
         train_study(folds(root, out, cache))

@@ -1,4 +1,4 @@
-"""Several folds as one result: every fold is a run of its own, and their answers are pooled."""
+"""Cross-validation: every fold is a run of its own, and their test predictions are pooled."""
 
 from __future__ import annotations
 
@@ -21,40 +21,47 @@ from tumorlens.evaluation.predictions import read_predictions
 from tumorlens.evaluation.seeds import summarise_seeds
 from tumorlens.training.configurations import Configuration
 
+#: Options of a study that must agree between the folds that are pooled.
+SHARED_OPTIONS = ("seed", "folds", "group_similarity", "groups")
+
 
 def fold_folder(root: Path, fold: int) -> Path:
-    """Where one fold's run lies, from 1 on."""
+    """Run folder of one fold, from 1."""
     return root / f"fold-{fold}"
 
 
 def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
-    """Pool the folds that are finished and write cv.json, which is returned.
+    """Pool the finished folds; writes cv.json and returns its content.
 
     Returns
     -------
     dict
-        `done` and `of` folds; `group_similarity`; `groups`, their number, `largest_group`, how many had `outgrown`
-        the cap and were cut, and the `cut_pairs` that this parted; configurations that are `unfinished`, as some of
-        these folds lack them; and under `configurations` and `baselines` for
-        each every fold's test accuracy, `folds` (mean, sd, min, max), and `pooled`: n, accuracy and macro-F1 over
-        all out-of-fold answers, with an interval that resamples whole groups. Images that several repeats tested
-        count once each time, in the same group.
+        `done`, the finished folds, and `of`, their total; `group_similarity`; `groups`, their number,
+        `largest_group` in images, `outgrown`, the number of groups cut because they exceeded the maximum size, and
+        `cut_pairs`, the near-duplicates that this separated; `unfinished`, configurations that some of these folds
+        lack; under `configurations` and `baselines`, for each one, the test `accuracies` of the folds, their summary
+        `folds` (mean, sd, min, max), and `pooled`: n, accuracy and macro F1 over all out-of-fold predictions, with an
+        interval from resampling whole groups. With several repeats, an image counts once per repeat, always in the
+        same group.
 
     Raises
     ------
     RunError
-        No fold is finished, or a fold's files are missing.
+        No fold is finished, the folds belong to different studies, or files are missing.
     """
     done = [k for k in range(1, folds * repeats + 1) if Run(fold_folder(root, k)).comparison.exists()]
     if not done:
-        raise RunError(f"{root} has no finished fold.", cure="Run the same command again: it goes on from here.")
+        raise RunError(f"{root} has no finished fold.", cure="Run the same command again: it resumes.")
     runs = [Run(fold_folder(root, k)) for k in done]
-    tested = [read_json(run.comparison)["configurations"] for run in runs]
-    names = [name for name in tested[0] if all(name in one for one in tested)]  # of others some folds are still to come
-    check_alike(runs, names, ("seed", "folds", "group_similarity", "groups"))
-    used = [row.group for row in read_index(runs[0].index) if row.split]  # dropped copies are in no part
+    compared = [read_json(run.comparison)["configurations"] for run in runs]
+    names = [name for name in compared[0] if all(name in one for one in compared)]
+    check_alike(runs, names, SHARED_OPTIONS)
+    used = [row.group for row in read_index(runs[0].index) if row.split]  # dropped copies are in no split
     sizes = np.unique(used, return_counts=True)[1]
     study, grouped = runs[0].read_study(), read_json(runs[0].audit)["groups"]
+    classes = study["classes"]
+    by_fold = [_test_predictions(run, names, classes) for run in runs]
+    with_baselines = all(baselines for _, baselines in by_fold)
     result: Json = {
         "done": done,
         "of": folds * repeats,
@@ -66,88 +73,92 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         "outgrown": grouped["outgrown"],
         "cut_pairs": grouped["cut_pairs"],
         "copies_dropped": study["split"]["left_out"],
-        "unfinished": sorted({name for one in tested for name in one} - set(names)),
-        "configurations": {},
-        "baselines": {},
+        "unfinished": sorted({name for one in compared for name in one} - set(names)),
+        "configurations": {name: _pooled([found[name] for found, _ in by_fold], classes) for name in names},
+        "baselines": {
+            name: _pooled([found[name] for _, found in by_fold], classes)
+            for name in (BASELINES if with_baselines else ())
+        },
     }
-    classes = study["classes"]
-    for name in names:
-        result["configurations"][name] = pool_folds([fold_answers(run, name) for run in runs], classes)
-    by_fold = [fold_baselines(run, classes) for run in runs]
-    for name in by_fold[0] if all(by_fold) else ():
-        result["baselines"][name] = pool_folds([one[name] for one in by_fold], classes)
     write_json(root / "cv.json", result)
     return result
 
 
 def check_alike(runs: Sequence[Run], names: Sequence[str], keys: Sequence[str], *, seeds: bool = False) -> None:
-    """RunError where runs are of different studies, whose answers must not be pooled; device and precision may be
-    others.
+    """Check that runs belong to one study, so that their predictions can be pooled. Device and precision may differ.
 
     Parameters
     ----------
     names
-        Configurations, whose values must agree.
+        Configurations whose values must agree.
     keys
-        Of the study's own configuration, likewise.
+        Options of the study that must agree.
     seeds
         Whether the configurations' seeds may differ.
+
+    Raises
+    ------
+    RunError
+        They do not.
     """
     first: Json = {}
     for run in runs:
         study = run.read_study()
-        about = {key: study["config"].get(key) for key in keys}
-        about["data fingerprint"] = study["dataset"]["fingerprint"]
-        about["weights"] = study["weights"]["sha256"] or study["weights"]["name"]
+        values = {key: study["config"].get(key) for key in keys}
+        values["data fingerprint"] = study["dataset"]["fingerprint"]
+        values["groups file's SHA-256"] = study["split"].get("groups_sha256")
+        values["weights"] = study["weights"]["sha256"] or study["weights"]["name"]
         for name in names:
-            trained = Configuration.from_record(read_json(run.training(name))["configuration"])
-            about |= {f"{name}'s {k}": v for k, v in dataclasses.asdict(trained).items() if not (seeds and k == "seed")}
-        first = first or about
-        for key, value in about.items():
+            trained = dataclasses.asdict(Configuration.from_record(read_json(run.training(name))["configuration"]))
+            values |= {f"{name}'s {k}": v for k, v in trained.items() if not (seeds and k == "seed")}
+        first = first or values
+        for key, value in values.items():
             if value != first[key]:
                 raise RunError(
-                    f"{run.root} is of another study than {runs[0].root}: its {key} is {value}, not {first[key]}.",
-                    cure="Name runs of one study, which differ in the seed alone."
+                    f"{run.root} belongs to another study than {runs[0].root}: its {key} is {value}, not {first[key]}.",
+                    cure="Give runs of one study that differ only in the seed."
                     if seeds
-                    else "Name another folder with --out, or delete the folds that do not belong.",
+                    else "Choose another folder with --out, or delete the folds of the other study.",
                 )
 
 
 @dataclass(frozen=True, eq=False)
-class FoldAnswers:
-    """What one fold's test images are, and what one configuration said of them."""
+class _FoldPredictions:
+    """Test predictions of one configuration or baseline in one fold."""
 
     labels: npt.NDArray[np.integer]
-    """int [n], class numbers."""
+    """int [n], true classes."""
     predicted: npt.NDArray[np.integer]
-    """int [n]."""
+    """int [n], predicted classes."""
     groups: npt.NDArray[np.str_]
     """str [n]; a name means the same group in every fold."""
 
 
-def fold_answers(run: Run, configuration: str) -> FoldAnswers:
-    """Of a finished fold; RunError where a file of it is missing or damaged."""
-    group_of = {row.path: row.group for row in read_index(run.index)}
-    part = read_predictions(run.predictions(configuration)).for_split("test")
-    return FoldAnswers(part.labels, part.predicted, np.array([group_of[path] for path in part.paths]))
+_ByName = dict[str, _FoldPredictions]
 
 
-def fold_baselines(run: Run, classes: Sequence[str]) -> dict[str, FoldAnswers]:
-    """The same of each baseline that learns nothing about brains, by its name; none in a run of an older version."""
-    group_of = {row.path: (row.label, row.group) for row in read_index(run.index)}
-    said = read_baselines(run.baselines)
-    if not said:
-        return {}
-    labels = np.array([classes.index(group_of[path][0]) for path in said])
-    groups = np.array([group_of[path][1] for path in said])
-    return {
-        name: FoldAnswers(labels, np.array([classes.index(answers[i]) for answers in said.values()]), groups)
-        for i, name in enumerate(BASELINES)
+def _test_predictions(run: Run, names: Sequence[str], classes: Sequence[str]) -> tuple[_ByName, _ByName]:
+    """Of each configuration, and of each baseline; runs of older versions have no baselines."""
+    rows = {row.path: row for row in read_index(run.index)}
+
+    def fold(paths: Sequence[str], predicted: npt.ArrayLike) -> _FoldPredictions:
+        labels = np.array([classes.index(rows[path].label) for path in paths])
+        return _FoldPredictions(labels, np.asarray(predicted), np.array([rows[path].group for path in paths]))
+
+    configurations = {}
+    for name in names:
+        test = read_predictions(run.predictions(name)).for_split("test")
+        configurations[name] = fold(test.paths, test.predicted)
+    answers = read_baselines(run.baselines)
+    baselines = {
+        name: fold(list(answers), [classes.index(one[i]) for one in answers.values()])
+        for i, name in enumerate(BASELINES if answers else ())
     }
+    return configurations, baselines
 
 
-def pool_folds(folds: Sequence[FoldAnswers], classes: Sequence[str]) -> Json:
-    """Several folds of one configuration, or baseline, as one result: its part of cv.json."""
+def _pooled(folds: Sequence[_FoldPredictions], classes: Sequence[str]) -> Json:
+    """The entry of one configuration or baseline in cv.json."""
     labels, predicted, groups = (
         np.concatenate([getattr(fold, name) for fold in folds]) for name in ("labels", "predicted", "groups")
     )
@@ -169,17 +180,17 @@ def pool_folds(folds: Sequence[FoldAnswers], classes: Sequence[str]) -> Json:
 
 
 def folds_text(cv: Json) -> str:
-    """cv.json as lines for the terminal."""
-    what = "groups that the user named" if cv["groups_from"] == "file" else (
-        f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)"
-    )  # fmt: skip
-    lines = [f"{len(cv['done'])} of {cv['of']} folds over {cv['groups']:,} {what}; no group in two parts."]
+    """Content of cv.json as text for the terminal."""
+    kind = f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)"
+    if cv["groups_from"] == "file":
+        kind = "groups from the --groups file"
+    lines = [f"{len(cv['done'])} of {cv['of']} folds over {cv['groups']:,} {kind}; no group is in two splits."]
     for name, found in cv["configurations"].items():
         pooled = found["pooled"]
         low, high = pooled["interval"]
         each = ", ".join(f"{value:.2%}" for value in found["accuracies"])
         lines.append(
             f"{name}: {pooled['accuracy']:.2%} of {pooled['n']:,} images "
-            f"(95 % interval {low:.2%} to {high:.2%}, whole groups resampled); folds {each}"
+            f"(95 % interval {low:.2%} to {high:.2%}, from resampling whole groups); folds {each}"
         )
     return "\n".join(lines)
