@@ -9,7 +9,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from tumorlens.core.memory import blocks_given_back, blocks_kept, garbage_left
+from tumorlens.core.memory import blocks_given_back, blocks_kept, gc_disabled
 
 glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 
@@ -56,7 +56,7 @@ def test_pages_are(work: Callable[[], None]) -> None:
 def test_garbage_is_searched_for_again_where_it_was(searched: bool) -> None:
     try:
         (gc.enable if searched else gc.disable)()
-        with garbage_left():
+        with gc_disabled():
             assert not gc.isenabled()
         assert gc.isenabled() == searched
     finally:

@@ -96,12 +96,12 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     assert "Fold 2 of 2: finished" in said
     assert (out / "fold-2" / "initial" / "training.json").stat().st_mtime_ns == before
     # Another study must neither be told as this one nor be pooled with it.
-    with pytest.raises(RunError, match="holds another study: its split source is fold 1 of 2"):
+    with pytest.raises(RunError, match="holds another study: its config folds is 2, this one's is 3"):
         run_study(dataclasses.replace(folds(root, out, cache), folds=3))
     patients = tmp_path / "patients.csv"
     rows = read_index(out / "fold-1" / "index.csv")
     patients.write_text("path,group\n" + "".join(f"{r.path},{i % 11}\n" for i, r in enumerate(rows)))
-    with pytest.raises(RunError, match="holds another study: its split sha256 is"):
+    with pytest.raises(RunError, match="holds another study: its config groups is None, this one's is"):
         run_study(folds(root, out, cache, groups=patients))
     with pytest.raises(RunError, match=r"fold-1/initial holds initial with head_solver = gradient, not lbfgs"):
         run_study(folds(root, out, cache, head_solver="lbfgs"))

@@ -37,8 +37,8 @@ from tumorlens.core.progress import Clock
 from tumorlens.data.dataset import split_hash
 from tumorlens.data.index import read_index
 from tumorlens.evaluation.predictions import read_predictions
-from tumorlens.study import experiment as workbench
-from tumorlens.study.experiment import Workbench
+from tumorlens.study import experiment
+from tumorlens.study.experiment import Experiment
 from tumorlens.study.prepare import prepare
 from tumorlens.training import devices, weights
 from tumorlens.training import fit as train
@@ -85,7 +85,7 @@ def test_study_json_says_what_went_in(finished: Path, small_folder: Path) -> Non
     assert record["split"].pop("sha256") == split_hash(read_index(finished / "index.csv"))
     assert record["split"] == {"train": 27, "validation": 5, "test": 12, "seed": 0,
                                "source": "85/15 stratified by seed", "test_source": "folder",
-                               "protocol": "official", "left_out": 0}  # fmt: skip
+                               "protocol": "official", "left_out": 0, "groups_sha256": None}  # fmt: skip
     assert record["weights"]["kind"] == "none"
     assert record["device"]["why"]
     assert record["environment"]["torch"] == torch.__version__.split("+")[0] or record["environment"]["torch"]
@@ -123,9 +123,9 @@ def test_equal_files_are_predicted_once(small_folder: Path, tmp_path: Path, monk
     one = next((data / "Testing" / "glioma").iterdir())
     shutil.copy(one, one.with_stem("copy"))
     asked: list[str] = []
-    predict = workbench.predict_logits
+    predict = experiment.predict_logits
     monkeypatch.setattr(
-        workbench,
+        experiment,
         "predict_logits",
         lambda m, s, hashes, *a, **k: asked.extend(hashes) or predict(m, s, hashes, *a, **k),
     )
@@ -237,7 +237,7 @@ def test_activations_that_nothing_reads_are_not_computed(
     study = options(small_folder, small_cache, tmp_path / "run", config=tmp_path / "c.toml",
                     configurations=("initial", "head", "finetuned", "later"))  # fmt: skip
     asked: list[list[str]] = []
-    monkeypatch.setattr(Workbench, "_activations", lambda *words: (asked.append(words[2]), (None, 1))[1])
+    monkeypatch.setattr(Experiment, "_features", lambda *words: (asked.append(words[2]), (None, 1))[1])
     prepare(study).compute_features(Clock())
     assert asked == [["avgpool", "layer2"]]  # layer3 of the fine-tuned weights comes later
 
@@ -349,7 +349,7 @@ def test_seeds_are_summed_up(finished: Path, small_folder: Path, small_cache: Pa
     (longer / "initial" / "training.json").write_text(json.dumps(record))
     with pytest.raises(RunError, match="its initial's learning_rate is"):
         sum_up([finished, longer])
-    with pytest.raises(RunError, match="named twice"):
+    with pytest.raises(RunError, match="given twice"):
         sum_up([finished, finished / "initial" / ".."])
     index = other / "index.csv"
     content = next(row.sha256 for row in read_index(index) if row.split == "test")

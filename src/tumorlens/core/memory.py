@@ -70,18 +70,17 @@ def blocks_kept() -> Iterator[None]:
 
 
 @contextmanager
-def garbage_left() -> Iterator[None]:
-    """Do not search for garbage within it.
+def gc_disabled() -> Iterator[None]:
+    """Disable the garbage collector inside a `with` block.
 
-    Importing PyTorch makes objects by the hundred thousand, all of which stay, and to look through them again and again
-    takes a fifth of its time.
+    Importing PyTorch creates hundreds of thousands of objects that all stay, and collections take a fifth of that time.
     """
-    searched = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if searched:
+        if was_enabled:
             gc.enable()
 
 

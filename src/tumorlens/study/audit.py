@@ -9,10 +9,9 @@ from tumorlens.core.environment import peak_memory_gb
 from tumorlens.core.errors import ConfigError
 from tumorlens.core.files import Json, probe_writable
 from tumorlens.core.progress import Clock
-from tumorlens.data.audit import audit, label_doubts
+from tumorlens.data.audit import audit
 from tumorlens.data.baselines import baselines
 from tumorlens.data.dataset import open_split_dataset
-from tumorlens.data.index import ImageRecord
 from tumorlens.data.protocols import SplitOptions
 from tumorlens.training.configurations import check_seed
 
@@ -70,8 +69,13 @@ def run_audit(
         found = dataset.audit_record() | audit(dataset.assignment, similarity)
         lines = baselines(rows, dataset.index.thumbnails)
     if start is not None:
+        from tumorlens.study.experiment import find_label_doubts
+        from tumorlens.training.devices import resolve_compute
+        from tumorlens.training.model import build_model
+
         with clock.step("doubts_s"):
-            found["label_doubts"] = _doubts(rows, dataset.folder.root, start, cache)
+            model = build_model(start, 2, 0)
+            found["label_doubts"] = find_label_doubts(model, rows, dataset.folder.root, cache, resolve_compute())
     result: Json = {
         "dataset": dataset.record(),
         "audit": found,
@@ -87,16 +91,6 @@ def run_audit(
         with clock.step("page_s"):
             write_audit_page(html, result, dataset.folder.root)
     return result | {"timing": {**clock.steps, "total_s": clock.total}, "peak_memory_gb": peak_memory_gb()}
-
-
-def _doubts(rows: tuple[ImageRecord, ...], root: Path, weights: Weights, cache: Path) -> list[Json]:
-    from tumorlens.training.devices import resolve_compute
-    from tumorlens.training.features import extract_features
-    from tumorlens.training.model import build_model
-
-    model = build_model(weights, 2, 0)
-    cached = extract_features(model, ["avgpool"], rows, root, cache=cache, compute=resolve_compute())[0]["avgpool"]
-    return label_doubts(cached.rows([row.sha256 for row in rows]).float().numpy(), rows)
 
 
 def audit_text(found: Json) -> str:

@@ -1,4 +1,4 @@
-"""A prepared study at work: everything resolved, each configuration trained and evaluated in turn."""
+"""A study whose data, weights and device are resolved: trains and evaluates its configurations."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import dataclasses
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torchvision.models import ResNet
 
-from tumorlens.core.errors import MissingExtraError, RunError
-from tumorlens.core.files import (
-    Json,
-    read_json,
-    write_json,
-    writing,
-)
+from tumorlens.core.errors import RunError
+from tumorlens.core.files import Json, read_json, write_json, writing
 from tumorlens.core.progress import Clock, log
 from tumorlens.core.run_folder import INTENDED_USE, Run
 from tumorlens.core.version import __version__
 from tumorlens.data.audit import label_doubts
-from tumorlens.data.fetch import ImageFolder
 from tumorlens.data.index import ImageRecord
 from tumorlens.evaluation.metrics import evaluate_predictions
 from tumorlens.evaluation.predictions import Predictions, write_predictions
@@ -46,48 +40,56 @@ from tumorlens.training.weights import (
 from tumorlens.training.world import SINGLE_PROCESS, World
 
 _IN_MEMORY = 16_384  # images; 32 MB of features
+OnEpoch = Callable[[Json], None]
 
 
 @dataclass(frozen=True)
-class Workbench:
-    """A study with its data, weights and device found."""
+class Experiment:
+    """A study with its data set, weights and device."""
 
-    run: Run
     study: Study
     configurations: tuple[Configuration, ...]
-    folder: ImageFolder
+    """What to train, in order."""
+    root: Path
+    """Folder that the paths of `rows` are relative to."""
     classes: tuple[str, ...]
     rows: tuple[ImageRecord, ...]
+    """All images, with their splits."""
     weights: Weights
     compute: Compute
-    """Of this process alone; `train` adds the others."""
+    """Of a single process; `train` adds the others."""
     cache: Path
+
+    @property
+    def run(self) -> Run:
+        """The run folder."""
+        return self.study.run
 
     def seed(self, configuration: Configuration) -> int:
         """The configuration's own seed, else the study's."""
         return self.study.seed if configuration.seed is None else configuration.seed
 
-    def part(self, split: str) -> Subset:
-        """Hashes and labels of one split."""
+    def subset(self, split: str) -> Subset:
+        """Hashes and labels of the images of one split."""
         rows = [row for row in self.rows if row.split == split]
         labels = torch.tensor([self.classes.index(row.label) for row in rows], dtype=torch.int64)
         return Subset(tuple(row.sha256 for row in rows), labels)
 
     def compute_features(self, clock: Clock) -> None:
         """Run the frozen layers once for all configurations that start from the study's weights."""
-        fresh = [c for c in self.configurations if not is_trained(self.run, c) and self._begins_with_the_weights(c)]
-        wanted = {c.frozen_prefix for c in fresh}
+        untrained = [c for c in self.configurations if not is_trained(self.run, c) and self._has_initial_prefix(c)]
+        wanted = {c.frozen_prefix for c in untrained}
         wanted -= {"image"} if wanted != {"image"} else set()
         if not wanted:
             return
         model = build_model(self.weights, len(self.classes), self.study.seed)
         with clock.step("prefix_s"):
-            _, computed = self._activations(model, sorted(wanted))
+            _, computed = self._features(model, sorted(wanted))
         if not computed:
-            log.info("Activations of the frozen layers come from the cache.")
+            log.info("Features of the frozen layers come from the cache.")
 
-    def _begins_with_the_weights(self, configuration: Configuration) -> bool:
-        """Whether no configuration that it starts from has changed a stage below its frozen ones' end."""
+    def _has_initial_prefix(self, configuration: Configuration) -> bool:
+        """Whether its frozen stages have the study's weights: no configuration that it starts from trains them."""
         named = {c.name: c for c in self.configurations}
         last = BOUNDARIES[configuration.frozen_prefix]
         earlier = named.get(configuration.start)
@@ -98,29 +100,24 @@ class Workbench:
         return True
 
     def doubt_labels(self) -> None:
-        """Add to audit.json the images whose label their neighbours doubt, where the features are there."""
+        """Add label doubts to audit.json if a configuration uses the 512 features of the last frozen layer."""
         if not any(c.frozen_prefix == "avgpool" for c in self.configurations):
             return
         model = build_model(self.weights, len(self.classes), self.study.seed)
-        cached = self._activations(model, ["avgpool"])[0]["avgpool"]
-        features = cached.rows([row.sha256 for row in self.rows]).float().numpy()  # (n, 512)
-        doubts = label_doubts(features, self.rows)
+        doubts = find_label_doubts(model, self.rows, self.root, self.cache, self.compute)
         write_json(self.run.audit, read_json(self.run.audit) | {"label_doubts": doubts})
-        log.info(f"{len(doubts):,} labels are doubted by their neighbours; {self.run.audit} lists them.")
+        log.info(f"{len(doubts):,} labels disagree with those of their neighbours; {self.run.audit} lists them.")
 
-    def _activations(self, model: ResNet, boundaries: Sequence[str]) -> tuple[dict[str, CachedFeatures], int]:
-        return extract_features(
-            model, boundaries, self.rows, self.folder.root,
-            cache=self.cache, compute=self.compute,
-        )  # fmt: skip
+    def _features(self, model: ResNet, boundaries: Sequence[str]) -> tuple[dict[str, CachedFeatures], int]:
+        return extract_features(model, boundaries, self.rows, self.root, cache=self.cache, compute=self.compute)
 
-    def start(self, configuration: Configuration) -> ResNet:
-        """The network as the configuration's training begins.
+    def initial_model(self, configuration: Configuration) -> ResNet:
+        """The network at the start of a configuration's training.
 
         Raises
         ------
         RunError
-            The configuration that it starts from has no best weights yet.
+            The configuration that it starts from is not trained yet.
         """
         model = build_model(self.weights, len(self.classes), self.seed(configuration))
         if configuration.start != "imagenet":
@@ -137,61 +134,68 @@ class Workbench:
         path = self.run.folder(name) / read_json(self.run.training(name))["checkpoint"]
         if not path.exists():
             raise RunError(
-                f"{path} is missing, though the training is finished.",
+                f"{path} is missing, although the training is finished.",
                 cure=f"Restore it, or delete {self.run.folder(name)} and run the same command again.",
             )
         model.load_state_dict(read_state_dict(path, len(self.classes)))
 
-    def train(self, configuration: Configuration, world: World = SINGLE_PROCESS) -> None:
-        """Train one configuration, or go on with it; nothing happens where it is finished.
+    def train(
+        self, configuration: Configuration, world: World = SINGLE_PROCESS, on_epoch: OnEpoch | None = None
+    ) -> None:
+        """Train one configuration, or resume its training; returns at once if it is finished.
 
-        Several processes learn together; rank 0 alone looks into the run's folder and writes there.
+        All processes of `world` take part; only rank 0 reads and writes the run folder and calls `on_epoch`.
         """
         if world.run_on_rank0(is_trained, self.run, configuration):
             log.info(f"{configuration.name}: already trained.")
             return
         name = configuration.name
-        model, cached = world.run_on_rank0(self._begun, configuration)
-        train, validation = self.part("train"), self.part("validation")
+        model, cached = world.run_on_rank0(self._inputs, configuration)
+        train, validation = self.subset("train"), self.subset("validation")
         compute = dataclasses.replace(self.compute, world=world)
-        data = TrainingData(_quick(cached, (train, validation), compute), train, validation)
-        learned, total = count_parameters(model, configuration)
-        log.info(f"{name}: {', '.join(configuration.learns)} learn ({learned:,} of {total:,} parameters).")
+        data = TrainingData(load_source(cached, (train, validation), compute), train, validation)
+        trainable, total = count_parameters(model, configuration)
+        log.info(f"{name}: {', '.join(configuration.learns)} trainable ({trainable:,} of {total:,} parameters).")
+        listeners: list[OnEpoch] = [_log_epoch]
+        if on_epoch is not None and world.is_rank0:
+            listeners.append(on_epoch)
+
+        def notify(record: Json) -> None:
+            for listener in listeners:
+                listener({"configuration": name, **record})
+
         if configuration.head_solver == "lbfgs":
             history, stopped = world.run_on_rank0(fit_linear_probe, model, configuration, data)
             for record in history:
-                log.info(f"  C {record['c']:<6g} validation loss {record['validation_loss']:.4f}")
+                notify(record)
         else:
-            # A head's steps are so small that a second thread costs more than it gives, and waiting for
-            # it under other load can make an epoch a hundred times slower.
+            # Steps of the head alone are so small that a second thread costs more than it saves, and under other
+            # load, waiting for it can make an epoch a hundred times slower.
             alone = configuration.frozen_prefix == "avgpool" and compute.device.type == "cpu"
-            events = _events(self.run.folder(name), self.study.tensorboard and world.is_rank0)
-            with events as event, _threads(1 if alone else torch.get_num_threads()):
-
-                def on_epoch(record: Json) -> None:
-                    _say_epoch(name, record)
-                    event(record)
-
+            with ExitStack() as stack:
+                stack.enter_context(_threads(1 if alone else torch.get_num_threads()))
+                if self.study.tensorboard and world.is_rank0:
+                    listeners.append(stack.enter_context(_tensorboard(self.run.folder(name))))
                 history, stopped = fit(
                     model, configuration, data, compute,
-                    seed=self.seed(configuration), last=self.run.last(name), on_epoch=on_epoch,
+                    seed=self.seed(configuration), last=self.run.last(name), on_epoch=notify,
                 )  # fmt: skip
-        del data  # else the writing of weights, which takes them twice over, comes on top of it
-        world.run_on_rank0(self._keep, configuration, model, cached, history, stopped, world.size)
-        world.resume_hint[:] = [f"it goes on after {name}"]
+        del data  # frees memory for writing the weights
+        world.run_on_rank0(self._save, configuration, model, cached, history, stopped, world.size)
+        world.resume_hint[:] = [f"it resumes after {name}"]
 
-    def _begun(self, configuration: Configuration) -> tuple[ResNet, CachedFeatures]:
-        """The network at its start, and the activations that it learns from."""
-        model = self.start(configuration)
+    def _inputs(self, configuration: Configuration) -> tuple[ResNet, CachedFeatures]:
+        """The network at the start of training, and the features to train on."""
+        model = self.initial_model(configuration)
         boundary = configuration.frozen_prefix
-        return model, self._activations(model, [boundary])[0][boundary]
+        return model, self._features(model, [boundary])[0][boundary]
 
-    def _keep(
+    def _save(
         self, configuration: Configuration, model: ResNet, cached: CachedFeatures, history: list[Json], stopped: str,
         processes: int,
     ) -> None:  # fmt: skip
-        """Write what a finished training leaves."""
-        name, folder, n = configuration.name, self.run.folder(configuration.name), len(self.part("train"))
+        """Write checkpoint, history and summary of a finished training."""
+        name, folder, n = configuration.name, self.run.folder(configuration.name), len(self.subset("train"))
         learned, total = count_parameters(model, configuration)
         best = max((r for r in history if r["best"]), key=lambda r: r["epoch"])
         sha256 = save_checkpoint(model.to("cpu"), folder / configuration.checkpoint)
@@ -200,7 +204,7 @@ class Workbench:
         with writing(self.run.history(name)) as file:
             file.write("".join(json.dumps(record) + "\n" for record in history).encode())
         seconds = sum(record["seconds"] for record in history)
-        rates = [max(r["images_per_s"], 0.05) for r in history]  # it rounds to 0 where the machine slept
+        rates = [max(r["images_per_s"], 0.05) for r in history]  # rounds to 0 if the machine was suspended
         summary: Json = {
             "name": name,
             "configuration": asdict(configuration),
@@ -232,7 +236,7 @@ class Workbench:
     def evaluate(self, configuration: Configuration, *, again: bool = False) -> Json:
         """Predict every image with the best weights; writes predictions.csv and metrics.json.
 
-        Metrics of the same checkpoint that are already there are returned as they are, unless `again`.
+        Existing metrics of the same checkpoint are returned unchanged, unless `again`.
         """
         name = configuration.name
         sha256 = read_json(self.run.training(name))["checkpoint_sha256"]
@@ -240,11 +244,11 @@ class Workbench:
             before: Json = read_json(self.run.metrics(name))
             if before.get("checkpoint_sha256") == sha256:
                 return before
-        model = self.start(configuration)
+        model = self.initial_model(configuration)
         self.load(model, name)
         used = [row for row in self.rows if row.split]
-        contents = list(dict.fromkeys(row.sha256 for row in used))  # equal files have equal answers
-        source = self._activations(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
+        contents = list(dict.fromkeys(row.sha256 for row in used))  # equal files have equal predictions
+        source = self._features(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
         model.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         with fast_convolutions(model, configuration, self.compute):
             found = predict_logits(model, source, contents, self.compute, title=f"{name}, predicting")
@@ -278,16 +282,31 @@ class Workbench:
         }
 
 
-def _quick(source: CachedFeatures, parts: Sequence[Subset], compute: Compute) -> FeatureSource:
-    """512 numbers an image fit into memory where images are not very many, and all that a GPU has room for lies
-    there; the rest is read batch by batch."""
-    if not source.path.exists():  # rank 0 has just opened it
+def find_label_doubts(
+    model: ResNet, rows: Sequence[ImageRecord], root: Path, cache: Path, compute: Compute
+) -> list[Json]:
+    """Images whose label disagrees with those of their neighbours in the model's 512 features (`label_doubts`)."""
+    features = extract_features(model, ["avgpool"], rows, root, cache=cache, compute=compute)[0]["avgpool"]
+    return label_doubts(features.rows([row.sha256 for row in rows]).float().numpy(), rows)
+
+
+def load_source(source: CachedFeatures, subsets: Sequence[Subset], compute: Compute) -> FeatureSource:
+    """The features in memory if they fit, otherwise as they are: read from the cache batch by batch.
+
+    On a GPU they may take half of the free memory; on the CPU only a moderate number of 512-vectors is loaded.
+
+    Raises
+    ------
+    RunError
+        This host does not see the cache that rank 0 has opened.
+    """
+    if not source.path.exists():
         raise RunError(
             f"{platform.node()} does not see the cache {source.path}.",
             cure="Put --cache and --out on a file system that all hosts share.",
         )
-    hashes = [sha256 for part in parts for sha256 in part.hashes]
-    if compute.device.type != "cpu":  # half is left to the network and its gradients
+    hashes = [sha256 for subset in subsets for sha256 in subset.hashes]
+    if compute.device.type != "cpu":
         fits = len(hashes) * source.row_bytes <= compute.backend.free_memory() / 2
     else:
         fits = source.boundary == "avgpool" and len(hashes) <= _IN_MEMORY
@@ -304,46 +323,37 @@ def _threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _say_epoch(name: str, record: Json) -> None:
+def _log_epoch(record: Json) -> None:
+    if "c" in record:  # a regularisation strength of L-BFGS
+        log.info(f"  C {record['c']:<6g} validation loss {record['validation_loss']:.4f}")
+        return
     log.info(
-        f"  {name} epoch {record['epoch']:>2}: loss {record['train_loss']:.4f}, "
-        f"validation loss {record['validation_loss']:.4f}, validation accuracy {record['validation_accuracy']:.2%}, "
+        f"  {record['configuration']} epoch {record['epoch']:>2}: loss {record['train_loss']:.4f}, validation "
+        f"loss {record['validation_loss']:.4f}, validation accuracy {record['validation_accuracy']:.2%}, "
         f"{record['images_per_s']:,.0f} images/s{'  *' if record['best'] else ''}"
     )
 
 
-class _events:  # noqa: N801 - used as a function
-    """TensorBoard events of a training, where wanted."""
+@contextmanager
+def _tensorboard(folder: Path) -> Iterator[OnEpoch]:
+    """A function that writes an epoch's record as TensorBoard events."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path, wanted: bool) -> None:
-        self._writer = None
-        if wanted:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ModuleNotFoundError:
-                raise MissingExtraError("tensorboard", "tensorboard") from None
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+    def write(record: Json) -> None:
+        for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+            writer.add_scalar(key.replace("_", "/", 1), record[key], record["epoch"])
 
-    def __enter__(self) -> Callable[[Json], None]:
-        return self._add
-
-    def _add(self, record: Json) -> None:
-        if self._writer is not None:
-            for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
-                self._writer.add_scalar(key.replace("_", "/", 1), record[key], record["epoch"])
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        yield write
 
 
 def is_trained(run: Run, configuration: Configuration) -> bool:
-    """Whether this very configuration was trained in this run.
+    """Whether this configuration is trained in a run folder.
 
     Raises
     ------
     RunError
-        One of that name but with other values was.
+        One of the same name but with other values is.
     """
     path = run.training(configuration.name)
     if not path.exists():
@@ -354,6 +364,6 @@ def is_trained(run: Run, configuration: Configuration) -> bool:
         key = next(k for k in now if before.get(k) != now[k])
         raise RunError(
             f"{path.parent} holds {configuration.name} with {key} = {before.get(key)}, not {now[key]}.",
-            cure="Name another folder with --out, or give the configuration another name.",
+            cure="Choose another folder with --out, or rename the configuration.",
         )
     return True

@@ -16,6 +16,8 @@ from tumorlens.core.run_folder import Run
 from tumorlens.training.configurations import BUILT_IN, Configuration, check_order, check_seed, read_configurations
 
 if TYPE_CHECKING:
+    from tumorlens.data.protocols import SplitOptions
+
     FilePath = str | Path
     Source = str | Path
     Named = str | Configuration
@@ -156,6 +158,20 @@ class Study:
         values = dataclasses.asdict(dataclasses.replace(self, on_epoch=None))
         del values["on_epoch"]
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+    @property
+    def split_options(self) -> SplitOptions:
+        """How the images are grouped and split."""
+        from tumorlens.data.protocols import SplitOptions
+
+        return SplitOptions(
+            protocol=self.protocol,
+            similarity=self.group_similarity,
+            split_file=Path(self.split) if self.split else None,
+            groups_file=Path(self.groups) if self.groups else None,
+            folds=self.folds,
+            fold=self.fold or 1,
+        )
 
     @property
     def is_cv(self) -> bool:

@@ -1,72 +1,74 @@
-"""From options to a workbench: data fetched, checked, indexed and split, weights and device found."""
+"""From options to an `Experiment`: inputs checked, data set opened, device and weights resolved, record written."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tumorlens.core.environment import environment, git_state
-from tumorlens.core.errors import FetchError, MissingExtraError, RunError
-from tumorlens.core.files import (
-    Json,
-    cache_dir,
-    probe_writable,
-    read_json,
-    write_json,
-)
-from tumorlens.core.memory import blocks_given_back, garbage_left
+from tumorlens.core.errors import FetchError, RunError
+from tumorlens.core.files import Json, cache_dir, read_json, write_json
+from tumorlens.core.memory import blocks_given_back
 from tumorlens.core.progress import Clock, log
 from tumorlens.core.run_folder import FORMAT, Run
 from tumorlens.core.version import __version__
-from tumorlens.study.experiment import is_trained
+from tumorlens.data.audit import audit, twins_line
+from tumorlens.data.baselines import baselines, write_baselines
+from tumorlens.data.dataset import SplitDataset, open_dataset, open_split_dataset
+from tumorlens.data.index import write_index
+from tumorlens.data.splits import SPLITS
+from tumorlens.study.checks import check_files
+from tumorlens.study.experiment import Experiment, is_trained
 from tumorlens.study.options import Study
-from tumorlens.training.configurations import check_order
+from tumorlens.training import weights as weight_files
+from tumorlens.training.devices import Compute, resolve_compute
+from tumorlens.training.weights import Weights
 
-if TYPE_CHECKING:
-    from tumorlens.study.experiment import Workbench
+#: Entries of study.json that must agree for a run folder to be resumed.
+_SAME = (
+    ("config", "seed"), ("dataset", "fingerprint"), ("weights", "sha256"), ("device", "device"),
+    ("device", "precision"), ("device", "convolutions"), ("split", "source"), ("split", "sha256"), ("classes", None),
+)  # fmt: skip
+#: The same for folds of one cross-validation.
+_SAME_IN_FOLDS = (
+    *(("config", name) for name in ("seed", "group_similarity", "groups", "folds")), ("split", "groups_sha256"),
+    ("dataset", "fingerprint"), ("weights", "sha256"), ("classes", None),
+)  # fmt: skip
+#: The same for a fold that is finished, whose data are not read again.
+_SAME_FOLD = (
+    *(("config", name) for name in ("seed", "group_similarity", "groups", "folds", "fold")), ("split", "groups_sha256"),
+    ("device", "device"), ("device", "precision"), ("device", "convolutions"),
+)  # fmt: skip
 
 
-@blocks_given_back()  # else what the search for twins needed adds to what the frozen layers do
-def prepare(study: Study, *, command: str = "", clock: Clock | None = None, write: bool = True) -> Workbench:
-    """Fetch, check, index and split the data, find the weights, and write study.json, index.csv, audit.json.
+@blocks_given_back()  # so that the search for near-duplicates does not add to the memory of the frozen layers
+def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> Experiment:
+    """Check the inputs, open the data set, resolve device and weights, and write the records of the run.
 
-    Without `write` a run's folder is checked against all that, and stays as it is.
+    Writes study.json, index.csv, audit.json and baselines.csv.
+
+    Parameters
+    ----------
+    command
+        The command to record as the way to repeat the run; by default a Python call.
+    clock
+        Receives the seconds of the steps.
 
     Raises
     ------
     RunError
         The folder holds another study, or cannot be written; nothing in it is changed.
     """
-    clock = clock or Clock()
-    with clock.step("imports_s"), garbage_left():
-        try:
-            from tumorlens.study.experiment import Workbench
-            from tumorlens.training import weights as weight_files
-            from tumorlens.training.devices import resolve_compute
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "torch", "study") from None
-        from tumorlens.data.audit import audit, twins_line
-        from tumorlens.data.baselines import baselines, write_baselines
-        from tumorlens.data.dataset import open_split_dataset
-        from tumorlens.data.fetch import named_path
-        from tumorlens.data.index import write_index
-        from tumorlens.data.protocols import SplitOptions
-
-    run, configurations = study.run, study.chosen()
-    check_order(configurations)
+    clock, run, configurations = clock or Clock(), study.run, study.chosen()
+    check_files(study)
     for configuration in configurations:
         is_trained(run, configuration)
-    # Choices that can fail at once come before work that takes minutes.
-    if study.data not in ("kaggle", "phantom"):
-        named_path(str(study.data))
-    earlier = run.read_study().get("device") if run.study.exists() else None
-    compute = resolve_compute(study.device, study.precision, study.convolutions, earlier=earlier)
-    if write:
-        probe_writable(run.root)
-    weights = _weights(study, weight_files)
+    compute = _resolve_compute(study)
+    weights = _find_weights(study)
     log.info(
         f"Device: {compute.device.type} ({compute.device_reason}). Precision: {compute.precision_name} "
         f"({compute.precision_reason}). Weights: {weights.name}."
@@ -74,67 +76,60 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, writ
     if weights.kind == "none":
         log.warning("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
     cache = Path(study.cache) if study.cache else cache_dir()
-    options = SplitOptions(
-        protocol=study.protocol,
-        similarity=study.group_similarity,
-        split_file=Path(study.split) if study.split else None,
-        groups_file=Path(study.groups) if study.groups else None,
-        folds=study.folds,
-        fold=study.fold or 1,
-    )
-    dataset = open_split_dataset(str(study.data), options, cache=cache, seed=study.seed, clock=clock)
-    index, assignment = dataset.index, dataset.assignment
-    for line in dataset.identity.notes:
-        log.info(line)
-    sizes = {part: assignment.split.count(part) for part in ("train", "validation", "test")}
-    used = sum(sizes.values())
-    log.info(f"{used:,} images: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()) + ".")
-    if study.split and assignment.left_out:
-        log.info(f"{assignment.left_out:,} image(s) left out, as {study.split} gives them no part.")
-    if index.unreadable:
-        log.info(f"{len(index.unreadable)} file(s) left out; each with its reason in {run.audit}.")
+    dataset = open_split_dataset(str(study.data), study.split_options, cache=cache, seed=study.seed, clock=clock)
+    _log_dataset(study, dataset)
+    experiment = Experiment(
+        dataclasses.replace(study, on_epoch=None),  # which need not be picklable for the other processes
+        configurations, dataset.folder.root, dataset.index.classes, dataset.rows, weights, compute, cache,
+    )  # fmt: skip
+    write_record(experiment, dataset, command or f"run_study({study!r})")
+    with clock.step("audit_s"):
+        _write_audit(run, dataset)
+    return experiment
+
+
+def is_finished(study: Study) -> bool:
+    """Whether the run folder holds this study with all its results.
+
+    The data set is read only if --data has changed since, to see whether it is the same.
+
+    Raises
+    ------
+    RunError
+        The folder holds the results of another study.
+    """
+    chosen = study.chosen()
+    if not study.run.report.exists():
+        return False
+    if not {c.name for c in chosen} <= set(read_json(study.run.comparison)["configurations"]):
+        return False
+    for configuration in chosen:
+        is_trained(study.run, configuration)
+    earlier = study.run.read_study()
     record: Json = {
-        "format": FORMAT,
-        "tumorlens": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command or f"run_study({study!r})",
-        "config": study.record(),
-        "configurations": [asdict(c) for c in configurations],
-        "classes": list(index.classes),
-        "dataset": dataset.record(),
-        "split": dataset.split_record(),
-        "weights": weights.record(),
-        "device": compute.record(),
-        "environment": environment(),
-        "git": git_state(),
-        "timing": {},
-        "peak_memory_gb": None,
+        "config": study.record(), "split": {"groups_sha256": _groups_hash(study)},
+        "device": _resolve_compute(study).record(),
     }  # fmt: skip
-    record = _merge(run, record)
-    if write:
-        write_json(run.study, record)
-        write_index(run.index, dataset.rows)
-        with clock.step("audit_s"):
-            audited = audit(assignment, study.group_similarity)
-            found = dataset.audit_record() | audited
-            write_json(run.audit, _doubts_of(run, found) | found)
-            write_baselines(run.baselines, baselines(dataset.rows, index.thumbnails))
-        log.info(twins_line(audited["twins"]["all"]))
-    return Workbench(run, study, configurations, dataset.folder, index.classes, dataset.rows, weights, compute, cache)
+    entries = list(_SAME_FOLD)
+    if record["config"]["weights"] != earlier["config"]["weights"]:
+        record["weights"] = _find_weights(study).record()
+        entries.append(("weights", "sha256"))
+    if record["config"]["data"] != earlier["config"]["data"]:
+        cache = Path(study.cache) if study.cache else cache_dir()
+        record["dataset"] = open_dataset(str(study.data), cache=cache, seed=study.seed).record()
+        entries.append(("dataset", "fingerprint"))
+    _check_same(study.run, earlier, record, entries)
+    return True
 
 
-def _doubts_of(run: Run, found: Json) -> Json:
-    """The doubts about labels that audit.json holds already, where all else in it is the same."""
-    if not run.audit.exists():
-        return {}
-    before = read_json(run.audit)
-    doubts = before.pop("label_doubts", None)
-    return {"label_doubts": doubts} if doubts is not None and before == json.loads(json.dumps(found)) else {}
+def _resolve_compute(study: Study) -> Compute:
+    earlier = study.run.read_study().get("device") if study.run.study.exists() else None
+    return resolve_compute(study.device, study.precision, study.convolutions, earlier=earlier)
 
 
-def _weights(study: Study, weight_files: Any) -> Any:
+def _find_weights(study: Study) -> Weights:
     try:
-        return weight_files.find_weights(study.weights)
+        return weight_files.find_weights(str(study.weights))
     except FetchError as error:
         if not study.random_weights_if_unavailable:
             raise
@@ -142,32 +137,82 @@ def _weights(study: Study, weight_files: Any) -> Any:
         return weight_files.find_weights("none")
 
 
-#: What must agree for a run's folder to be gone on with.
-_SAME = (
-    ("config", "seed"), ("dataset", "fingerprint"), ("weights", "sha256"), ("device", "device"),
-    ("device", "precision"), ("device", "convolutions"), ("split", "source"), ("split", "sha256"), ("classes", None),
-)  # fmt: skip
+def _groups_hash(study: Study) -> str | None:
+    return hashlib.sha256(Path(study.groups).read_bytes()).hexdigest() if study.groups else None
 
 
-def _merge(run: Run, record: Json) -> Json:
-    """Join with a study.json that is already there; refuse a different study's folder."""
-    if not run.study.exists():
-        return record
-    before = run.read_study()
-    for section, key in _SAME:
-        was, now = before.get(section), record[section]
+def _log_dataset(study: Study, dataset: SplitDataset) -> None:
+    for note in dataset.identity.notes:
+        log.info(note)
+    sizes = {split: dataset.assignment.split.count(split) for split in SPLITS}
+    log.info(f"{sum(sizes.values()):,} images: " + ", ".join(f"{n:,} {split}" for split, n in sizes.items()) + ".")
+    if study.split and dataset.assignment.left_out:
+        log.info(f"{dataset.assignment.left_out:,} image(s) left out, as {study.split} assigns them to no split.")
+    if dataset.index.unreadable:
+        log.info(f"{len(dataset.index.unreadable)} file(s) left out; {study.run.audit} lists the reasons.")
+
+
+def write_record(experiment: Experiment, dataset: SplitDataset, command: str) -> None:
+    """Write study.json and index.csv; configurations of an earlier call stay recorded.
+
+    Raises
+    ------
+    RunError
+        The folder holds another study; nothing in it is changed.
+    """
+    study, run = experiment.study, experiment.run
+    record: Json = {
+        "format": FORMAT,
+        "tumorlens": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "config": study.record(),
+        "configurations": [dataclasses.asdict(c) for c in experiment.configurations],
+        "classes": list(experiment.classes),
+        "dataset": dataset.record(),
+        "split": dataset.split_record() | {"groups_sha256": _groups_hash(study)},
+        "weights": experiment.weights.record(),
+        "device": experiment.compute.record(),
+        "environment": environment(),
+        "git": git_state(),
+        "timing": {},
+        "peak_memory_gb": None,
+    }
+    if run.study.exists():
+        earlier = run.read_study()
+        _check_same(run, earlier, record, _SAME)
+        known = {c["name"]: c for c in (*earlier["configurations"], *record["configurations"])}
+        record["configurations"] = list(known.values())
+        record |= {key: earlier[key] for key in ("created", "timing", "peak_memory_gb")}
+    for fold in run.root.parent.glob("fold-*/study.json") if study.fold else ():
+        other = Run(fold.parent)
+        _check_same(other, other.read_study(), record, _SAME_IN_FOLDS)
+    write_json(run.study, record)
+    write_index(run.index, dataset.rows)
+
+
+def _check_same(run: Run, earlier: Json, record: Json, entries: Any) -> None:
+    """RunError if the record of a run folder and that of this study differ in one of these entries."""
+    for section, key in entries:
+        before, now, name = earlier[section], record[section], section
         if key is not None:
-            was, now = (was or {}).get(key), now[key]
-        if was is None and key == "sha256" and section == "split":
-            continue  # a run of an older version
-        if was != now:
-            name = f"{section} {key}" if key else section
+            name = f"{section} {key}"
+            before, now = before.get(key, now[key]), now[key]  # runs of older versions lack some
+        if before != now:
             raise RunError(
-                f"{run.root} holds another study: its {name} is {was}, this one's is {now}.",
-                cure="Name another folder with --out, or delete that one.",
+                f"{run.root} holds another study: its {name} is {before}, this one's is {now}.",
+                cure="Choose another folder with --out, or delete that one.",
             )
-    known = {c["name"]: c for c in before["configurations"]}
-    record["configurations"] = list((known | {c["name"]: c for c in record["configurations"]}).values())
-    record["created"] = before["created"]
-    record["timing"], record["peak_memory_gb"] = before["timing"], before["peak_memory_gb"]
-    return record
+
+
+def _write_audit(run: Run, dataset: SplitDataset) -> None:
+    """Write audit.json and baselines.csv. Label doubts stay in audit.json if all else in it is the same."""
+    audited = audit(dataset.assignment, dataset.options.similarity)
+    found = dataset.audit_record() | audited
+    earlier = read_json(run.audit) if run.audit.exists() else {}
+    doubts = earlier.pop("label_doubts", None)
+    if doubts is not None and earlier == json.loads(json.dumps(found)):
+        found = {"label_doubts": doubts} | found
+    write_json(run.audit, found)
+    write_baselines(run.baselines, baselines(dataset.rows, dataset.index.thumbnails))
+    log.info(twins_line(audited["twins"]["all"]))
