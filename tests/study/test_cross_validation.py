@@ -17,7 +17,9 @@ from tumorlens import Study, run_study
 from tumorlens.cli.main import main
 from tumorlens.core.errors import ConfigError, DataError, RunError
 from tumorlens.core.files import read_json, write_json
+from tumorlens.data import fetch, index
 from tumorlens.data.index import read_index
+from tumorlens.study import prepare
 from tumorlens.study.cross_validation import sum_up_folds
 from tumorlens.study.run import train_study
 
@@ -51,7 +53,7 @@ def folds(root: Path, out: Path, cache: Path, **more) -> Study:
     )  # fmt: skip
 
 
-def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys) -> None:
+def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys, monkeypatch) -> None:
     root, cache, out = with_copy, tmp_path / "cache", tmp_path / "cv"
     assert run_study(folds(root, out, cache, fold=2)).cross_validation["done"] == [2]
     record = (out / "fold-2" / "study.json").read_bytes()
@@ -89,6 +91,12 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     tested = [{r.path for r in read_index(out / f"fold-{k}" / "index.csv") if r.split == "test"} for k in (1, 2)]
     assert not tested[0] & tested[1]
     before = (out / "fold-2" / "initial" / "training.json").stat().st_mtime_ns
+    with monkeypatch.context() as patched:  # whether a fold is finished is seen from its records alone
+        for module, name in ((fetch, "fetch"), (index, "build_index")):
+            patched.setattr(module, name, lambda *_, **__: pytest.fail("the data set is read"))
+        for name in ("open_dataset", "open_split_dataset"):
+            patched.setattr(prepare, name, lambda *_, **__: pytest.fail("the data set is read"))
+        assert run_study(folds(root, out, cache)).cross_validation == cv
     (out / "fold-1" / "report.html").unlink()  # as if killed just before the first fold's end
     assert run_study(folds(root, out, cache)).cross_validation == cv
     said = capsys.readouterr().err

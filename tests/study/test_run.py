@@ -19,6 +19,7 @@ import torch
 from torchvision.models import resnet18
 
 from tumorlens import (
+    Configuration,
     Study,
     compare_run,
     evaluate_run,
@@ -40,6 +41,7 @@ from tumorlens.evaluation.predictions import read_predictions
 from tumorlens.study import experiment
 from tumorlens.study.experiment import Experiment
 from tumorlens.study.prepare import prepare
+from tumorlens.study.run import train_study
 from tumorlens.training import devices, weights
 from tumorlens.training import fit as train
 
@@ -225,6 +227,52 @@ def test_a_configuration_can_be_added_later(finished: Path, small_folder: Path, 
     run_study(options(small_folder, small_cache, finished, configurations=("initial_lbfgs",)))
     comparison = read_json(finished / "comparison.json")
     assert comparison["configurations"] == ["initial", "finetuned", "initial_lbfgs"]
+
+
+def test_configurations_may_be_objects_and_epochs_are_reported(
+    small_folder: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    records: list[dict[str, object]] = []
+    mine = Configuration("mine", ("fc",), 1e-3, start="initial")
+    study = options(
+        small_folder, small_cache, tmp_path / "run", configurations=("initial", mine), on_epoch=records.append
+    )
+    result = run_study(study)
+    assert [(r["configuration"], r["epoch"]) for r in records] == [
+        ("initial", 1), ("initial", 2), ("mine", 1), ("mine", 2)
+    ]  # fmt: skip
+    assert records[0].keys() >= {"train_loss", "validation_loss", "validation_accuracy", "seconds", "best"}
+    assert set(result.metrics) == {"initial", "mine"}
+    before = (tmp_path / "run" / "mine" / "training.json").read_bytes()
+    run_study(study)  # resumed: nothing is trained again
+    assert len(records) == 4
+    evaluate_run(tmp_path / "run")  # from the record alone
+    assert (tmp_path / "run" / "mine" / "training.json").read_bytes() == before
+    other = dataclasses.replace(study, configurations=("initial", dataclasses.replace(mine, learning_rate=0.1)))
+    with pytest.raises(RunError, match=r"holds mine with learning_rate = 0\.001, not 0\.1"):
+        run_study(other)
+
+
+def test_strengths_of_the_solver_are_reported_like_epochs(
+    small_folder: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    records: list[dict[str, object]] = []
+    study = options(small_folder, small_cache, tmp_path / "run", configurations=("initial_lbfgs",))
+    train_study(dataclasses.replace(study, on_epoch=records.append))
+    assert {r["configuration"] for r in records} == {"initial_lbfgs"}
+    assert all(isinstance(r["c"], float) for r in records)
+
+
+def test_the_api_prints_nothing(small_folder: Path, small_cache: Path, tmp_path: Path) -> None:
+    lines = (
+        "from tumorlens import Study, run_study",
+        f"study = Study({str(small_folder)!r}, weights='none', out={str(tmp_path / 'run')!r}, device='cpu',",
+        f"              cache={str(small_cache)!r}, max_epochs=1)",
+        "result = run_study(study)",
+        "assert 0 <= result.metrics['finetuned'].test.accuracy <= 1",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_activations_that_nothing_reads_are_not_computed(
