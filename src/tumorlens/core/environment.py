@@ -29,17 +29,12 @@ def git_state() -> Json | None:
     here = Path(__file__).resolve().parent
     if not (here.parents[2] / ".git").exists():
         return None
+    describe = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True, text=True, check=True, timeout=10,
-        ).stdout.strip()  # fmt: skip
+        found = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "clean": not changes}
+    return {"commit": found.removesuffix("-dirty"), "clean": not found.endswith("-dirty")}
 
 
 def peak_memory_gb() -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -122,28 +121,20 @@ def check_alike(runs: Sequence[Run], names: Sequence[str], keys: Sequence[str], 
                 )
 
 
-@dataclass(frozen=True, eq=False)
-class _FoldPredictions:
-    """Test predictions of one configuration or baseline in one fold."""
-
-    labels: npt.NDArray[np.integer]
-    """int [n], true classes."""
-    predicted: npt.NDArray[np.integer]
-    """int [n], predicted classes."""
-    groups: npt.NDArray[np.str_]
-    """str [n]; a name means the same group in every fold."""
+#: Test predictions in one fold: true classes and predicted classes, both int [n], and groups, str [n]. A group has the
+#: same name in every fold.
+_Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.str_]]
 
 
-_ByName = dict[str, _FoldPredictions]
-
-
-def _test_predictions(run: Run, names: Sequence[str], classes: Sequence[str]) -> tuple[_ByName, _ByName]:
-    """Of each configuration, and of each baseline; runs of older versions have no baselines."""
+def _test_predictions(
+    run: Run, names: Sequence[str], classes: Sequence[str]
+) -> tuple[dict[str, _Fold], dict[str, _Fold]]:
+    """Test predictions of each configuration and of each baseline; runs of older versions have no baselines."""
     rows = {row.path: row for row in read_index(run.index)}
 
-    def fold(paths: Sequence[str], predicted: npt.ArrayLike) -> _FoldPredictions:
+    def fold(paths: Sequence[str], predicted: npt.ArrayLike) -> _Fold:
         labels = np.array([classes.index(rows[path].label) for path in paths])
-        return _FoldPredictions(labels, np.asarray(predicted), np.array([rows[path].group for path in paths]))
+        return labels, np.asarray(predicted), np.array([rows[path].group for path in paths])
 
     configurations = {}
     for name in names:
@@ -157,16 +148,14 @@ def _test_predictions(run: Run, names: Sequence[str], classes: Sequence[str]) ->
     return configurations, baselines
 
 
-def _pooled(folds: Sequence[_FoldPredictions], classes: Sequence[str]) -> Json:
+def _pooled(folds: Sequence[_Fold], classes: Sequence[str]) -> Json:
     """The entry of one configuration or baseline in cv.json."""
-    labels, predicted, groups = (
-        np.concatenate([getattr(fold, name) for fold in folds]) for name in ("labels", "predicted", "groups")
-    )
+    labels, predicted, groups = (np.concatenate(arrays) for arrays in zip(*folds, strict=True))
     found = measure(labels, np.eye(len(classes))[predicted], classes)
-    accuracies = [float(np.mean(fold.predicted == fold.labels)) for fold in folds]
+    accuracies = [float(np.mean(labels == predicted)) for labels, predicted, _ in folds]
     return {
         "accuracies": accuracies,
-        "n": [len(fold.labels) for fold in folds],
+        "n": [len(labels) for labels, _, _ in folds],
         "folds": summarise_seeds(accuracies),
         "pooled": {
             "n": found["n"],

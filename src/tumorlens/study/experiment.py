@@ -119,13 +119,18 @@ class Experiment:
         RunError
             The configuration that it starts from is not trained yet.
         """
-        model = build_model(self.weights, len(self.classes), self.seed(configuration))
         if configuration.start != "imagenet":
-            self.load(model, configuration.start)
-        return model
+            return self.trained_model(configuration.start)
+        return build_model(self.weights, len(self.classes), self.seed(configuration))
 
-    def load(self, model: ResNet, name: str) -> None:
-        """Load the best weights of a trained configuration of this run into `model`."""
+    def trained_model(self, name: str) -> ResNet:
+        """The network with the best weights of a configuration.
+
+        Raises
+        ------
+        RunError
+            It is not trained yet, or its checkpoint is missing.
+        """
         if not self.run.training(name).exists():
             raise RunError(
                 f"{self.run.root} has no finished training of {name!r}.",
@@ -137,7 +142,9 @@ class Experiment:
                 f"{path} is missing, although the training is finished.",
                 cure=f"Restore it, or delete {self.run.folder(name)} and run the same command again.",
             )
+        model = build_model(self.weights, len(self.classes), self.study.seed)
         model.load_state_dict(read_state_dict(path, len(self.classes)))
+        return model
 
     def train(
         self, configuration: Configuration, world: World = SINGLE_PROCESS, on_epoch: OnEpoch | None = None
@@ -244,8 +251,7 @@ class Experiment:
             before: Json = read_json(self.run.metrics(name))
             if before.get("checkpoint_sha256") == sha256:
                 return before
-        model = self.initial_model(configuration)
-        self.load(model, name)
+        model = self.trained_model(name)
         used = [row for row in self.rows if row.split]
         contents = list(dict.fromkeys(row.sha256 for row in used))  # equal files have equal predictions
         source = self._features(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]

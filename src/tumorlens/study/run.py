@@ -109,22 +109,17 @@ def _evaluate(experiment: Experiment, clock: Clock) -> StudyResult:
 def _run_folds(study: Study, command: str, world: World) -> StudyResult:
     """Run all folds, or only `study.fold`, each as a study in its own folder, and pool the finished ones."""
     from tumorlens.study.cross_validation import fold_folder
+    from tumorlens.study.prepare import is_finished
 
     for number in [study.fold] if study.fold else range(1, study.folds * study.repeats + 1):
         fold = dataclasses.replace(study, fold=number, out=fold_folder(study.run.root, number))
-        if world.run_on_rank0(_is_finished, fold):
+        if world.run_on_rank0(is_finished, fold):
             log.info(f"Fold {number} of {study.folds * study.repeats}: finished.")
         else:
             log.info(f"Fold {number} of {study.folds * study.repeats}:")
             _run_one(fold, command, world)
         result = world.run_on_rank0(_pool_folds, study)
     return result
-
-
-def _is_finished(fold: Study) -> bool:
-    from tumorlens.study.prepare import is_finished
-
-    return is_finished(fold)
 
 
 def _pool_folds(study: Study) -> StudyResult:
