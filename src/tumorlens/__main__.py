@@ -1,35 +1,35 @@
-"""The command `tumorlens`, also as `python -m tumorlens`, and thereby `torchrun -m tumorlens`."""
+"""The command `tumorlens`, also as `python -m tumorlens` and `torchrun -m tumorlens`."""
 
 import atexit
 import os
 import sys
 from typing import NoReturn
 
-_code: int | None = None  # of the command that has run
+_code: int | None = None  # exit code of the command
 
 
-@atexit.register  # the first that is registered is called last, after threads have ended
-def _leave() -> None:
-    """Do not take PyTorch's objects down one by one: it takes over a second, and the system takes all back anyhow."""
+@atexit.register  # registered first, so called last, after threads have ended
+def _exit_at_once() -> None:
+    """Skip the teardown of PyTorch's objects, which takes over a second."""
     if _code is None or "torch" not in sys.modules:
         return
     try:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # closed by whoever began the process
+            if stream is not None:  # None if the parent process closed it
                 stream.flush()
-    except (OSError, ValueError):  # whoever read it has gone, of which Python has its own way to tell
+    except (OSError, ValueError):  # closed pipe, which Python reports itself
         return
     os._exit(_code)
 
 
-from tumorlens.cli.main import main  # noqa: E402 - what it registers is to be called before
+from tumorlens.cli.main import main  # noqa: E402 - its exit handlers must be called first
 
 
 def run() -> NoReturn:
     """Run one command and end the process."""
     global _code
     _code = main()
-    if _code == 141:  # at its end Python would fail once more on what it still holds for the pipe, and exit with 120
+    if _code == 141:  # else Python fails again at exit on the unwritten rest, and exits with 120
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(_code)
 

@@ -1,4 +1,4 @@
-"""An audit of a data set alone, without a study: its record, its text and its page."""
+"""The audit of a data set without a study: its record, its text and its page."""
 
 from __future__ import annotations
 
@@ -33,32 +33,38 @@ def run_audit(
     Parameters
     ----------
     source
-        As `fetch` takes it.
+        `kaggle`, `phantom`, or the path of a zip or folder.
     cache
-        Folder of caches.
+        Folder for decoded images and features.
     seed
-        Of generated data and of the split.
+        Seed of generated data and of the split.
     similarity
-        Thumbnail cosine from which images belong together, 0.5 to 1.
+        Thumbnail cosine from which images form a group, 0.5 to 1.
     weights
-        As `find_weights` takes it, for doubts about labels; None leaves them out.
+        `imagenet`, `none` or a file, for label doubts; None omits them.
     html
-        Where to write a page.
+        File for the page, if any.
 
     Returns
     -------
     dict
-        `dataset`, `audit` (as in audit.json), `baselines` (accuracy on test by name), `timing`, `peak_memory_gb`.
+        `dataset`, `audit` (as in audit.json), `baselines` (test accuracy by name), `test_images`, `timing`,
+        `peak_memory_gb`.
+
+    Raises
+    ------
+    TumorlensError
+        An invalid value, or data or weights that cannot be used.
     """
     if not 0.5 <= similarity <= 1:
-        raise ConfigError(f"--similarity {similarity} is out of range.", cure="Say 0.5 to 1.")
+        raise ConfigError(f"--similarity {similarity} is out of range.", cure="Use 0.5 to 1.")
     check_seed(seed)
     if html is not None:
         if html.is_dir():
-            raise ConfigError(f"--html {html} is a folder.", cure="Name a file.")
+            raise ConfigError(f"--html {html} is a folder.", cure="Give the path of a file.")
         probe_writable(html.parent, "--html")
     start: Weights | None = None
-    if weights:  # what can fail at once comes before work that takes minutes
+    if weights:  # checked before work that takes minutes
         from tumorlens.training.weights import find_weights
 
         start = find_weights(weights)
@@ -94,39 +100,39 @@ def run_audit(
 
 
 def audit_text(found: Json) -> str:
-    """The audit as lines for the terminal."""
-    audited, twins = found["audit"], found["audit"]["twins"]
-    titles = ("n", "exact", "same_orientation", "direct_or_mirrored", "any", "none")
+    """The result of `run_audit` as text for the terminal."""
+    audited, twins, baseline = found["audit"], found["audit"]["twins"], found["baselines"]
+    groups, size, conflicts = audited["groups"], audited["shortcuts"]["size"], audited["conflicts"]
+    counts = ("n", "exact", "same_orientation", "direct_or_mirrored", "any", "none")
     heads = ("images", "copy", "same way", "or mirrored", "any way", "no twin")
-    lines = [f"{found['dataset']['name']}: test images with a twin among the images to learn from"]
-    lines.append(f"  {'':<14}" + "".join(f"{head:>13}" for head in heads))
-    for name, counts in (*twins["classes"].items(), ("all", twins["all"])):
-        lines.append(f"  {name:<14}" + "".join(f"{counts[title]:>13,}" for title in titles))
-    for part, among in (("validation", "those of training"), ("train", "the others of training")):
-        counts = twins["others"][part]["all"]
-        lines.append(f"Of {counts['n']:,} {part} images {counts['any']:,} have a twin among {among}.")
-    groups = audited["groups"]
-    lines.append(
-        f"{groups['n']:,} groups at similarity {groups['similarity']:g}; {groups['alone']:,} images stand alone; "
-        f"the largest group has {groups['largest']:,}."
-    )
-    if n := groups["outgrown"]:
-        lines.append(f"Groups that had chained too many images and were cut at a higher similarity: {n:,}")
-    lines.append(f"Twins with different labels: {len(audited['conflicts'])}")
-    for c in audited["conflicts"][:10]:
-        lines.append(f"  {c['paths'][0]} ({c['labels'][0]}) and {c['paths'][1]} ({c['labels'][1]})")
+    others = {"validation": "training images", "train": "the other training images"}
+    lines = [
+        f"{found['dataset']['name']}: test images with a twin among the training and validation images",
+        f"  {'':<14}" + "".join(f"{head:>13}" for head in heads),
+        *(
+            f"  {name:<14}" + "".join(f"{row[count]:>13,}" for count in counts)
+            for name, row in (*twins["classes"].items(), ("all", twins["all"]))
+        ),
+        *(
+            f"{row['any']:,} of {row['n']:,} {split} images have a twin among {among}."
+            for split, among in others.items()
+            for row in [twins["others"][split]["all"]]
+        ),
+        f"{groups['n']:,} groups at similarity {groups['similarity']:g}: {groups['alone']:,} single images; "
+        f"the largest group has {groups['largest']:,}.",
+        *[f"Groups that were too large and were cut at a higher similarity: {n:,}" for n in (groups["outgrown"],) if n],
+        f"Twins with different labels: {len(conflicts)}",
+        *(f"  {c['paths'][0]} ({c['labels'][0]}) and {c['paths'][1]} ({c['labels'][1]})" for c in conflicts[:10]),
+    ]
     if "label_doubts" in audited:
-        lines.append(f"Labels that neighbours doubt: {len(audited['label_doubts'])}")
-    lines.append("Without learning, accuracy on the test images:")
-    for name, title in (
-        ("nn", "nearest thumbnail"),
-        ("nn_mirror", "nearest thumbnail, mirrored too"),
-        ("file_facts", "facts of the file"),
-    ):
-        lines.append(f"  {title:<32} {found['baselines'][name]:.1%}")
-    size = audited["shortcuts"]["size"]
+        lines.append(f"Labels that disagree with those of their neighbours: {len(audited['label_doubts'])}")
+    lines += [
+        "Test accuracy without training a network:",
+        f"  {'nearest thumbnail':<32} {baseline['nn']:.1%}",
+        f"  {'nearest thumbnail, or mirrored':<32} {baseline['nn_mirror']:.1%}",
+        f"  {'file properties':<32} {baseline['file_facts']:.1%}",
+    ]
     if size["accuracy"] is not None:
-        what = f"{size['size'][0]}x{size['size'][1]} or not tells {size['class']}"
-        lines.append(f"  {what:<32} {size['accuracy']:.1%}")
-    lines.append(f"Unreadable files: {len(audited['unreadable'])}")
-    return "\n".join(lines)
+        rule = f"{size['class']} or not, by size {size['size'][0]}x{size['size'][1]}"
+        lines.append(f"  {rule:<32} {size['accuracy']:.1%}")
+    return "\n".join([*lines, f"Files that could not be read: {len(audited['unreadable'])}"])
