@@ -1,9 +1,9 @@
 """Brain-MRI slice classification with ResNet18, and how far to trust each number.
 
-    from tumorlens import Study, run_study
+from tumorlens import Study, run_study
 
-    result = run_study(Study(data="phantom", weights="none", max_epochs=5))
-    print(result.metrics["finetuned"].test.accuracy, result.report)
+result = run_study(Study(data="phantom", weights="none", max_epochs=5))
+print(result.metrics["finetuned"].test.accuracy, result.report)
 """
 
 from __future__ import annotations
