@@ -428,7 +428,7 @@ def test_areas_are_compared_and_shown(finished: Path) -> None:
     assert tested
     assert all(area["p_holm"] >= area["p_value"] for area in tested)
     page = (finished / "report.html").read_text()
-    assert "Area under the ROC curve, class by class" in page
+    assert "Area under the ROC curve by class" in page
     assert f"{areas[0]['auc_first']:.4f}" in page
 
 
