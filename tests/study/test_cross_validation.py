@@ -84,7 +84,7 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     ]
     by_hand = [row["nn_mirror"] == row["label"] for row in answers]
     assert nearest["accuracy"] == pytest.approx(np.mean(by_hand))
-    assert "nearest thumbnail, mirrored too" in page
+    assert "nearest thumbnail, mirrored ones included" in page
     comparison = read_json(out / "fold-1" / "comparison.json")
     assert comparison["published"] is None
     assert comparison["leakage"]["parts"]["with_twin"]["n"] == 0
