@@ -205,7 +205,7 @@ class TestCommand:
         assert "cannot be read" not in rows[5]["reason"]
         assert main(["explain", str(path), "--model", model, "--out", str(tmp_path / "p")]) == 3
         out, err = capsys.readouterr()
-        assert out.startswith("4 pictures")
+        assert out == f"Pictures in {tmp_path / 'p'}: 4\n"
         assert "1 of 5 could not be read; the lines above say why" in err
         assert "holds 3 volumes" in err
 

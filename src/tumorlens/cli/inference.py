@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Parameter, Token, UnknownOptionError
 
@@ -15,6 +15,9 @@ from tumorlens.cli.usage import UsageError
 from tumorlens.core.errors import Interrupted
 from tumorlens.core.files import probe_writable
 from tumorlens.core.progress import log
+
+if TYPE_CHECKING:
+    from tumorlens.inference.predict import Counts
 
 FAILED = 3  # exit code: some inputs could not be read, all others were classified
 
@@ -151,7 +154,7 @@ def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(n
         opening = pool.submit(load_classifier, options.model, options.threads)
         from tumorlens.inference.predict import PredictSettings, format_for, predict_to
 
-        job = PredictSettings(options.batch, options.plane, options.coverage)
+        settings = PredictSettings(options.batch, options.plane, options.coverage)
         classifier = opening.result()
     on_slice = None
     if options.heatmaps:
@@ -160,15 +163,17 @@ def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(n
         on_slice = pictures(classifier, options.heatmaps)
     form = options.format or format_for(options.out)
     try:
-        report = predict_to(
-            inputs, classifier, job, form=form, out=options.out, resume=options.resume, on_slice=on_slice,
+        counts = predict_to(
+            inputs, classifier, settings, form=form, out=options.out, resume=options.resume, on_slice=on_slice,
             pictures=options.heatmaps,
         )  # fmt: skip
     except KeyboardInterrupt:
         more = None if options.out is None or form == "table" else "" if options.resume else " --resume"
         raise Interrupted(more, "With --out FILE.csv or FILE.json, --resume can continue it.") from None
-    log.info(f"{report.records:,} rows in {time.monotonic() - began:,.1f} s.")
-    return _code(report.records, report.failed, "their rows say why")
+    verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in counts.verdicts.most_common())
+    images = f"Images and slices: {counts.verdicts.total():,} ({verdicts or 'none'})."
+    log.info(f"Files: {counts.files:,}. {images} Time: {time.monotonic() - began:,.1f} s.")
+    return _code(counts, "their rows say why")
 
 
 _SUFFIXES = (".csv", ".json", ".jsonl", ".ndjson", ".txt")
@@ -217,14 +222,14 @@ def explain(
     from tumorlens.inference.predict import PredictSettings
 
     look = Look(options.opacity, options.contrast)
-    report = explain_all(
+    counts = explain_all(
         inputs, load_classifier(options.model), out, PredictSettings(plane=options.plane), look, dicom=options.dicom
     )
-    print(f"{report.records - report.failed:,} pictures: {out}")
-    return _code(report.records, report.failed, "the lines above say why")
+    print(f"Pictures in {out}: {counts.records - counts.failed:,}")
+    return _code(counts, "the lines above say why")
 
 
-def _code(rows: int, failed: int, where: str) -> int:
-    if failed:
-        log.warning(f"{failed:,} of {rows:,} could not be read; {where}.")
-    return FAILED if failed else 0
+def _code(counts: Counts, where: str) -> int:
+    if counts.failed:
+        log.warning(f"{counts.failed:,} of {counts.records:,} could not be read; {where}.")
+    return FAILED if counts.failed else 0

@@ -21,7 +21,19 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from tumorlens.cli import inference
 from tumorlens.cli.data import data
-from tumorlens.cli.options import DATA, HARDWARE, OUTPUT, PRINTED, TRAINING, Printed, Run, in_groups, shown_default
+from tumorlens.cli.options import (
+    DATA,
+    FILE,
+    FOLDER,
+    HARDWARE,
+    OUTPUT,
+    PRINTED,
+    TRAINING,
+    Printed,
+    Run,
+    in_groups,
+    shown_default,
+)
 from tumorlens.cli.serve import serve
 from tumorlens.cli.usage import UsageError, usage_error
 from tumorlens.core.errors import Interrupted, MissingExtraError, RunError, TumorlensError
@@ -55,7 +67,9 @@ _GROUPS = {
 class StudyOptions(Study):
     """The fields of `Study`, in groups."""
 
-    __annotations__ = in_groups(Study, _GROUPS, out={"alias": "-o"})
+    __annotations__ = in_groups(
+        Study, _GROUPS, out={"alias": "-o"}, groups={"validator": FILE}, split={"validator": FILE}
+    )
 
 
 Options = Annotated[StudyOptions, Parameter(name="*")]
@@ -144,7 +158,10 @@ def compare(
 
 @app.command(group=STUDY, help_epilogue="Example: tumorlens report runs/mine")
 def report(
-    run: Run, *, images: Annotated[Path | None, Parameter(group=DATA)] = None, output: Printed = PRINTED
+    run: Run,
+    *,
+    images: Annotated[Path | None, Parameter(group=DATA, validator=FOLDER)] = None,
+    output: Printed = PRINTED,
 ) -> None:
     """Write the report of a compared run as one offline HTML file.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, validators
 
 
 def _whole_names(console: Any, options: Any, panel: Any) -> None:
@@ -24,6 +24,7 @@ DATA, OUTPUT = Group("Data", sort_key=0), Group("Output", sort_key=4)
 TRAINING = Group("Training", sort_key=1, help_formatter=_whole_names)
 HARDWARE = Group("Hardware", sort_key=3)
 
+FILE, FOLDER = validators.Path(exists=True, dir_okay=False), validators.Path(exists=True, file_okay=False)
 Run = Annotated[Path, Parameter(group=DATA, help="Folder of the run.")]
 Model = Annotated[
     Path,
@@ -65,7 +66,7 @@ Printed = Annotated[Output, Parameter(name="*")]
 PRINTED = Output()
 
 
-def in_groups(options: type, groups: Mapping[Group, Sequence[str]], **details: dict[str, Any]) -> dict[str, Any]:
+def in_groups(options: type, groups: Mapping[Group, Sequence[str]], /, **details: dict[str, Any]) -> dict[str, Any]:
     """Annotations that give each field of a dataclass its group in --help; a field without a group is no option.
 
     `details` are further arguments of a field's Parameter.

@@ -147,5 +147,6 @@ def probe_writable(root: Path, option: str = "--out") -> None:
     try:
         write_json(probe, {})
     except RunError as error:  # report the folder, not the probe file
-        raise RunError(error.what.replace(str(probe), str(root)), cure=error.cure) from None
+        cure = error.cure if "full" in error.what else f"Choose a writable folder with {option}."
+        raise RunError(error.what.replace(str(probe), str(root)), cure=cure) from None
     probe.unlink()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
@@ -175,6 +176,10 @@ class Counts:
     """Including those of an interrupted run that was resumed."""
     failed: int
     """Records of files or slices that could not be read."""
+    files: int = 0
+    """Files that were read now, without those of the interrupted run."""
+    verdicts: Counter[str] = field(default_factory=Counter)
+    """Images and slices that were read now, by verdict: ok, uncertain, refused, error."""
 
 
 def predict_to(
@@ -223,7 +228,7 @@ def predict_to(
         previous = read_previous(out, form, classifier.classes, model_id(classifier, settings))
     written = [path for path in (out, pictures) if path is not None]
     records = predict(inputs, classifier, settings, previous=previous, on_slice=on_slice, written=written)
-    n, failed = previous.records, previous.failed
+    n, failed, files, verdicts = previous.records, previous.failed, 0, Counter[str]()
     with ExitStack() as stack:
         # The stream is taken before the bar starts, which redirects sys.stdout to the terminal.
         write = _file_writer(stack, out, previous.bytes, form) if out else _stdout_writer()
@@ -235,10 +240,13 @@ def predict_to(
         for record in records:
             write(format_record(record, form, classifier.classes))
             n, failed = n + 1, failed + record.failed
-            if bar and record.kind != "volume" and record.file != file:
-                bar.advance()
+            if record.kind != "volume":
+                verdicts[record.verdict.partition(":")[0]] += 1
+                files += record.file != file
+                if bar and record.file != file:
+                    bar.advance()
                 file = record.file
-    return Counts(n, failed)
+    return Counts(n, failed, files, verdicts)
 
 
 def format_for(out: Path | None) -> Format:
