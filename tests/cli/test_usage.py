@@ -38,7 +38,7 @@ def printed(words: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("study --max-epoch 3", "`tumorlens study` has no option --max-epoch.", "Did you mean --max-epochs?"),
         ("study --output=x", "`tumorlens study` has no option --output.", "Did you mean --out?"),
         ("study -x", "`tumorlens study` has no option -x.", "`tumorlens study --help` lists arguments and options."),
-        ("study --device gpu", "--device gpu is not valid.", "Choose from auto, cpu, cuda."),
+        ("study --device gpu", "--device gpu is not valid.", "Choose from auto, cpu, cuda, mps, xpu."),
         ("study --weights", "`tumorlens study` needs a value for --weights.",
          "`tumorlens study --help` lists arguments and options."),
         ("evaluate", "`tumorlens evaluate` needs a value for RUN.",
