@@ -1,13 +1,13 @@
-"""How often 95 % intervals hold the truth where images come in correlated groups, by simulation.
+"""Coverage of 95 % intervals if images come in correlated groups, by simulation.
 
     python benchmarks/intervals.py
 
-Each data set has 200 to 500 groups of unequal size. A group draws how likely each of four outcomes is
-(both configurations right, only the first, only the second, neither) from a Dirichlet distribution, its
-images draw theirs from that; either configuration's right answers in a group are thus beta-binomial with
-an intraclass correlation of 0.5. A group's images are of one class; a wrong answer is any other class.
-Intervals that resample groups stand beside those that take images as independent. The same with 50
-groups shows what becomes of them with less data. Writes docs/results/bench-coverage.json.
+Each data set has 200 to 500 groups of unequal size. A group draws the probabilities of four outcomes
+(both configurations correct, only the first, only the second, neither) from a Dirichlet distribution, and its
+images draw theirs from these; either configuration's number of correct predictions in a group is thus
+beta-binomial with an intraclass correlation of 0.5. A group's images are of one class; a wrong prediction is any
+other class. Intervals that resample groups are compared with those that take images as independent. The same
+with 50 groups shows the coverage with less data. Writes docs/results/bench-coverage.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 N_DATASETS = 2000
 GROUPS = (200, 500)  # least and most in a data set
 FEW_GROUPS, N_FEW = (50, 50), 1000  # groups, and data sets
-MEAN_SIZE = 3  # images a group, geometric from 1 on
+MEAN_SIZE = 3  # images per group, geometric from 1
 ICC = 0.5  # intraclass correlation
 OUTCOMES = (0.87, 0.03, 0.07, 0.03)  # both right, only first, only second, neither: 90 % and 94 % accuracy
 CLASSES = (0.3, 0.3, 0.15, 0.25)  # shares of groups
@@ -61,14 +61,14 @@ def draw(random: np.random.Generator, groups: int) -> tuple[Ints, Ints, Ints, In
 
 
 def true_macro_f1(accuracy: float) -> float:
-    """Of the endless data set: F1 = 2 hits / (support + predicted), each as a share of images."""
+    """Of an infinite data set: F1 = 2 hits / (support + predicted), each as a share of images."""
     support = np.array(CLASSES)
     predicted = support * accuracy + (1 - support) * (1 - accuracy) / (len(CLASSES) - 1)
     return float(np.mean(2 * support * accuracy / (support + predicted)))
 
 
 def intervals(random: np.random.Generator, groups: int, seed: int) -> Iterator[tuple[str, float, tuple[float, float]]]:
-    """Name, truth and interval of everything that is measured on one data set."""
+    """Name, true value and interval of each quantity measured on one data set."""
     group, label, first, second = draw(random, groups)
     right1, right2 = first == label, second == label
     accuracy1, accuracy2 = OUTCOMES[0] + OUTCOMES[1], OUTCOMES[0] + OUTCOMES[2]
@@ -88,7 +88,7 @@ def intervals(random: np.random.Generator, groups: int, seed: int) -> Iterator[t
 
 
 def coverage(n: int, groups: tuple[int, int], seed: int) -> dict[str, float]:
-    """Share of n intervals of each kind that hold the truth."""
+    """Share of n intervals of each kind that contain the true value."""
     random = np.random.default_rng(seed)
     held: dict[str, int] = {}
     for i in range(n):

@@ -1,8 +1,8 @@
-"""Near shifts of a second kind: artefacts of acquisition, and what viewers do to a slice before it is kept.
+"""Near families, second group: acquisition artefacts, and what viewers do to a slice before it is saved.
 
 As in `near`, each is a pure function of a slice, uint8 [224, 224, 3], and a generator that draws its strength. All
-are for judging. They were written when results on the families of `near` had been seen, and nobody had looked at
-theirs when the rules of `judging` were fixed: the fairer part of the figures.
+are for judging. They were written after results on the families of `near` had been seen, but no results on them had
+been seen when the rules of the verdicts were fixed: they give the fairer figures.
 """
 
 from __future__ import annotations

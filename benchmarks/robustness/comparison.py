@@ -1,4 +1,4 @@
-"""Scores that could tell foreign images, side by side: why `judging` uses those that it uses."""
+"""Out-of-distribution scores compared: why the verdicts use the ones that they use."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tumorlens.inference.uncertainty.ood import LOOKS, fit_distance, image_facts
 from tumorlens.inference.uncertainty.verdicts import Trust, directions
 
 _NEIGHBOUR = 10
-Of = Callable[[Answers], Floats]
+Score = Callable[[Answers], Floats]
 
 
 def compare_scores(
     trust: Trust, train: Learned, validation: Answers, families: Mapping[str, Answers], *, kept: float = 0.99
 ) -> Json:
-    """Share of each family's images that each score puts outside the validation images.
+    """Share of each family's images that each score places outside the validation images.
 
     Parameters
     ----------
     families
-        By name: changed or foreign images. Those marked for fitting, where anything is chosen by it.
+        By name: changed or foreign images; only families marked for fitting if anything is chosen by the result.
     kept
         Share of validation images that the threshold keeps.
 
@@ -36,7 +36,7 @@ def compare_scores(
         (Hendrycks and Gimpel, ICLR 2017). On features: `neighbours` (10th nearest by cosine; Sun et al., ICML
         2022), `mahalanobis` (nearest class; Lee et al., NeurIPS 2018), `relative mahalanobis` (Ren et al.,
         arXiv 2106.09022). Then those in use: `features` (Mahalanobis on their directions), `statistics`, `looks`,
-        and `refusal`, `bounds` and `doubt`, what verdicts are made from.
+        and `refusal`, `bounds` and `doubt`, on which verdicts are based.
     """
     outside: Json = {}
     for name, score in scorers(trust, train, validation).items():
@@ -45,8 +45,8 @@ def compare_scores(
     return outside
 
 
-def scorers(trust: Trust, train: Learned, validation: Answers) -> dict[str, Of]:
-    """By name, a function from answers to float64 [n], higher for what is more foreign."""
+def scorers(trust: Trust, train: Learned, validation: Answers) -> dict[str, Score]:
+    """By name, a function from outputs to float64 [n], higher for images further out of distribution."""
     classwise = fit_distance(train.features, validation.features, rank=FEATURES_RANK, labels=train.labels)
     whole = fit_distance(train.features, validation.features, rank=FEATURES_RANK)
     known = directions(train.features)

@@ -1,4 +1,4 @@
-"""What trust is worth, measured where nothing was fitted: test images, and families marked for judging."""
+"""Calibration, prediction sets and verdicts, measured where nothing was fitted: test images and judging families."""
 
 from __future__ import annotations
 
@@ -54,35 +54,35 @@ def evaluate_trust(
     far: Mapping[str, Answers],
     groups: npt.ArrayLike | None = None,
 ) -> Json:
-    """Every figure on trust.
+    """All figures on calibration, prediction sets and verdicts.
 
     Parameters
     ----------
     validation
-        What `trust` was fitted on: gives the scores behind APS and class-conditional sets.
+        Images that `trust` was fitted on: they give the scores for APS and class-conditional sets.
     test
         Unchanged test images, at least one.
     twin_free
-        bool [n]: test images without a twin among those learned from.
+        bool [n]: test images without a twin among the training images.
     near, far
-        By family, answers on changed test images (labels kept) and on images that are no brain MRI.
+        By family, outputs for changed test images (labels kept) and for images that are not brain MRI.
     groups
         Group of each test image [n], for the bootstrap of the adaptive calibration error.
 
     Returns
     -------
     dict
-        `parts`: for `official` and `twin_free`, as `measure_part` tells. `far`: as `refusals` tells. `near`: as
-        `near_shift` tells.
+        `parts`: `official` and `twin_free`, each from `measure_part`. `far`: from `refusals`. `near`: from
+        `near_shift`.
 
     Raises
     ------
     DataError
-        There are no test images, or shapes do not fit.
+        There are no test images, or shapes do not match.
     """
     if twin_free.shape != test.labels.shape or not len(test.labels):
         raise DataError(
-            f"{len(test.labels)} test images and {twin_free.shape} marks do not fit.", cure="Give one mark an image."
+            f"{len(test.labels)} test images and {twin_free.shape} flags do not match.", cure="Pass one flag per image."
         )
     ids = None if groups is None else np.asarray(groups)
     parts = {}
@@ -98,12 +98,12 @@ def chosen(answers: Answers, held: Bools) -> Answers:
 
 
 def judged(trust: Trust, answers: Answers) -> Judgement:
-    """The judgement at the default coverage."""
+    """Verdicts and prediction sets at the default coverage."""
     return trust.judge(answers.logits, answers.features, answers.statistics, answers.pixels)
 
 
 def measure_part(trust: Trust, validation: Answers, part: Answers, groups: npt.ArrayLike | None = None) -> Json:
-    """Calibration, prediction sets, selective prediction and verdicts on unchanged images of one part.
+    """Calibration, prediction sets, selective prediction and verdicts on a subset of unchanged images.
 
     Returns
     -------
@@ -190,11 +190,11 @@ def measure_sets(validation: Floats, validation_labels: Ints, test: Floats, test
     Returns
     -------
     dict
-        By score (`lac`, `aps`), then `marginal` and `class_conditional`, then coverage: `coverage` found, by class
-        too (None without images), `mean_set_size`, `singletons`; `empty`, the share of sets that had to be filled,
-        and `coverage_unfilled`, before that. For marginal sets `expected` is the 95 % interval in which
+        By score (`lac`, `aps`), then `marginal` and `class_conditional`, then nominal coverage: observed `coverage`,
+        `by_class` too (None without images), `mean_set_size`, `singletons`; `empty`, the share of sets that had to be
+        filled, and `coverage_unfilled`, before that. For marginal sets `expected` is the 95 % interval in which
         `coverage_unfilled` should lie if images were exchangeable (see `coverage_interval`); twins, and patients in
-        both parts, break that.
+        both splits, violate that.
     """
     kinds: tuple[Score, ...] = ("lac", "aps")
     return {
@@ -230,11 +230,11 @@ def _sets(known: Floats, known_labels: Ints, found: Floats, labels: Ints, covera
 
 
 def coverage_interval(validation: int, test: int, coverage: float) -> list[float]:
-    """Where the coverage found on `test` exchangeable images lies in 95 % of draws, given `validation` images.
+    """Interval of the coverage observed on `test` exchangeable images in 95 % of draws, given `validation` images.
 
     The coverage of one threshold is Beta(r, m + 1 − r) over the draw of m validation images, with r = ⌈(m + 1)
-    coverage⌉ (Vovk, ACML 2012), and what n test images show of it is binomial: together beta-binomial (Angelopoulos
-    and Bates, arXiv 2107.07511, section 3.2). It presumes scores without ties.
+    coverage⌉ (Vovk, ACML 2012), and the number covered of n test images is binomial: together beta-binomial
+    (Angelopoulos and Bates, arXiv 2107.07511, section 3.2). It assumes scores without ties.
     """
     rank = int(np.ceil((validation + 1) * coverage - 1e-9))
     if rank > validation:
@@ -244,7 +244,7 @@ def coverage_interval(validation: int, test: int, coverage: float) -> list[float
 
 
 def refusals(trust: Trust, far: Mapping[str, Answers]) -> Json:
-    """How many images that are no brain MRI are refused.
+    """Share of images that are not brain MRI and are refused.
 
     Returns
     -------
@@ -257,13 +257,13 @@ def refusals(trust: Trust, far: Mapping[str, Answers]) -> Json:
 
 
 def near_shift(trust: Trust, near: Mapping[str, Answers]) -> Json:
-    """Silent errors on changed brain slices: wrong, yet judged `ok`.
+    """Silent errors on changed brain slices: wrong, yet with the verdict `ok`.
 
     Returns
     -------
     dict
-        Over tumour images of all families, each image alike: `silent_error_rate` with Wilson's `interval` (too
-        narrow: one slice stands in every family), `silent_notumor_rate` (called notumor and `ok`), `deferred` and
+        Over the tumour images of all families, equally weighted: `silent_error_rate` with Wilson's `interval` (too
+        narrow: each slice is in every family), `silent_notumor_rate` (predicted notumor and `ok`), `deferred` and
         `accuracy`; `n`; and the same under `families`, with `healthy_deferred` for the others.
     """
     healthy = trust.classes.index(HEALTHY) if HEALTHY in trust.classes else -1

@@ -1,11 +1,11 @@
-"""Families of changed and foreign images, and which of them may be looked at while fitting.
+"""Families of changed and foreign images, and which of them may be used for fitting.
 
 Scores and budgets of `tumorlens.inference.uncertainty` were chosen on families marked `fit`; figures are reported for
-families marked `judge`, none of which is among them. Two near ones for fitting come close to ones for judging:
+families marked `judge`, which are disjoint from them. Two near ones for fitting resemble ones for judging:
 `squeezed` shrinks one side about as much as `wide_field` shrinks both, and `banded` bends grey levels as the
-sequence-like ones do, by other curves. Results on the judging families of `near` were seen between two versions of the
-rules; those of `artefacts` are fresh. Files of a folder of foreign images fall into halves by hash: one to look at, one
-for the final figure alone.
+sequence-like ones do, with other curves. Results on the judging families of `near` were seen between two versions of
+the rules; those of `artefacts` are fresh. Files of a folder of foreign images are divided into halves by hash: one for
+development, one for the final figure alone.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Family:
 
     name: str
     kind: Kind
-    """`near`: still a brain MRI, with its label. `far`: none."""
+    """`near`: still a brain MRI, with its label. `far`: not a brain MRI."""
     use: Use
     make: Make
     """(uint8 [224, 224, 3], generator) → uint8 [224, 224, 3]."""
     fresh: bool = False
-    """For judging, and none of its results had been seen when the rules of `judging` were fixed."""
+    """For judging, and none of its results had been seen when the rules of the verdicts were fixed."""
 
 
 def _family(kind: Kind, use: Use, makes: tuple[Make, ...], *, fresh: bool = False) -> list[Family]:
@@ -57,7 +57,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def families(kind: Kind, use: Use) -> tuple[Family, ...]:
-    """Those of one kind and use, in a fixed order."""
+    """The families of one kind and use, in a fixed order."""
     return tuple(family for family in FAMILIES if family.kind == kind and family.use == use)
 
 
@@ -69,7 +69,7 @@ def changed(family: Family, pixels: Pixels, seed: int = 0) -> Pixels:
     pixels
         uint8 [n, 224, 224, 3].
     seed
-        0 or more. Image i depends on (seed, family, i) alone.
+        0 or more. Image i depends only on (seed, family, i).
 
     Returns
     -------
@@ -87,25 +87,25 @@ def half_of(sha256: str) -> Half:
     Raises
     ------
     ConfigError
-        No hexadecimal digest.
+        It is not a hexadecimal digest.
     """
     try:
         return "judge" if int(sha256[:1], 16) % 2 else "look"
     except ValueError:
         raise ConfigError(
-            f"{sha256!r} is no SHA-256.", cure="Give the hexadecimal digest of the file's bytes."
+            f"{sha256!r} is not a SHA-256.", cure="Pass the hexadecimal digest of the file's bytes."
         ) from None
 
 
 def phantom_plane(view: str, n: int, seed: int = 0) -> tuple[Pixels, list[str]]:
-    """Generated slices of one plane: the near-shift family "other plane", which slices cannot give.
+    """Generated slices of one plane: the near-shift family "other plane", which cannot be made from slices.
 
     Parameters
     ----------
     view
         axial, coronal or sagittal.
     n
-        Images, one a patient, classes in turn.
+        Number of images: one per patient, classes in turn.
 
     Returns
     -------
@@ -117,10 +117,10 @@ def phantom_plane(view: str, n: int, seed: int = 0) -> tuple[Pixels, list[str]]:
     Raises
     ------
     ConfigError
-        Another view, or no images.
+        The view is unknown, or n is below 1.
     """
     if view not in VIEWS or n < 1:
-        raise ConfigError(f"{n} slices of {view!r} cannot be made.", cure=f"Give 1 or more of {', '.join(VIEWS)}.")
+        raise ConfigError(f"{n} slices of {view!r} cannot be made.", cure=f"Use 1 or more of {', '.join(VIEWS)}.")
     pixels: list[Pixels] = []
     labels: list[str] = []
     patient = 0

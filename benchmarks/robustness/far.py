@@ -1,4 +1,4 @@
-"""Far images: what no brain MRI looks like, so that a model must refuse to name a tumour in it.
+"""Far families: images that do not look like brain MRI, which a classifier must refuse.
 
 Each is a pure function of a slice, uint8 [224, 224, 3], and a generator; most ignore the slice and draw
 everything. A mirrored brain is still a brain and is not among them.

@@ -1,4 +1,4 @@
-"""What is gained when the least certain images are left to a person."""
+"""Selective prediction: the accuracy if the least certain images are deferred to a person."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ POINTS = 200  # at most, of the curve kept
 def risk_coverage(certainty: Floats, correct: Bools) -> Json:
     """The risk-coverage curve (El-Yaniv and Wiener, JMLR 11, 2010; Geifman and El-Yaniv, NeurIPS 2017).
 
-    Images are answered from the most certain on. At each coverage (share answered) the risk is the share of
-    wrong ones among those answered. Equally certain images are answered together in a random order, of which
-    the expected risk is taken.
+    Images are accepted in order of falling certainty. At each coverage (share accepted) the risk is the error rate
+    among those accepted. Equally certain images are accepted together, with the expected risk of a random order.
 
     Parameters
     ----------
@@ -28,8 +27,8 @@ def risk_coverage(certainty: Floats, correct: Bools) -> Json:
     -------
     dict
         `aurc`, the mean risk over the n coverages; `coverage` and `risk`, at most 200 points of the curve;
-        `accuracy_at_0.95_coverage` and `accuracy_at_0.9_coverage`: 5 % and 10 % left out, rounded to whole
-        images so that at least that share is left out; `accuracy`, of all.
+        `accuracy_at_0.95_coverage` and `accuracy_at_0.9_coverage`: 5 % and 10 % deferred, rounded to whole
+        images so that at least that share is deferred; `accuracy`, of all.
     """
     order = np.argsort(-certainty, kind="stable")
     _, of, counts = np.unique(-certainty[order], return_inverse=True, return_counts=True)

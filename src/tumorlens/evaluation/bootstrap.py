@@ -30,7 +30,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from tumorlens.core.errors import DataError
-from tumorlens.evaluation.statistics import as_bools, newcombe_paired, paired_bools, wilson
+from tumorlens.evaluation.statistics import as_bools, newcombe_paired, wilson
 
 _FEW = 10  # discordant images, below which resamples vary too little
 _CHUNK = 1 << 20  # counts drawn at a time, repeats x kinds: a few arrays of 8 MB
@@ -79,7 +79,7 @@ def bootstrap_accuracy(
     DataError
         There are no images or resamples, lengths differ, or there are fewer than two groups or images.
     """
-    right = as_bools(correct)
+    (right,) = as_bools(correct)
     sums = _group_sums(right.astype(np.int64), groups)
     n = _effective_size(sums[:, 1])
     return _resample(sums, _ratio, repeats, seed).studentised(confidence) or wilson(
@@ -119,7 +119,7 @@ def bootstrap_difference(
     DataError
         There are no images or resamples, lengths differ, or there are fewer than two groups.
     """
-    first, second = paired_bools(first_correct, second_correct)
+    first, second = as_bools(first_correct, second_correct)
     gain = second.astype(np.int64) - first  # (n,), each -1, 0 or 1
     n = len(gain)
     _check_repeats(repeats)

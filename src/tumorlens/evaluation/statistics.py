@@ -151,7 +151,7 @@ def mcnemar(first_correct: npt.ArrayLike, second_correct: npt.ArrayLike) -> Json
     DataError
         There are no images, or the lengths differ.
     """
-    first, second = paired_bools(first_correct, second_correct)
+    first, second = as_bools(first_correct, second_correct)
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     discordant = only_first + only_second
     if discordant < EXACT_BELOW:
@@ -195,7 +195,7 @@ def delong(positive: npt.ArrayLike, first_scores: npt.ArrayLike, second_scores: 
     DataError
         Lengths differ, a class has fewer than two images, or a score is not finite.
     """
-    is_positive = as_bools(positive)
+    (is_positive,) = as_bools(positive)
     scores = [np.asarray(values, np.float64) for values in (first_scores, second_scores)]
     for values in scores:
         if values.shape != is_positive.shape or not np.isfinite(values).all():
@@ -277,23 +277,24 @@ def difference_test(
     }
 
 
-def as_bools(values: npt.ArrayLike) -> Bools:
-    """bool [n], n ≥ 1; DataError unless there is one true or false (or 1, 0) per image."""
-    found = np.asarray(values)
-    if found.ndim != 1 or not found.size or not np.isin(found, (0, 1)).all():
-        raise DataError(
-            f"Values of shape {found.shape} are not one true or false per image.",
-            cure="Pass bool arrays [n] of at least one image.",
-        )
-    return found.astype(bool)
+def as_bools(*arrays: npt.ArrayLike) -> list[Bools]:
+    """Each array as bool [n], with the same n ≥ 1.
 
-
-def paired_bools(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[Bools, Bools]:
-    """Both as bool [n] with the same n ≥ 1, or a DataError."""
-    one, two = as_bools(first), as_bools(second)
-    if one.shape != two.shape:
-        raise DataError(
-            f"Two models were tested on {one.size} and {two.size} images, so they cannot be paired.",
-            cure="Test both on the same images.",
-        )
-    return one, two
+    Raises
+    ------
+    DataError
+        An array is not one true or false (or 1, 0) per image, or lengths differ.
+    """
+    found = [np.asarray(values) for values in arrays]
+    for values in found:
+        if values.ndim != 1 or not values.size or not np.isin(values, (0, 1)).all():
+            raise DataError(
+                f"Values of shape {values.shape} are not one true or false per image.",
+                cure="Pass bool arrays [n] of at least one image.",
+            )
+        if values.shape != found[0].shape:
+            raise DataError(
+                f"Two models were tested on {found[0].size} and {values.size} images, so they cannot be paired.",
+                cure="Test both on the same images.",
+            )
+    return [values.astype(bool) for values in found]

@@ -181,12 +181,10 @@ def _read_history(path: Path) -> list[Json]:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             history.append(_checked(path, json.loads(line), _EPOCH, _AGAIN))
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing.", cure=_AGAIN) from None
     except ValueError as error:  # not UTF-8, or not JSON
         raise RunError(f"{path}, line {len(history) + 1} is not valid JSON ({error}).", cure=_AGAIN) from None
     except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}).", cure="Check its permissions.") from None
+        raise RunError(f"{path} cannot be read ({error.strerror}).", cure=_AGAIN) from None
     if not history:
         raise RunError(f"{path} is empty.", cure=_AGAIN)
     return history
