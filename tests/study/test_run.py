@@ -113,7 +113,7 @@ def test_data_that_are_not_there_are_told_before_weights_are_downloaded(
 
     monkeypatch.setattr(weights, "find_weights", find)
     out = tmp_path / "run"
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="is not found"):
         run_study(options(tmp_path / "absent", small_cache, out, weights="imagenet"))
     with pytest.raises(FetchError, match="Too early"):
         run_study(options(small_folder, small_cache, out, weights="imagenet"))

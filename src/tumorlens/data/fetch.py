@@ -1,10 +1,11 @@
-"""`kaggle`, `phantom`, a zip or a folder → an image folder whose layout is verified."""
+"""Get a data set from `kaggle`, `phantom`, a zip or a folder, as an image folder of known layout."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from tumorlens.core.errors import DataError
@@ -15,7 +16,7 @@ from tumorlens.readers.pixels import SUFFIXES
 
 _TRAINING_NAMES = frozenset({"training", "train"})
 _TESTING_NAMES = frozenset({"testing", "test"})
-_MAX_FOLDERS = 50_000  # looked at before giving up: somebody named a whole disk
+_MAX_FOLDERS = 50_000  # searched before giving up: the user may have named a whole disk
 _LAYOUT = (
     "Name a folder or zip that holds Training/<class>/ and, if there is one, Testing/<class>/, with two or more "
     "classes; or a folder that directly holds one folder of images per class."
@@ -31,13 +32,13 @@ class ImageFolder:
     training: Path
     """Holds the class folders."""
     testing: Path | None
-    """None where a test part must be split off."""
+    """None if test images must be split off Training."""
     source: str
-    """Where it came from, as a phrase for the reader."""
+    """Where it came from, as a phrase for the report."""
     classes: tuple[str, ...]
     """Names of the class folders of `training`, sorted."""
     generated: bool = False
-    """Made by this package's generator."""
+    """Whether this package generated the images."""
 
 
 def fetch(data: str, *, cache: Path, seed: int = 0, download: Callable[[], Path] = download_v1) -> ImageFolder:
@@ -50,14 +51,14 @@ def fetch(data: str, *, cache: Path, seed: int = 0, download: Callable[[], Path]
     cache
         Folder for extracted and generated images. Kaggle's go into kagglehub's own cache.
     seed
-        Of generated slices.
+        Seed of generated slices.
     download
         Returns the folder of Kaggle's data set.
 
     Raises
     ------
     DataError
-        The path cannot be used: absent, damaged, or without class folders.
+        The path does not exist, is damaged, or has no class folders.
     FetchError
         The download failed.
     RunError
@@ -77,23 +78,23 @@ def fetch(data: str, *, cache: Path, seed: int = 0, download: Callable[[], Path]
 
 
 def named_path(data: str) -> Path:
-    """The file or folder that `--data` names where it is neither `kaggle` nor `phantom`.
+    """The file or folder that `--data` names if it is neither `kaggle` nor `phantom`.
 
     Raises
     ------
     DataError
-        There is none.
+        There is no such file or folder.
     """
     path = Path(data).expanduser()
     try:
         usable, there = path.is_file() or path.is_dir(), os.path.lexists(path)
     except (OSError, ValueError) as error:  # a path that is too long, or holds a NUL
-        raise DataError(f"--data {data!r} is no usable path ({error}).", cure="Check the path.") from None
+        raise DataError(f"--data {data!r} is not a usable path ({error}).", cure="Check the path.") from None
     if usable and data:
         return path
     raise DataError(
-        f"--data {data!r} is {'neither a zip nor a folder' if there and data else 'not there'}.",
-        cure="Say kaggle, phantom, or the path of a zip or folder.",
+        f"--data {data!r} is {'neither a zip nor a folder' if there and data else 'not found'}.",
+        cure="Use kaggle, phantom, or the path of a zip or folder.",
     )
 
 
@@ -115,12 +116,12 @@ def find_image_folder(root: Path, *, source: str, generated: bool = False) -> Im
 
     `Training/` (or `train`, in any case) nearest to the root counts, then a test folder beside it, else the
     nearest one elsewhere. Without a training folder, the nearest folder that directly holds two or more
-    folders of images is taken whole. Hidden folders are not looked at; links to folders are followed once.
+    folders of images is used. Hidden folders are ignored; links to folders are followed once.
 
     Raises
     ------
     DataError
-        Nothing fits, two folders fit equally well, or classes are too few or do not agree.
+        No folder fits, two fit equally well, or classes are too few or do not agree.
     """
     training = _nearest(root, _TRAINING_NAMES)
     if training is None:
@@ -133,18 +134,18 @@ def find_image_folder(root: Path, *, source: str, generated: bool = False) -> Im
         if not in_testing:
             raise DataError(
                 f"{testing} holds no class folder with images.",
-                cure="Fill it, or remove it: without a test folder a test part is split off.",
+                cure="Fill it, or remove it: without a test folder, test images are split off Training.",
             )
         if unknown := sorted(in_testing - set(classes)):
             raise DataError(
                 f"{testing} has the class {unknown[0]!r}, which {training} lacks (it has {', '.join(classes)}).",
-                cure="Give both the same class folders; upper and lower case count.",
+                cure="Give both the same class folders; upper and lower case matter.",
             )
         if lacking := [label for label in classes if label not in in_testing]:
             log.warning(f"Note: {testing} has no images of {', '.join(lacking)}: nothing is measured there.")
-    for part in (training, testing):
-        if part is not None and (loose := sum(_is_image(e) for e in _entries(part) if not _is_folder(e))):
-            log.warning(f"Note: {loose:,} image(s) directly in {part}, outside the class folders, are left out.")
+    for top in (training, testing):
+        if top is not None and (loose := sum(_is_image(e) for e in _entries(top) if not _is_folder(e))):
+            log.warning(f"Note: {loose:,} image(s) directly in {top}, outside the class folders, are left out.")
     together = training.parent if beside or testing is None else root
     return ImageFolder(together, training, testing, source, classes, generated)
 
@@ -152,21 +153,15 @@ def find_image_folder(root: Path, *, source: str, generated: bool = False) -> Im
 def _class_folders_only(root: Path, source: str) -> ImageFolder:
     if testing := _nearest(root, _TESTING_NAMES):
         raise DataError(f"{root} has a test folder ({testing}) but no training folder.", cure=_LAYOUT)
-    best: list[Path] = []
     single: Path | None = None
     for level in _levels(root):
-        for folder in level:
-            holding = [e for e in _visible_folders(folder) if _directly_holds_image(folder / e)]
-            if len(holding) >= 2:
-                best.append(folder)
-            elif holding and single is None:
-                single = folder / holding[0]
+        holding = {f: [name for name in _visible_folders(f) if _directly_holds_image(f / name)] for f in level}
+        best = [folder for folder, labels in holding.items() if len(labels) >= 2]
+        if len(best) > 1:
+            raise _ambiguous(best, "folders of class folders")
         if best:
-            break
-    if len(best) > 1:
-        raise _two(best, "folders of class folders")
-    if best:
-        return ImageFolder(best[0], best[0], None, source, _classes_of(best[0]))
+            return ImageFolder(best[0], best[0], None, source, _classes_of(best[0]))
+        single = single or next((folder / labels[0] for folder, labels in holding.items() if labels), None)
     if single is not None:
         raise DataError(f"{root} has only one class folder: {single}.", cure=_LAYOUT)
     what = "images, but no class folders" if _holds_image(root) else "no images"
@@ -188,20 +183,18 @@ def _classes_of(training: Path) -> tuple[str, ...]:
 
 def _nearest(root: Path, names: frozenset[str], *, depth: int | None = None, avoid: Path | None = None) -> Path | None:
     """The folder of one of these names that is nearest to `root`; an error if two are equally near."""
-    for n, level in enumerate(_levels(root, avoid)):
-        if depth is not None and n >= depth:
-            break
+    for level in islice(_levels(root, avoid), depth):
         found = [f / name for f in level for name in _visible_folders(f) if name.casefold() in names]
         found = [folder for folder in found if folder != avoid]
         if len(found) > 1:
-            raise _two(found, "folders of that kind")
+            raise _ambiguous(found, "folders of that kind")
         if found:
             return found[0]
     return None
 
 
 def _levels(root: Path, avoid: Path | None = None) -> Iterator[list[Path]]:
-    """Visible folders by depth, the root first. A folder reached twice, as through a link, counts once."""
+    """Visible folders by depth, the root first. A folder that is reached twice, as through a link, counts once."""
     seen: set[tuple[int, int]] = set()
     level = [root]
     while level:
@@ -212,16 +205,18 @@ def _levels(root: Path, avoid: Path | None = None) -> Iterator[list[Path]]:
                 seen.add((identity.st_dev, identity.st_ino))
                 fresh.append(folder)
         if len(seen) > _MAX_FOLDERS:
-            raise DataError(f"{root} holds over {_MAX_FOLDERS:,} folders and no data set yet.", cure=_LAYOUT)
+            raise DataError(f"{root} holds over {_MAX_FOLDERS:,} folders and no data set among the first.", cure=_LAYOUT)
         yield fresh
         level = [folder / name for folder in fresh for name in _visible_folders(folder)]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder and is not hidden, sorted by name."""
+    """The visible entries of a folder, sorted by name."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not _hidden(e.name)), key=lambda e: e.name)
+            return sorted(
+                (e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"), key=lambda e: e.name
+            )
     except OSError as error:
         raise DataError(
             f"{folder} cannot be read ({error.strerror or error}).", cure="Check the path and its permissions."
@@ -235,12 +230,8 @@ def _visible_folders(folder: Path) -> list[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # links that lead in a circle
+    except OSError:  # a circle of links
         return False
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
@@ -252,7 +243,7 @@ def _directly_holds_image(folder: Path) -> bool:
 
 
 def _holds_image(folder: Path) -> bool:
-    """Whether a file named like an image lies in it at any depth; links to folders are not followed."""
+    """Whether a file with the suffix of an image lies in it at any depth; links to folders are not followed."""
     waiting = [folder]
     while waiting:
         for entry in _entries(waiting.pop()):
@@ -263,7 +254,7 @@ def _holds_image(folder: Path) -> bool:
     return False
 
 
-def _two(found: list[Path], what: str) -> DataError:
+def _ambiguous(found: list[Path], what: str) -> DataError:
     return DataError(
         f"Two {what} are equally near: {found[0]} and {found[1]}.", cure="Name the one you mean, or its parent."
     )

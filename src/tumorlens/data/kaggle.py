@@ -1,8 +1,8 @@
-"""Version 1 of the data set through kagglehub: retries, resuming, and one message per failure.
+"""Download version 1 of the data set with kagglehub: retry, resume, and explain each failure.
 
 kagglehub resumes a partial archive where the server offers ranges, and marks a data set as complete only
-after extraction. It does not check that a resumed answer is a partial one (206), and keeps an archive that
-it cannot extract; so a damaged archive is removed here before the next attempt.
+after extraction. It does not check that the response to a resumed download is a partial one (206), and keeps an archive
+that it cannot extract; so a damaged archive is removed here before the next attempt.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class _Failure:
     again: bool = False
     """Another attempt may succeed."""
     damaged: bool = False
-    """What came so far is worthless."""
+    """What has been downloaded so far must be removed."""
 
 
 def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
     """Download and extract version 1 into kagglehub's cache, or find it there.
 
-    A broken transfer is taken up again, at most `ATTEMPTS` times in all, with 1, 2, 4, … seconds between.
+    A broken transfer is resumed, at most `ATTEMPTS` times in all, after 1, 2, 4, … seconds.
 
     Parameters
     ----------
     sleep
-        Waits for a number of seconds.
+        Called with the number of seconds to wait.
 
     Returns
     -------
@@ -60,11 +60,11 @@ def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
     Raises
     ------
     FetchError
-        Anything that stops the download; the message names the cure.
+        The download failed; the message names the cure.
     MissingExtraError
         kagglehub is not installed.
     """
-    with _stdout_kept_clean():
+    with _stdout_to_stderr():
         try:
             from kagglehub.config import get_kaggle_credentials
             from kagglehub.datasets import dataset_download
@@ -79,7 +79,7 @@ def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
             try:
                 return Path(dataset_download(V1.kaggle_handle))
             except Exception as error:
-                # kagglehub documents no exceptions and passes on those of four libraries.
+                # kagglehub documents no exceptions, and lets those of four libraries through.
                 failure = _explain(error, connected_before=attempt > 1)
                 if failure.damaged:
                     _remove_partial()
@@ -91,10 +91,10 @@ def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
 
 
 @contextlib.contextmanager
-def _stdout_kept_clean() -> Iterator[None]:
-    """Send what kagglehub logs and prints to stderr: stdout belongs to `--json`.
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what kagglehub logs and prints to stderr: stdout is for `--json`.
 
-    Its log handler takes sys.stdout when first imported; a note on newer versions is written there directly.
+    Its log handler binds sys.stdout when first imported; a note on newer versions is printed there directly.
     """
     with contextlib.redirect_stdout(sys.stderr):
         with contextlib.suppress(ModuleNotFoundError):
@@ -106,50 +106,57 @@ def _stdout_kept_clean() -> Iterator[None]:
 
 
 def _explain(error: Exception, *, connected_before: bool) -> _Failure:
-    """What an exception from kagglehub means for the user, and for the next attempt."""
+    """What an exception from kagglehub means for the user, and whether to try again."""
     import requests
     from kagglehub import exceptions as hub
     from urllib3.exceptions import MaxRetryError
 
     text = " ".join(str(error).split())[:300] or type(error).__name__
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return _explain_status(error.response.status_code, text)
-    if isinstance(error, (hub.CredentialError, hub.UnauthenticatedError)):
-        return _Failure(FetchError(f"Kaggle's credentials cannot be used: {text}", cure=_TOKEN + _BY_HAND))
-    if isinstance(error, requests.ConnectionError) and error.args and isinstance(error.args[0], MaxRetryError):
-        return _Failure(
-            FetchError(
-                f"Kaggle cannot be reached ({error.args[0].reason or text}).",
-                cure=f"Check the network (and HTTPS_PROXY, if one is needed). {_BY_HAND}",
-            ),
-            again=connected_before,
-        )
-    damaged = (
-        hub.DataCorruptionError, requests.JSONDecodeError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError
-    )  # fmt: skip
-    if isinstance(error, damaged) or type(error) is ValueError:  # "Unsupported archive type."
-        return _Failure(
-            FetchError(
-                f"What came from Kaggle is damaged or no archive, and was removed ({text}).",
-                cure=f"Try again later, or over another network. {_BY_HAND}",
-            ),
-            again=True,
-            damaged=True,
-        )
-    if isinstance(error, requests.RequestException) and not isinstance(error, ValueError):
-        cause: object = error
-        while isinstance(cause, Exception) and cause.args:
-            cause = cause.args[0]  # the innermost says it in plain words
-        return _Failure(
-            FetchError(
-                f"The download from Kaggle broke off ({cause}).",
-                cure=f"Run the same command again: it goes on where it stopped. {_BY_HAND}",
-            ),
-            again=True,
-        )
-    if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-        return _Failure(_disk(error, text))
+    match error:
+        case requests.HTTPError(response=requests.Response(status_code=status)):
+            return _explain_status(status, text)
+        case hub.CredentialError() | hub.UnauthenticatedError():
+            return _Failure(FetchError(f"Kaggle's credentials cannot be used: {text}", cure=_TOKEN + _BY_HAND))
+        case requests.ConnectionError(args=(MaxRetryError(reason=reason), *_)):
+            return _Failure(
+                FetchError(
+                    f"Kaggle cannot be reached ({reason or text}).",
+                    cure=f"Check the network (and HTTPS_PROXY, if one is needed). {_BY_HAND}",
+                ),
+                again=connected_before,
+            )
+        case (
+            hub.DataCorruptionError() | requests.JSONDecodeError() | zipfile.BadZipFile() | tarfile.TarError()
+            | zlib.error() | EOFError()
+        ):  # fmt: skip
+            return _damaged(text)
+        case requests.RequestException() if not isinstance(error, ValueError):  # an invalid URL is one
+            cause: object = error
+            while isinstance(cause, Exception) and cause.args:
+                cause = cause.args[0]  # the innermost one is in plain words
+            return _Failure(
+                FetchError(
+                    f"The download from Kaggle broke off ({cause}).",
+                    cure=f"Run the same command again: it resumes where it stopped. {_BY_HAND}",
+                ),
+                again=True,
+            )
+        case OSError() if not isinstance(error, requests.RequestException):
+            return _Failure(_disk(error, text))
+    if type(error) is ValueError:  # "Unsupported archive type."
+        return _damaged(text)
     return _Failure(FetchError(f"kagglehub failed: {type(error).__name__}: {text}", cure=_BY_HAND))
+
+
+def _damaged(text: str) -> _Failure:
+    return _Failure(
+        FetchError(
+            f"What came from Kaggle is damaged or not an archive, and was removed ({text}).",
+            cure=f"Try again later, or over another network. {_BY_HAND}",
+        ),
+        again=True,
+        damaged=True,
+    )
 
 
 def _explain_status(status: int, text: str) -> _Failure:
@@ -162,11 +169,9 @@ def _explain_status(status: int, text: str) -> _Failure:
                 cure=f"The version may have been withdrawn: look at {V1.url}. {_BY_HAND}",
             )
         )
-    if status == 429 or status >= 500:
-        return _Failure(
-            FetchError(f"Kaggle answers with HTTP {status}.", cure=f"Try again later. {_BY_HAND}"), again=True
-        )
-    return _Failure(FetchError(f"Kaggle answers with HTTP {status}: {text}", cure=_BY_HAND))
+    busy = status == 429 or status >= 500
+    what, cure = ("", "Try again later. ") if busy else (f": {text}", "")
+    return _Failure(FetchError(f"Kaggle answers with HTTP {status}{what}.", cure=cure + _BY_HAND), again=busy)
 
 
 def _disk(error: OSError, text: str) -> FetchError:
@@ -177,7 +182,7 @@ def _disk(error: OSError, text: str) -> FetchError:
         return FetchError(
             f"The disk is full: the data set does not fit into kagglehub's cache {folder}.",
             cure="Free about 400 MB, or set KAGGLEHUB_CACHE to a folder on another disk, then run the same "
-            "command again: the download goes on where it stopped.",
+            "command again: the download resumes where it stopped.",
         )
     return FetchError(
         f"kagglehub's cache {folder} cannot be used ({text}).",
