@@ -31,8 +31,9 @@ from notebook_baseline import Notebook
 from torch.utils.data import DataLoader, TensorDataset
 
 from tumorlens.core.files import cache_dir, read_json
+from tumorlens.data.datasheets import TRAINING
 from tumorlens.data.fetch import fetch
-from tumorlens.data.index import TRAINING, build_index
+from tumorlens.data.index import build_index
 from tumorlens.readers.pixels import READERS, read_image, suppress_warnings
 from tumorlens.training.configurations import BUILT_IN, Configuration
 from tumorlens.training.features import InMemoryFeatures

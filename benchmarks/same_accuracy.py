@@ -28,8 +28,9 @@ from notebook_baseline import Notebook
 
 from tumorlens.core.files import cache_dir, read_json
 from tumorlens.core.run_folder import Run
+from tumorlens.data.datasheets import TESTING, TRAINING
 from tumorlens.data.fetch import fetch
-from tumorlens.data.index import TESTING, TRAINING, build_index
+from tumorlens.data.index import build_index
 from tumorlens.evaluation.bootstrap import bootstrap_difference
 from tumorlens.evaluation.predictions import read_predictions
 from tumorlens.evaluation.statistics import mcnemar

@@ -34,8 +34,9 @@ from PIL import Image
 from torch import nn
 
 from tumorlens.core.files import cache_dir
+from tumorlens.data.datasheets import TRAINING
 from tumorlens.data.fetch import fetch
-from tumorlens.data.index import TRAINING, build_index
+from tumorlens.data.index import build_index
 from tumorlens.readers.pixels import SIZE, read_image
 from tumorlens.training.configurations import FINETUNED, INITIAL
 from tumorlens.training.devices import BACKENDS, PRECISIONS

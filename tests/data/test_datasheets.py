@@ -102,7 +102,7 @@ def test_version_2_does_not_compare() -> None:
     assert found.sheet == V2
     assert (found.exact, found.comparable) == (False, False)
     assert "by its counts" in found.notes[0]
-    assert "does not compare" in found.notes[1]
+    assert "is not comparable" in found.notes[1]
 
 
 def test_a_partial_copy_names_what_is_missing_and_extra() -> None:
@@ -114,7 +114,7 @@ def test_a_partial_copy_names_what_is_missing_and_extra() -> None:
     assert found.missing == tuple(gone)
     assert found.extra == ("Testing/notumor/mine.jpg",)
     assert "partial or altered copy" in found.notes[0]
-    assert "does not compare" in found.notes[0]
+    assert "is not comparable" in found.notes[0]
     assert found.notes[1:3] == ("Training/glioma: 1,300 of 1,321", "Testing/notumor: 406 of 405")
     assert f"{gone[4]} and 16 more" in found.notes[3]
     assert "Testing/notumor/mine.jpg" in found.notes[4]
@@ -160,7 +160,7 @@ def test_a_data_set_of_ones_own(counts: dict[str, Any], names: list[str]) -> Non
     found = identify(counts, HASHES, names=names)
     assert found.sheet is None
     assert (found.exact, found.comparable, found.missing, found.extra) == (False, False, (), ())
-    assert "do not compare" in found.notes[0]
+    assert "is not comparable" in found.notes[0]
 
 
 def test_generated() -> None:

@@ -150,7 +150,7 @@ def test_bad_files_are_listed_and_left_out(tmp_path: Path) -> None:
 def test_what_failed_once_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fetch(str(write_folder(tmp_path / "data", train=3, test=1)), cache=tmp_path / "cache")
 
-    def short_of_memory(path: Path) -> ImageStats:
+    def short_of_memory(path: Path) -> tuple[ImageStats, np.ndarray]:
         if path.name == "gl_0000.png":
             raise ImageError("cannot be decoded (MemoryError)", cure="")
         return measure_image(path)

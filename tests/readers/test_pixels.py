@@ -166,6 +166,6 @@ def test_pixels_count_as_identical_however_a_file_holds_them(tmp_path: Path) -> 
     found = {}
     for name, picture in pictures.items():
         picture.save(tmp_path / name)
-        found[name] = measure_image(tmp_path / name).pixels
+        found[name] = measure_image(tmp_path / name)[0].pixels
     assert found["l.png"] == found["rgb.png"] == found["palette.png"]
     assert len(set(found.values())) == 4

@@ -25,8 +25,6 @@ from tumorlens.readers.zips import check_entry, entry_content, open_zip, visible
 LIMITS = ReadLimits(bytes=500_000_000, ratio_from=10_000_000)
 TOTAL_BYTES = 50_000_000_000  # of all entries together, decompressed
 
-Plan = dict[PurePosixPath, zipfile.ZipInfo]  # by path below the target folder
-
 
 def extract_zip(archive: Path, cache: Path, *, limits: ReadLimits = LIMITS, total_bytes: int = TOTAL_BYTES) -> Path:
     """Extract a zip into `cache`/datasets/<first 16 hex digits of its SHA-256>, once.
@@ -59,17 +57,14 @@ def extract_zip(archive: Path, cache: Path, *, limits: ReadLimits = LIMITS, tota
     digest = _check_and_hash(archive)
     with archive.open("rb") as file, _open(file, archive, limits) as opened:
         plan = _plan(opened, archive, limits, total_bytes)
-
-        def make(folder: Path) -> None:
-            _extract(opened, archive, plan, folder)
-
-        def is_complete(folder: Path) -> bool:
-            return all(_size(folder / path) == info.file_size for path, info in plan.items())
-
-        return cached_folder(cache / "datasets" / digest[:16], make, is_complete)
+        return cached_folder(
+            cache / "datasets" / digest[:16],
+            lambda folder: _extract(opened, archive, plan, folder),
+            lambda folder: all(_size(folder / path) == info.file_size for path, info in plan.items()),
+        )
 
 
-def cached_folder(target: Path, make: Callable[[Path], None], is_complete: Callable[[Path], bool]) -> Path:
+def cached_folder(target: Path, make: Callable[[Path], object], is_complete: Callable[[Path], bool]) -> Path:
     """Return the folder `target`; unless it exists and `is_complete`, have `make` fill it first.
 
     `make` fills a temporary sibling, which is renamed at the end: if it is interrupted, nothing
@@ -138,11 +133,13 @@ def _open(file: BinaryIO, archive: Path, limits: ReadLimits) -> zipfile.ZipFile:
         raise _damaged(archive, _reason(error)) from None
 
 
-def _plan(opened: zipfile.ZipFile, archive: Path, limits: ReadLimits, total_bytes: int) -> Plan:
-    """Decide before the first byte is written which entry goes where; refuse the archive if it looks hostile."""
+def _plan(
+    opened: zipfile.ZipFile, archive: Path, limits: ReadLimits, total_bytes: int
+) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """The entries by path below the target folder; the archive is refused if it looks hostile."""
     if (n := len(opened.infolist())) > limits.entries:
         raise _refused(archive, f"it has {n:,} entries, over the limit of {limits.entries:,}")
-    plan: Plan = {}
+    plan: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in visible_files(opened):
         path = _safe_path(info, archive)
         if path in plan:
@@ -182,7 +179,7 @@ def _safe_path(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
     return PurePosixPath(*parts)
 
 
-def _extract(opened: zipfile.ZipFile, archive: Path, plan: Plan, folder: Path) -> None:
+def _extract(opened: zipfile.ZipFile, archive: Path, plan: dict[PurePosixPath, zipfile.ZipInfo], folder: Path) -> None:
     with Bar(f"Extracting {archive.name}", len(plan), "files") as bar:
         for path, info in plan.items():
             target = folder / path

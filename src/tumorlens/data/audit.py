@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tumorlens.core.files import Json
 from tumorlens.data.index import ImageRecord
-from tumorlens.data.near_duplicates import THRESHOLD
+from tumorlens.data.near_duplicates import THRESHOLD, Bools
 from tumorlens.data.protocols import Assignment
 from tumorlens.data.shortcuts import shortcuts
 
@@ -18,8 +18,6 @@ _SHOWN = 12  # worst leaks per class
 _NEIGHBOURS = 10  # for label doubts
 _AGREEING = 9  # of them with one other label
 _BLOCK = 1024
-
-Bools = npt.NDArray[np.bool_]
 
 
 def audit(assignment: Assignment, similarity: float) -> Json:
@@ -61,11 +59,10 @@ def _counts(assignment: Assignment, split: str, among: tuple[str, ...]) -> Json:
     reference = np.array([row.split in among for row in rows], bool)
     known = Counter(row.pixels for row, used in zip(rows, reference, strict=True) if used)
     exact = np.array([known[row.pixels] > used for row, used in zip(rows, reference, strict=True)], bool)
-    columns: dict[str, Bools] = {"exact": exact}
-    for name, orientations in (
-        ("same_orientation", slice(0, 1)), ("direct_or_mirrored", slice(0, 2)), ("any", slice(None)),
-    ):  # fmt: skip
-        columns[name] = twins.having(reference, THRESHOLD, orientations) | exact
+    orientations = {"same_orientation": slice(0, 1), "direct_or_mirrored": slice(0, 2), "any": slice(None)}
+    columns = {"exact": exact} | {
+        name: twins.having(reference, THRESHOLD, some) | exact for name, some in orientations.items()
+    }
     labels = np.array([row.label for row in rows])
 
     def line(chosen: Bools) -> dict[str, int]:

@@ -11,8 +11,9 @@ import numpy as np
 from tumorlens.core.errors import RunError
 from tumorlens.core.files import csv_line, writing
 from tumorlens.data.index import ImageRecord
-from tumorlens.data.near_duplicates import Thumbnails, nearest_reference
+from tumorlens.data.near_duplicates import nearest_reference
 from tumorlens.data.shortcuts import file_facts_tree
+from tumorlens.readers.pixels import Pixels
 
 #: Columns of baselines.csv after path and label.
 BASELINES = ("nn", "nn_mirror", "file_facts")
@@ -41,7 +42,7 @@ def read_baselines(path: Path) -> dict[str, tuple[str, ...]]:
         raise RunError(f"{path} is damaged ({error}).", cure="Delete it and run the same command again.") from None
 
 
-def baselines(rows: Sequence[ImageRecord], thumbnails: Thumbnails) -> list[tuple[str, ...]]:
+def baselines(rows: Sequence[ImageRecord], thumbnails: Pixels) -> list[tuple[str, ...]]:
     """Predictions of each baseline for the test images: lines (path, label, nn, nn_mirror, file_facts).
 
     `nn` is the label of the nearest thumbnail of training and validation; `nn_mirror` also compares

@@ -119,9 +119,7 @@ def open_dataset(data: str, *, cache: Path, seed: int = 0, clock: Clock | None =
     return Dataset(folder, index, identity)
 
 
-def open_split_dataset(
-    data: str, options: SplitOptions, *, cache: Path, seed: int = 0, clock: Clock | None = None
-) -> SplitDataset:
+def open_split_dataset(data: str, options: SplitOptions, *, cache: Path, seed: int, clock: Clock) -> SplitDataset:
     """Fetch, index, identify, group and split a data set.
 
     Parameters
@@ -140,7 +138,6 @@ def open_split_dataset(
     DataError, FetchError, RunError, MissingExtraError
         As `open_dataset` and `assign` raise them.
     """
-    clock = clock or Clock()
     opened = open_dataset(data, cache=cache, seed=seed, clock=clock)
     with clock.step("twins_s"):
         assignment = assign(opened.index, options, seed=seed)

@@ -1,4 +1,4 @@
-"""One datasheet a data set, in code, and which data set a folder of images is."""
+"""Datasheets of known data sets, and which of them a folder of images is."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-_TRAINING, _TESTING = "Training", "Testing"
+TRAINING, TESTING = "Training", "Testing"  # folders of a data set, and `part` in index.csv
 _TUMOURS = ("glioma", "meningioma", "notumor", "pituitary")
 _PAGE = "https://www.kaggle.com/datasets/masoudnickparvar/brain-tumor-mri-dataset"
 
-Counts = Mapping[str, Mapping[str, int]]  # part → class → images
+_NOT_COMPARABLE = "The published result is not comparable."
+
+Counts = Mapping[str, Mapping[str, int]]  # Training or Testing → class → images
 
 
 @dataclass(frozen=True)
 class Source:
-    """One collection that a data set was put together from."""
+    """One collection that a data set was compiled from."""
 
     name: str
     citation: str
@@ -24,27 +26,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Datasheet:
-    """What is known of one data set."""
+    """What is known about one data set."""
 
     key: str
     """Short name in files: `v1`, `v2`, `phantom`."""
     title: str
     version: str
     url: str
-    """Where a person reads about it and gets it; empty where it is generated."""
+    """Its page on the web; empty for generated images."""
     licence: str
     sources: tuple[Source, ...]
     classes: tuple[str, ...]
     counts: Counts
-    """Images per part and class; empty where it varies."""
+    """Images by `Training` or `Testing`, and class; empty if they vary."""
     fingerprint: str | None
-    """See `fingerprint()`; None where it is not known or varies."""
+    """See `fingerprint()`; None if it is not known or varies."""
     notes: tuple[str, ...] = ()
     """What a reader of results should know, one sentence each."""
     published: Mapping[str, float] | None = None
     """Published test accuracy (0 to 1) per configuration, only where it was measured on these images."""
     kaggle_handle: str = ""
-    """What kagglehub downloads, version pinned; empty where it cannot."""
+    """What kagglehub downloads, with the version; empty if it is not on Kaggle or not used from there."""
 
     @property
     def n_images(self) -> int:
@@ -71,14 +73,14 @@ V1 = Datasheet(
     sources=_SOURCES,
     classes=_TUMOURS,
     counts={
-        _TRAINING: {"glioma": 1321, "meningioma": 1339, "notumor": 1595, "pituitary": 1457},
-        _TESTING: {"glioma": 300, "meningioma": 306, "notumor": 405, "pituitary": 300},
+        TRAINING: {"glioma": 1321, "meningioma": 1339, "notumor": 1595, "pituitary": 1457},
+        TESTING: {"glioma": 300, "meningioma": 306, "notumor": 405, "pituitary": 300},
     },
     fingerprint="22f952c107af2a93d8bed3bac8c0b75f0dfceeebaf28d814b1c7ee388df38a4d",
     notes=(
         "Many Testing images have a near-copy in Training, often mirrored: the official test accuracy "
-        "overstates what new patients would see.",
-        "There are no patient identifiers, and slices of one patient lie in both parts.",
+        "overestimates the accuracy on new patients.",
+        "There are no patient identifiers, and slices of one patient lie in both Training and Testing.",
     ),
     published={"initial": 0.9268, "finetuned": 0.9870},
     kaggle_handle="masoudnickparvar/brain-tumor-mri-dataset/versions/1",
@@ -92,9 +94,9 @@ V2 = Datasheet(
     licence="CC0 as stated on Kaggle; parts CC BY 4.0",
     sources=_SOURCES,
     classes=_TUMOURS,
-    counts={_TRAINING: dict.fromkeys(_TUMOURS, 1400), _TESTING: dict.fromkeys(_TUMOURS, 400)},
+    counts={TRAINING: dict.fromkeys(_TUMOURS, 1400), TESTING: dict.fromkeys(_TUMOURS, 400)},
     fingerprint=None,
-    notes=("Other images than version 1, of February 2026: results on the two do not compare.",),
+    notes=("Other images than version 1, of February 2026: results on the two are not comparable.",),
 )
 
 PHANTOM = Datasheet(
@@ -118,17 +120,17 @@ class Identification:
     """Which data set a folder holds."""
 
     sheet: Datasheet | None
-    """None: a data set of the user's own."""
+    """None if the data set is not on record."""
     exact: bool
-    """Every file is the known one, bit for bit."""
+    """Whether every file is the known one, bit for bit."""
     comparable: bool
     """Whether published results were measured on exactly these images."""
     notes: tuple[str, ...]
     """Sentences for the reader."""
     missing: tuple[str, ...] = ()
-    """`part/class/file` of a known data set that are not there; only where names were given."""
+    """Files of the known data set, as `Training/class/file`, that are not there; only if names were given."""
     extra: tuple[str, ...] = ()
-    """`part/class/file` that the known data set does not have; only where names were given."""
+    """Files that the known data set does not have; only if names were given."""
 
 
 def published(key: str | None) -> Mapping[str, float] | None:
@@ -143,7 +145,7 @@ def fingerprint(hashes: Iterable[str]) -> str:
     Parameters
     ----------
     hashes
-        SHA-256 of each file's bytes, as 64 lower-case hex digits; a file that is there twice counts twice.
+        SHA-256 of each file's bytes, as 64 lower-case hex digits; a file that occurs twice counts twice.
 
     Returns
     -------
@@ -154,7 +156,7 @@ def fingerprint(hashes: Iterable[str]) -> str:
 
 
 def file_names(sheet: Datasheet) -> frozenset[str]:
-    """All files of version 1 as `part/class/file`; empty for other data sets, whose names are not known.
+    """All files of version 1 as `Training/class/file`; empty for other data sets, whose names are not known.
 
     In each class folder the files are numbered from 0 without a gap; the first ten carry `Tr` after the
     class: `Training/glioma/Tr-glTr_0000.jpg` … `Tr-glTr_0009.jpg`, `Tr-gl_0010.jpg` … `Tr-gl_1320.jpg`.
@@ -172,19 +174,19 @@ def file_names(sheet: Datasheet) -> frozenset[str]:
 def identify(
     counts: Counts, hashes: Iterable[str], *, names: Iterable[str] = (), generated: bool = False
 ) -> Identification:
-    """Tell which data set this is.
+    """Identify a data set by counts, hashes and names.
 
     Parameters
     ----------
     counts
-        Images per part (`Training`, `Testing`) and class.
+        Images by `Training` or `Testing`, and class.
     hashes
         SHA-256 of each file, in hex.
     names
-        Each file as `part/class/file`. With them a partial copy is recognised by its names, and missing and
-        extra files are named; without, by counts alone.
+        Each file as `Training/class/file`. With them a partial copy is recognised by its names, and missing and
+        extra files are listed; without them, by counts alone.
     generated
-        The folder was made by this package's generator.
+        Whether this package generated the images.
 
     Returns
     -------
@@ -198,33 +200,28 @@ def identify(
     if generated:
         return Identification(PHANTOM, False, False, PHANTOM.notes)
     if counts == V2.counts:
-        seen = f"This is {V2.title}, by its counts ({V2.n_images:,} images; its fingerprint is not on record)."
-        return Identification(V2, False, False, (seen, "The published result does not compare: it is on version 1."))
+        notes = (
+            f"This is {V2.title}, by its counts ({V2.n_images:,} images; its fingerprint is not on record).",
+            "The published result is not comparable: it is for version 1.",
+        )
+        return Identification(V2, False, False, notes)
     present, known = frozenset(names), file_names(V1)
     missing = tuple(sorted(known - present)) if present else ()
     extra = tuple(sorted(present - known))
     if counts == V1.counts and not (present and missing):
-        seen = (
-            f"This has the counts of {V1.title}, but other files: at least one was altered, exchanged or encoded "
-            "again. The published result does not compare."
-        )
-        return Identification(V1, False, False, (seen,))
+        note = f"This has the counts of {V1.title}, but at least one file was altered, replaced or encoded again."
+        return Identification(V1, False, False, (f"{note} {_NOT_COMPARABLE}",))
     if same_files:
-        notes = (
-            f"These are the files of {V1.title}, in other folders or under other names. "
-            "The published result does not compare.",
-            *_differences(counts),
-        )
-        return Identification(V1, False, False, notes, missing, extra)
-    if _is_partial(counts, present & known, present):
-        notes = (
-            f"This is a partial or altered copy of {V1.title}. The published result does not compare.",
-            *_differences(counts),
-            *_named("missing", missing),
-            *_named("that version 1 does not have", extra),
-        )
-        return Identification(V1, False, False, notes, missing, extra)
-    return Identification(None, False, False, ("This is no data set on record: published results do not compare.",))
+        note = f"These are the files of {V1.title}, in other folders or under other names."
+        listed: list[str] = []
+    elif _is_partial(counts, present & known, present):
+        note = f"This is a partial or altered copy of {V1.title}."
+        listed = [*_named("missing", missing), *_named("that version 1 does not have", extra)]
+    else:
+        return Identification(None, False, False, (f"This data set is not on record. {_NOT_COMPARABLE}",))
+    return Identification(
+        V1, False, False, (f"{note} {_NOT_COMPARABLE}", *_differences(counts), *listed), missing, extra
+    )
 
 
 def _is_partial(counts: Counts, shared: frozenset[str], present: frozenset[str]) -> bool:

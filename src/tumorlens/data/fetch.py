@@ -101,14 +101,12 @@ def named_path(data: str) -> Path:
 def _phantom(cache: Path, seed: int) -> Path:
     from tumorlens.data.phantom.generator import GENERATOR, write_dataset
 
-    def make(folder: Path) -> None:
-        write_dataset(folder, seed=seed)
-
-    def is_complete(folder: Path) -> bool:
-        return (folder / "phantom.json").is_file()
-
     # The generator's number is in the name: slices of an older generator are never used as this one's.
-    return cached_folder(cache / "phantom" / f"v{GENERATOR}-seed{seed}", make, is_complete)
+    return cached_folder(
+        cache / "phantom" / f"v{GENERATOR}-seed{seed}",
+        lambda folder: write_dataset(folder, seed=seed),
+        lambda folder: (folder / "phantom.json").is_file(),
+    )
 
 
 def find_image_folder(root: Path, *, source: str, generated: bool = False) -> ImageFolder:
@@ -205,7 +203,7 @@ def _levels(root: Path, avoid: Path | None = None) -> Iterator[list[Path]]:
                 seen.add((identity.st_dev, identity.st_ino))
                 fresh.append(folder)
         if len(seen) > _MAX_FOLDERS:
-            raise DataError(f"{root} holds over {_MAX_FOLDERS:,} folders and no data set among the first.", cure=_LAYOUT)
+            raise DataError(f"{root} holds over {_MAX_FOLDERS:,} folders and no data set yet.", cure=_LAYOUT)
         yield fresh
         level = [folder / name for folder in fresh for name in _visible_folders(folder)]
 

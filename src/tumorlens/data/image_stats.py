@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,7 +24,7 @@ _BLACK = 10  # grey levels; JPEG's noise around a black border stays below
 _BORDER = 14  # pixels of 224 on each side
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ImageStats:
     """Statistics of one file."""
 
@@ -44,16 +43,10 @@ class ImageStats:
     pixels: str
     """SHA-256 of the pixels and their size, hex: equal for pixel-identical images. Of a grey image (see
     `readers.pixels.decode`) one channel is hashed, however the file stores it."""
-    thumbnail: Pixels
-    """uint8 [32, 32], grey."""
-
-    def facts(self) -> dict[str, Any]:
-        """All fields but the thumbnail, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
 
 
-def measure_image(path: Path) -> ImageStats:
-    """Decode a file and compute its statistics.
+def measure_image(path: Path) -> tuple[ImageStats, Pixels]:
+    """Decode a file; returns its statistics and its thumbnail, grey, uint8 [32, 32].
 
     Raises
     ------
@@ -72,12 +65,13 @@ def measure_image(path: Path) -> ImageStats:
     black = levels <= _BLACK
     of_frame = np.count_nonzero(black) - np.count_nonzero(black[_BORDER:-_BORDER, _BORDER:-_BORDER])
     thumbnail = np.array(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
-    return ImageStats(
+    stats = ImageStats(
         path.stat().st_size, facts.width, facts.height, facts.mode, facts.tables,
         0.0 if band else colour_share(np.asarray(small)),
         round(float(levels.mean()), 3), round(of_frame / (SIZE**2 - (SIZE - 2 * _BORDER) ** 2), 4),
-        digest.hexdigest(), thumbnail,
+        digest.hexdigest(),
     )  # fmt: skip
+    return stats, thumbnail
 
 
 def colour_share(pixels: Pixels) -> float:

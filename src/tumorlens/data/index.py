@@ -24,12 +24,12 @@ from tumorlens.core.errors import (
     DataError,
     ImageError,
     RunError,
-    TumorlensError,
 )
 from tumorlens.core.files import writing
 from tumorlens.core.prefetch import batched
 from tumorlens.core.progress import Bar
 from tumorlens.core.text import shown
+from tumorlens.data.datasheets import TESTING, TRAINING
 from tumorlens.data.fetch import ImageFolder
 from tumorlens.data.image_stats import ImageStats, measure_image
 from tumorlens.readers.pixels import (
@@ -39,7 +39,6 @@ from tumorlens.readers.pixels import (
     suppress_warnings,
 )
 
-TRAINING, TESTING = "Training", "Testing"
 _BATCH = 1024  # files; between two batches some threads wait for the slowest
 T = TypeVar("T")
 
@@ -129,9 +128,8 @@ def list_files(folder: ImageFolder) -> list[tuple[str, str, str]]:
         A folder cannot be read.
     """
     found = []
-    for part, top in ((TRAINING, folder.training), (TESTING, folder.testing)):
-        if top is None:
-            continue
+    tops = {TRAINING: folder.training} | ({TESTING: folder.testing} if folder.testing else {})
+    for part, top in tops.items():
         for label in folder.classes:
             for here, subfolders, names in os.walk(top / label, onerror=_refuse_folder):
                 subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
@@ -209,8 +207,8 @@ def _hash(path: Path) -> str:
         return ""
 
 
-def _measure(path: Path) -> ImageStats | str:
-    """Its statistics, or the reason why it cannot be used."""
+def _measure(path: Path) -> tuple[ImageStats, Pixels] | str:
+    """Its statistics and thumbnail, or the reason why it cannot be used."""
     try:
         return measure_image(path)
     except ImageError as error:
@@ -221,17 +219,17 @@ def _assemble(
     folder: ImageFolder,
     files: Sequence[tuple[str, str, str]],
     hashes: Sequence[str],
-    measured: Iterable[ImageStats | str],
+    measured: Iterable[tuple[ImageStats, Pixels] | str],
 ) -> Index:
     rows: list[ImageRecord] = []
     thumbnails = bytearray()  # not a list of arrays: there may be very many
     skipped: list[SkippedFile] = []
-    for (path, label, part), sha256, stats in zip(files, hashes, measured, strict=True):
-        if isinstance(stats, str) or not sha256:
-            skipped.append(SkippedFile(path, label, stats if isinstance(stats, str) else "cannot be read"))
+    for (path, label, part), sha256, result in zip(files, hashes, measured, strict=True):
+        if isinstance(result, str) or not sha256:
+            skipped.append(SkippedFile(path, label, result if isinstance(result, str) else "cannot be read"))
             continue
-        rows.append(ImageRecord(path, sha256, **stats.facts(), label=label, part=part))
-        thumbnails += stats.thumbnail.tobytes()
+        rows.append(ImageRecord(path, sha256, **dataclasses.asdict(result[0]), label=label, part=part))
+        thumbnails += result[1].tobytes()
     every = np.frombuffer(thumbnails, np.uint8).reshape(len(rows), THUMBNAIL, THUMBNAIL)
     return Index(folder.root, folder.classes, tuple(rows), tuple(skipped), every)
 
@@ -307,10 +305,9 @@ def read_index(path: Path) -> tuple[ImageRecord, ...]:
         with path.open(newline="", encoding="utf-8") as file:
             return tuple(_row(record) for record in csv.DictReader(file))
     except FileNotFoundError:
-        error: TumorlensError = RunError(f"{path} is missing.", cure="Run `tumorlens study` first.")
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as problem:
-        error = RunError(f"{path} is damaged ({problem}).", cure="Delete it and run the same command again.")
-    raise error
+        raise RunError(f"{path} is missing.", cure="Run `tumorlens study` first.") from None
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} is damaged ({error}).", cure="Delete it and run the same command again.") from None
 
 
 def _row(record: dict[str, str]) -> ImageRecord:

@@ -15,7 +15,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,12 +64,15 @@ def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
     MissingExtraError
         kagglehub is not installed.
     """
-    with _stdout_to_stderr():
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for `--json`: kagglehub prints a note on newer versions
         try:
             from kagglehub.config import get_kaggle_credentials
             from kagglehub.datasets import dataset_download
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "kagglehub", "study") from None
+        for handler in logging.getLogger("kagglehub").handlers:  # bound to stdout if it was imported before
+            if type(handler) is logging.StreamHandler:  # not its log file, nor what a program added
+                handler.stream = sys.stderr
         try:
             get_kaggle_credentials()
         except (ValueError, OSError) as error:
@@ -88,21 +91,6 @@ def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
             log.info(f"{failure.error.what} Attempt {attempt + 1} of {ATTEMPTS} follows.")
             sleep(2.0 ** (attempt - 1))
             attempt += 1
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what kagglehub logs and prints to stderr: stdout is for `--json`.
-
-    Its log handler binds sys.stdout when first imported; a note on newer versions is printed there directly.
-    """
-    with contextlib.redirect_stdout(sys.stderr):
-        with contextlib.suppress(ModuleNotFoundError):
-            import kagglehub  # noqa: F401
-        for handler in logging.getLogger("kagglehub").handlers:
-            if type(handler) is logging.StreamHandler:  # not its log file, nor what a program put there
-                handler.stream = sys.stderr
-        yield
 
 
 def _explain(error: Exception, *, connected_before: bool) -> _Failure:

@@ -1,8 +1,8 @@
-"""Near-duplicates of one another: direct, mirrored, flipped or rotated.
+"""Near-duplicates, or twins: pairs of images that show the same, directly, mirrored, flipped or rotated.
 
-Two images are twins where their mean-centred, unit-length 32 x 32 grey thumbnails have a cosine of
-at least a threshold in one of the eight orientations of a square. Centring and scaling make that
-blind to brightness and contrast.
+Two images are twins if their mean-centred, unit-length 32 x 32 grey thumbnails have a cosine of
+at least a threshold in one of the eight orientations of a square. Centring and scaling make this
+independent of brightness and contrast.
 
 All eight orientations cost two products, not eight. In the orthonormal cosine transform a mirror
 only changes the sign of coefficients of odd order (Rao and Yip, Discrete Cosine Transform, 1990,
@@ -15,9 +15,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from threading import Lock
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,21 +26,20 @@ from threadpoolctl import threadpool_limits
 from tumorlens.core.cpu import usable_cores
 from tumorlens.core.errors import DataError
 from tumorlens.core.progress import Bar
-from tumorlens.readers.pixels import THUMBNAIL
+from tumorlens.readers.pixels import THUMBNAIL, Pixels
 
-#: How the second of a pair must be turned to look like the first; the first four keep rows as rows.
+#: How the second of a pair must be turned to match the first; the first four keep rows as rows.
 TRANSFORMATIONS = (
     "direct", "mirrored", "flipped", "rotated 180", "transposed", "rotated 90", "rotated 270", "anti-transposed",
 )  # fmt: skip
 THRESHOLD = 0.99  # why: docs/audit.md, from recall per transformation and a look at pairs
-COARSE = 0.95  # pairs from here on are kept: the coarser grouping, in place of missing patient identifiers
+COARSE = 0.95  # pairs from here on are kept: for the coarser grouping, used if patient identifiers are missing
 _BLOCK = 768  # thumbnails; a block of products, 2.4 MB, stays in the second-level cache
 _CHUNK = 4096  # pairs measured at a time
 _MOST_PAIRS = 60_000_000  # 2.4 GB; beyond, the data set is nearly one image
 #: Signs of the partial products (even-even, even-odd, odd-even, odd-odd; rows first) by orientation.
 _SIGNS = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=np.float32)
 
-Thumbnails = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -48,14 +47,14 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class NearDuplicates:
-    """What a search found among n images, d of them with distinct thumbnails."""
+    """Result of a search among n images with d distinct thumbnails."""
 
     nearest: Ints
-    """int64 [n]: the most similar reference image other than itself; -1 where there is none."""
+    """int64 [n]: the most similar reference image other than itself; -1 if there is none."""
     similarity: Floats
-    """float32 [n], -1 to 1: cosine with it, in the orientation that fits best; NaN where there is none."""
+    """float32 [n], -1 to 1: cosine with it, in the orientation that fits best; NaN if there is none."""
     transformation: Ints
-    """int64 [n]: that orientation, an index into TRANSFORMATIONS; -1 where there is none."""
+    """int64 [n]: that orientation, an index into TRANSFORMATIONS; -1 if there is none."""
     distinct: Ints
     """int64 [n]: number of each image's thumbnail, 0 to d - 1; images with the same one are twins."""
     pairs: Ints
@@ -83,7 +82,7 @@ class NearDuplicates:
         return np.asarray(linked[self.distinct] | (count[self.distinct] > reference))
 
     def check(self, threshold: float) -> None:
-        """DataError where `threshold` is below the floor."""
+        """Raise DataError if `threshold` is below the floor."""
         if threshold < self.floor:
             raise DataError(
                 f"Twins were searched from a similarity of {self.floor} on, not {threshold}.",
@@ -92,7 +91,7 @@ class NearDuplicates:
 
 
 def find_near_duplicates(
-    thumbnails: Thumbnails, reference: Bools, *, floor: float = COARSE, workers: int | None = None
+    thumbnails: Pixels, reference: Bools, *, floor: float = COARSE, workers: int | None = None
 ) -> NearDuplicates:
     """Compare every image with every other in all eight orientations, exactly.
 
@@ -108,7 +107,7 @@ def find_near_duplicates(
     floor
         Pairs from this cosine on are kept, above 0 to 1.
     workers
-        Threads; the number of cores where None.
+        Threads; None: the number of cores.
 
     Raises
     ------
@@ -123,9 +122,8 @@ def find_near_duplicates(
         )
     # Identical thumbnails are compared once: copies would fill the list of pairs with their square.
     distinct, place = _distinct(thumbnails)
-    of_distinct = np.zeros(len(distinct), bool)
-    np.logical_or.at(of_distinct, place, reference)
-    with _Spectra(distinct.reshape(-1, THUMBNAIL, THUMBNAIL)) as spectra:
+    of_distinct = np.bincount(place, reference, len(distinct)) > 0
+    with closing(_Spectra(distinct.reshape(-1, THUMBNAIL, THUMBNAIL))) as spectra:
         best, where, found = _search(spectra, of_distinct, floor, workers or usable_cores())
         nearest, similarity = _to_images(reference, place, best, where)
         transformation = np.full(n, -1, np.int64)
@@ -145,7 +143,7 @@ class _Spectra:
     of one grey level has no direction: it stays zero, and its cosine with any other is 0.
     """
 
-    def __init__(self, thumbnails: Thumbnails) -> None:
+    def __init__(self, thumbnails: Pixels) -> None:
         from scipy.fft import dctn  # part of the extra `study`: indexing a data set needs none of it
 
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object
@@ -158,10 +156,8 @@ class _Spectra:
             parity = [c[:, row::2, column::2].reshape(len(x), -1) for row in (0, 1) for column in (0, 1)]
             self._file.write(np.stack(parity, 1).tobytes())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Delete the temporary file."""
         self._file.close()
 
     def block(self, start: int, stop: int) -> Floats:
@@ -183,7 +179,7 @@ class _Spectra:
 
 
 def _transposed(transformed: Floats) -> Floats:
-    """The same of the transposed images."""
+    """The transforms of the transposed images."""
     side = THUMBNAIL // 2
     swapped = transformed[[0, 2, 1, 3]].reshape(4, -1, side, side).swapaxes(2, 3)
     return np.ascontiguousarray(swapped).reshape(transformed.shape)
@@ -269,7 +265,7 @@ def _best_orientation(one: Floats, two: Floats) -> Floats:
     return best
 
 
-def _distinct(thumbnails: Thumbnails) -> tuple[Thumbnails, Ints]:
+def _distinct(thumbnails: Pixels) -> tuple[Pixels, Ints]:
     """Each thumbnail once, uint8 [d, 32, 32], and the place of every image's among them, int64 [n]."""
     rows = np.ascontiguousarray(thumbnails).reshape(len(thumbnails), -1)
     as_bytes = rows.view(f"V{rows.shape[1]}").ravel()  # compared whole: far faster than column by column
@@ -308,7 +304,7 @@ def _chunks(n: int, size: int = _CHUNK) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
-def nearest_reference(thumbnails: Thumbnails, chosen: Bools, reference: Bools) -> tuple[Ints, Ints]:
+def nearest_reference(thumbnails: Pixels, chosen: Bools, reference: Bools) -> tuple[Ints, Ints]:
     """For each chosen image the reference image with the most similar thumbnail, int64 [chosen] twice.
 
     The first result compares images as they are, the second in the better of both left-right orientations.
@@ -317,7 +313,7 @@ def nearest_reference(thumbnails: Thumbnails, chosen: Bools, reference: Bools) -
     of, among = np.flatnonzero(chosen), np.flatnonzero(reference)
     found = np.zeros((2, len(of)), np.int64)
     best = np.full((2, len(of)), -np.inf, np.float32)
-    with _Spectra(thumbnails[of]) as here, _Spectra(thumbnails[among]) as there:
+    with closing(_Spectra(thumbnails[of])) as here, closing(_Spectra(thumbnails[among])) as there:
         for rows in _chunks(len(of), _BLOCK):
             one = here.block(rows.start, rows.stop)
             for columns in _chunks(len(among), _BLOCK):

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.core.errors import DataError
+from tumorlens.data.datasheets import TESTING
 from tumorlens.data.groups import Groups, group_near_duplicates
-from tumorlens.data.index import TESTING, ImageRecord, Index
+from tumorlens.data.index import ImageRecord, Index
 from tumorlens.data.near_duplicates import (
     COARSE,
     THRESHOLD,
@@ -140,8 +141,7 @@ def _without(index: Index, dropped: npt.NDArray[np.bool_], seed: int, what: str)
 
 def _fold(index: Index, groups: Strings, options: SplitOptions, seed: int) -> Split:
     folds, fold = options.folds, options.fold
-    finer = " or name smaller groups" if options.groups_file else " or raise --group-similarity"
-    cure = f"Use fewer --folds{finer}."
+    cure = "Use fewer --folds, or " + ("name smaller groups." if options.groups_file else "raise --group-similarity.")
     first = {row.pixels: i for i, row in reversed(list(enumerate(index.rows)))}
     chosen = np.array(sorted(first.values()))  # one of each pixel-identical picture
     labels = np.array([index.rows[i].label for i in chosen])

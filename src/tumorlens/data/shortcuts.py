@@ -11,14 +11,13 @@ import numpy.typing as npt
 
 from tumorlens.core.files import Json
 from tumorlens.data.index import ImageRecord
+from tumorlens.data.near_duplicates import Bools
 from tumorlens.data.splits import group_folds
 
 _DEPTH = 4
 _FOLDS = 5
-_SEED = 0
 
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 #: Facts by name; text is replaced by its rank by frequency.
 FACTS: dict[str, Callable[[ImageRecord], float | str]] = {
@@ -55,7 +54,7 @@ def shortcuts(rows: Sequence[ImageRecord]) -> Json:
     if min(len(np.unique(groups[labels == label])) for label in classes) < _FOLDS:
         return result
     x = _facts(rows)
-    folds = group_folds(_FOLDS, labels, groups, _SEED)  # once: this takes longer than the trees
+    folds = group_folds(_FOLDS, labels, groups, seed=0)  # once: this takes longer than the trees
     predicted = cross_val_predict(_tree(), x, labels, cv=folds)
     result["tree"] = {
         "accuracy": float(np.mean(predicted == labels)),
@@ -118,5 +117,5 @@ def _tree() -> Any:
     from sklearn.tree import DecisionTreeClassifier
 
     return DecisionTreeClassifier(  # type: ignore[no-untyped-call]
-        max_depth=_DEPTH, min_samples_leaf=5, random_state=_SEED
+        max_depth=_DEPTH, min_samples_leaf=5, random_state=0
     )

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.core.errors import DataError
-from tumorlens.data.index import TESTING, TRAINING, ImageRecord, Index
+from tumorlens.data.datasheets import TESTING, TRAINING
+from tumorlens.data.index import ImageRecord, Index
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 0.15  # of Training, as published
@@ -64,10 +65,8 @@ def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
 
 def _draw(rows: Sequence[ImageRecord], share: float, random: np.random.Generator) -> list[str]:
     """Paths of about `share` of the images: the total is rounded, classes get their largest remainders."""
-    by_class: dict[str, list[str]] = {}
-    for row in sorted(rows, key=lambda row: row.path):
-        by_class.setdefault(row.label, []).append(row.path)
-    labels = sorted(by_class)
+    labels = sorted({row.label for row in rows})
+    by_class = {label: sorted(row.path for row in rows if row.label == label) for label in labels}
     exact = np.array([len(by_class[label]) * share for label in labels])
     take = np.floor(exact).astype(int)
     by_remainder = np.argsort(take - exact, kind="stable")

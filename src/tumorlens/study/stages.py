@@ -11,7 +11,7 @@ from tumorlens.core.errors import RunError
 from tumorlens.core.files import Json, read_json, write_json
 from tumorlens.core.progress import Clock
 from tumorlens.core.run_folder import Run
-from tumorlens.data.index import TESTING, ImageRecord, read_index
+from tumorlens.data.index import ImageRecord, read_index
 from tumorlens.evaluation.predictions import read_predictions
 from tumorlens.study.options import Study
 from tumorlens.training.configurations import BUILT_IN, Configuration
@@ -88,7 +88,7 @@ def compare_run(root: Path) -> Json:
 
 def published_for(record: Json, rows: Sequence[ImageRecord]) -> dict[str, float] | None:
     """Published accuracy by configuration, if data set, split and training are those of the published study."""
-    from tumorlens.data.datasheets import published
+    from tumorlens.data.datasheets import TESTING, published
 
     official = record["split"].get("protocol", "official") == "official"
     tested = all((row.split == "test") == (row.part == TESTING) for row in rows)

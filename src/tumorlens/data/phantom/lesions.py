@@ -1,10 +1,10 @@
-"""The three tumours of the phantom: where they grow, what they look like, what they push aside.
+"""The three tumours of the phantom: where they grow, how they look, and what they displace.
 
 glioma: in the brain's substance, lumpy, a ring that enhances unevenly around a dark necrotic core, oedema in
 the white matter. meningioma: outside the brain, broad on the dura or the falx, evenly bright, with a dural
 tail and a dark cleft towards the brain. pituitary: in the sella, smooth, often with a bulge upwards.
 All three draw brightness from one distribution. They draw size from one too, but a pituitary tumour's radius is scaled
-by 0.72, and any that finds no room in its plane shrinks: size alone tells pituitary from the others to some degree.
+by 0.72, and a tumour without room in its plane shrinks: size alone separates pituitary from the others to some degree.
 """
 
 from __future__ import annotations
@@ -76,10 +76,8 @@ def make_lesion(seed: int, label: str, patient: int, head: Head, view: str, dept
     inside = cavity(plane)
     if label == "pituitary":
         radius *= 0.72
-    fits = _places(label, radius, plane, inside, from_sella)
-    while not fits.any():  # a large tumour finds no room in a plane that grazes the brain
-        radius *= 0.9
-        fits = _places(label, radius, plane, inside, from_sella)
+    while not (fits := _places(label, radius, plane, inside, from_sella)).any():
+        radius *= 0.9  # a large tumour has no room in a plane that grazes the brain
     places = np.flatnonzero(fits)
     at = places[int(rng.integers(len(places)))]
     x, y, z = (float(coordinate.flat[at]) for coordinate in (plane.x, plane.y, plane.z))

@@ -26,11 +26,11 @@ _MARGIN = 24.0  # mm; warp and size bring no structure farther than this from wh
 _LATTICE = 24  # nodes a side of the noise lattice, which repeats beyond
 _CENTRE_Z = -24.0  # mm, height in the middle of coronal and sagittal planes
 
-# Per view, for rows, columns and depth: the axis (x, y, z), whether it falls, and where its middle lies in mm.
+# Per view, for rows and columns: the axis (x, y, z), its direction, and the mm of its middle; then the axis of depth.
 _GRID = {
-    "axial": ((1, True, 0.0), (0, True, 0.0), 2),
-    "coronal": ((2, True, _CENTRE_Z), (0, True, 0.0), 1),
-    "sagittal": ((2, True, _CENTRE_Z), (1, False, 0.0), 0),
+    "axial": ((1, -1, 0.0), (0, -1, 0.0), 2),
+    "coronal": ((2, -1, _CENTRE_Z), (0, -1, 0.0), 1),
+    "sagittal": ((2, -1, _CENTRE_Z), (1, 1, 0.0), 0),
 }
 
 
@@ -72,11 +72,8 @@ class Plane:
         k1 = np.sqrt(u * radii[0] ** -2 + v * radii[1] ** -2 + w * radii[2] ** -2)
         return _placed(k0 * (1 - k0) / (k1 + 1e-4), window)
 
-    def capsule(
-        self, a: Point, b: Point, ra: float, rb: float | None = None, *, mirrored: bool = True, whole: bool = False
-    ) -> Field:
+    def capsule(self, a: Point, b: Point, ra: float, rb: float, *, mirrored: bool = True, whole: bool = False) -> Field:
         """Signed distance to a rounded cone from `a` (radius `ra`) to `b` (radius `rb`); see `ellipsoid`."""
-        rb = ra if rb is None else rb
         low = [min(m, n) - max(ra, rb) for m, n in zip(a, b, strict=True)]
         high = [max(m, n) + max(ra, rb) for m, n in zip(a, b, strict=True)]
         window = _ALL if whole else self._window(low, high, mirrored)
@@ -99,19 +96,15 @@ class Plane:
         if not low[through] - _MARGIN < self.depth < high[through] + _MARGIN:
             return None
         spans = []
-        for axis, falls, middle in sides:
-            start, stop = low[axis] - middle - _MARGIN, high[axis] - middle + _MARGIN
-            if falls:
-                start, stop = -stop, -start
-            first, last = ((at + _HALF) / (2 * STEP) for at in (start, stop))
+        for axis, sign, middle in sides:
+            edges = (low[axis] - middle - _MARGIN, high[axis] - middle + _MARGIN)
+            first, last = sorted((sign * at + _HALF) / (2 * STEP) for at in edges)
             spans.append(slice(max(0, math.floor(first)), max(0, math.ceil(last) + 1)))
         return spans[0], spans[1]
 
 
 def _placed(part: Field, window: tuple[slice, slice]) -> Field:
     """A part of a field in its place, on the whole grid."""
-    if window is _ALL:
-        return part
     full = _FAR.copy()
     full[window] = part
     return full
@@ -133,8 +126,8 @@ def make_plane(scale: Point, warp: Field, view: str, depth: float) -> Plane:
     falling = np.arange(SIDE // 2, -SIDE // 2, -2, dtype=np.float32) * np.float32(STEP)
     *sides, _ = _GRID[view]
     at: list[Field] = [np.full((_COARSE, _COARSE), depth, np.float32) for _ in range(3)]
-    for (axis, falls, middle), shape in zip(sides, ((-1, 1), (1, -1)), strict=True):
-        line = (falling if falls else -falling) + np.float32(middle)
+    for (axis, sign, middle), shape in zip(sides, ((-1, 1), (1, -1)), strict=True):
+        line = (falling if sign < 0 else -falling) + np.float32(middle)
         at[axis] = np.broadcast_to(line.reshape(shape), (_COARSE, _COARSE))
     x, y, z = (at[i] / np.float32(scale[i]) + noise(warp[i], view, depth, 55.0) for i in range(3))
     return Plane(view, depth, x, y, z)
