@@ -295,7 +295,7 @@ def _comparison(
             {"key": "epochs", "title": "Epochs run", "values": dict.fromkeys(names, "6 of 60"), "rule": "Counted."},
         ],
         "pairs": pairs,
-        "verdict": f"{names[-1]} is right on {scores[names[-1]]} of {len(tests)} test images.",
+        "verdict": f"{names[-1]} classifies {scores[names[-1]]} of {len(tests)} test images correctly.",
     }
 
 
