@@ -1,28 +1,15 @@
-"""The search for twins agrees with a literal comparison in all eight orientations; groups do not chain on."""
+"""The search for near-duplicates agrees with a literal comparison in all eight orientations."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from thumbnails import TURN, blobs
+from thumbnails import images as images  # a fixture
 
 from tumorlens.core.errors import DataError
-from tumorlens.data import near_duplicates as module
 from tumorlens.data.groups import group_near_duplicates
 from tumorlens.data.near_duplicates import TRANSFORMATIONS, find_near_duplicates, nearest_reference
-
-TURN = {
-    "direct": lambda a: a, "mirrored": np.fliplr, "flipped": np.flipud, "rotated 180": lambda a: np.rot90(a, 2),
-    "transposed": lambda a: a.T, "rotated 90": lambda a: np.rot90(a, -1), "rotated 270": lambda a: np.rot90(a, 1),
-    "anti-transposed": lambda a: np.rot90(a, 2).T,
-}  # fmt: skip
-
-
-def blobs(n: int, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    found = np.stack([gaussian_filter(random.normal(size=(32, 32)), 2.5) for _ in range(n)])
-    low, high = found.min(axis=(1, 2), keepdims=True), found.max(axis=(1, 2), keepdims=True)
-    return ((found - low) / (high - low) * 200 + 20).astype(np.uint8)
 
 
 def cosines(thumbnails: np.ndarray) -> np.ndarray:
@@ -31,18 +18,6 @@ def cosines(thumbnails: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(x, axis=(1, 2), keepdims=True)
     x = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
     return np.stack([np.einsum("iab,jab->ij", x, np.stack([TURN[t](a) for a in x])) for t in TRANSFORMATIONS], -1)
-
-
-@pytest.fixture
-def images(monkeypatch) -> np.ndarray:
-    monkeypatch.setattr(module, "_BLOCK", 37)  # several blocks, the last one short
-    found = blobs(150)
-    for k, name in enumerate(TRANSFORMATIONS):
-        found[2 * k] = TURN[name](found[2 * k + 1])
-    found[40] = found[41] = found[42]  # copies
-    found[50] = np.clip(found[51] * 0.5 + 60, 0, 255)  # darker, with less contrast
-    found[60:62] = 7  # without any structure
-    return found
 
 
 def test_all_pairs_and_nearest_are_those_of_the_literal_comparison(images) -> None:
@@ -128,38 +103,3 @@ def test_wrong_shapes_are_refused() -> None:
         find_near_duplicates(np.zeros((3, 16, 16), np.uint8), np.ones(3, bool))
     with pytest.raises(DataError, match="do not fit"):
         find_near_duplicates(blobs(3), np.ones(3, bool), floor=0)
-
-
-def test_a_chain_of_like_images_is_cut_at_the_cap() -> None:
-    ends = blobs(2, seed=3).astype(float)
-    steps = np.linspace(0, 1, 40)[:, None, None]
-    chain = ((1 - steps) * ends[0] + steps * ends[1]).round().astype(np.uint8)
-    images = np.concatenate([chain, blobs(20, seed=4)])
-    found = find_near_duplicates(images, np.ones(60, bool), floor=0.9)
-    whole = group_near_duplicates(found, 0.99, cap=60)
-    assert np.bincount(whole.numbers).max() == 40
-    assert (whole.oversized, whole.cut_pairs) == (0, 0)
-    cut = group_near_duplicates(found, 0.99, cap=15)
-    assert np.bincount(cut.numbers).max() <= 15
-    assert cut.oversized == 1
-    assert cut.cut_pairs > 0
-    assert len(np.unique(cut.numbers)) > len(np.unique(whole.numbers))
-
-
-def test_coarser_groups_are_unions_of_finer_ones() -> None:
-    ends = blobs(2, seed=3).astype(float)
-    steps = np.linspace(0, 1, 200)[:, None, None]
-    chain = ((1 - steps) * ends[0] + steps * ends[1]).round().astype(np.uint8)
-    found = find_near_duplicates(chain, np.ones(200, bool), floor=0.9)
-    for cap in (20, 60, 120):
-        fine, coarse = (group_near_duplicates(found, threshold, cap=cap) for threshold in (0.99, 0.95))
-        assert coarse.oversized
-        assert len(np.unique(np.stack([fine.numbers, coarse.numbers]), axis=1).T) == len(np.unique(fine.numbers))
-
-
-def test_groups_are_numbered_by_first_appearance(images) -> None:
-    of = group_near_duplicates(find_near_duplicates(images, np.ones(150, bool)), 0.99).numbers
-    first = [int(np.flatnonzero(of == g)[0]) for g in range(of.max() + 1)]
-    assert first == sorted(first)
-    assert of[0] == of[1]
-    assert of[40] == of[41] == of[42]

@@ -1,4 +1,4 @@
-"""Protocols: no twin of a test image is learned from, groups are never parted, and what cannot be done is said."""
+"""Protocols: no twin of a test image is trained on, groups are kept whole, and errors are explained."""
 
 from __future__ import annotations
 
@@ -8,42 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import picture
-from PIL import Image
+from leaky_folder import LABELS, N_TEST, N_TRAIN
+from leaky_folder import index as index  # a fixture
 
 from tumorlens.core.errors import DataError
 from tumorlens.data.audit import (
-    audit,
-    conflicts,
-    label_doubts,
     leak_table,
 )
-from tumorlens.data.baselines import baselines, read_baselines, write_baselines
-from tumorlens.data.fetch import fetch
-from tumorlens.data.index import Index, build_index
 from tumorlens.data.protocols import SplitOptions, annotated, assign
-
-LABELS = ("one", "two")
-N_TRAIN, N_TEST = 24, 12
-
-
-@pytest.fixture(scope="module")
-def index(tmp_path_factory) -> Index:
-    """Testing holds, per class: 2 copies, 2 mirrored and darker, 1 flipped top to bottom; the others are new."""
-    root = tmp_path_factory.mktemp("leaky") / "data"
-    for k, label in enumerate(LABELS):
-        for part in ("Training", "Testing"):
-            (root / part / label).mkdir(parents=True)
-        training = [picture(1000 * k + i) for i in range(N_TRAIN)]
-        testing = [picture(1000 * k + 500 + i) for i in range(N_TEST)]
-        testing[0], testing[1] = training[0], training[1]
-        testing[2], testing[3] = (np.fliplr(training[i]) // 2 + 10 for i in (2, 3))
-        testing[4] = np.flipud(training[4])
-        for part, pictures in (("Training", training), ("Testing", testing)):
-            for i, pixels in enumerate(pictures):
-                Image.fromarray(pixels).save(root / part / label / f"{i:03d}.png")
-    cache = root.parent / "cache"
-    return build_index(fetch(str(root), cache=cache), cache)
 
 
 def splits(assignment) -> dict[str, list[str]]:
@@ -51,28 +23,6 @@ def splits(assignment) -> dict[str, list[str]]:
     for row in assignment.split.rows:
         found[row.split].append(row.path)
     return found
-
-
-def test_the_leak_table_counts_what_was_put_there(index) -> None:
-    found = assign(index, SplitOptions("official"))
-    table = leak_table(found)
-    line = {"n": 12, "exact": 2, "same_orientation": 2, "direct_or_mirrored": 4, "any": 5, "none": 7}
-    assert table["classes"] == {"one": line, "two": line}
-    assert table["all"] == {key: 2 * value for key, value in line.items()}
-    nothing = {"exact": 0, "same_orientation": 0, "direct_or_mirrored": 0, "any": 0}
-    for part in ("validation", "train"):  # drawn so that none is like another
-        counts = table["others"][part]["all"]
-        assert counts == {"n": counts["n"], **nothing, "none": counts["n"]}
-    twice = replace(found.split, rows=tuple(replace(r, split="train") if r.split else r for r in found.split.rows))
-    within = leak_table(replace(found, split=twice))
-    assert within["others"]["train"]["all"] == {
-        "n": 72, "exact": 8, "same_orientation": 8, "direct_or_mirrored": 16, "any": 20, "none": 52
-    }  # fmt: skip
-    assert within["all"]["n"] == 0
-    row = next(r for r in found.split.rows if r.path == "Testing/two/002.png")
-    assert (row.twin, row.transformation) == ("Training/two/002.png", "mirrored")
-    assert row.similarity == pytest.approx(1, abs=2e-4)
-    assert row.group == next(r for r in found.split.rows if r.path == row.twin).group
 
 
 def test_twin_free_train_leaves_out_what_has_a_twin_in_testing(index) -> None:
@@ -134,56 +84,6 @@ def test_a_group_that_covers_a_class_is_an_error_in_clear_words(index, tmp_path)
     file.write_text("path,group\n" + "".join(f"{r.path},{r.label}\n" for r in index.rows))
     with pytest.raises(DataError, match="nothing is left to train on"):
         assign(index, SplitOptions("twin-free-train", groups_file=file))
-
-
-def test_audit_conflicts_and_baselines(index, tmp_path) -> None:
-    found = assign(index, SplitOptions("official"))
-    whole = audit(found, 0.99)
-    assert whole["conflicts"] == []
-    assert whole["groups"]["largest"] == 2
-    assert {len(pairs) for pairs in whole["leaks"].values()} == {5}
-    lines = baselines(found.split.rows, index.thumbnails)
-    said = {line[0]: line for line in lines}
-    assert len(lines) == 24
-    assert said["Testing/one/000.png"][2:4] == ("one", "one")  # a copy
-    assert said["Testing/two/002.png"][3] == "two"  # its mirror image is in Training
-    write_baselines(tmp_path / "baselines.csv", lines)
-    assert read_baselines(tmp_path / "baselines.csv") == {line[0]: line[2:] for line in lines}
-
-
-def test_twins_with_different_labels_are_conflicts(tmp_path) -> None:
-    root = tmp_path / "data"
-    for part, first in (("Training", 0), ("Testing", 50)):
-        for k, label in enumerate(LABELS):
-            (root / part / label).mkdir(parents=True)
-            for i in range(4):
-                Image.fromarray(picture(first + 10 * k + i)).save(root / part / label / f"{i}.png")
-    Image.fromarray(picture(0)).save(root / "Training" / "two" / "copy.png")
-    Image.fromarray(np.fliplr(picture(1))).save(root / "Training" / "two" / "mirror.png")
-    index = build_index(fetch(str(root), cache=tmp_path / "c"), tmp_path / "c")
-    found = assign(index, SplitOptions("official"))
-    listed = conflicts(found.split.rows, found)
-    assert {frozenset(c["paths"]) for c in listed} == {
-        frozenset({"Training/one/0.png", "Training/two/copy.png"}),
-        frozenset({"Training/one/1.png", "Training/two/mirror.png"}),
-    }
-    assert all(set(c["labels"]) == set(LABELS) for c in listed)
-
-
-def test_label_doubts_need_agreeing_neighbours_of_other_groups(index) -> None:
-    rows = assign(index, SplitOptions("official")).split.rows
-    random = np.random.default_rng(0)
-    features = np.stack(
-        [np.r_[(3.0, 0.0) if row.label == "one" else (0.0, 3.0), random.normal(0, 0.3, 6)] for row in rows]
-    ).astype(np.float32)
-    assert label_doubts(features, rows) == []
-    wrong = next(i for i, row in enumerate(rows) if row.label == "one")
-    features[wrong] = features[next(i for i, row in enumerate(rows) if row.label == "two")]
-    found = label_doubts(features, rows)
-    assert [(d["path"], d["neighbours_say"]) for d in found] == [(rows[wrong].path, "two")]
-    copies = [replace(row, group="one picture") if row.label == "two" else row for row in rows]
-    # copies of one picture are one opinion
-    assert rows[wrong].path not in {doubt["path"] for doubt in label_doubts(features, copies)}
 
 
 def test_folds_of_another_repeat_are_not_those_of_another_seed(index) -> None:

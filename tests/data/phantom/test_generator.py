@@ -1,4 +1,4 @@
-"""The generated slices: repeatable, whole, and without shortcuts."""
+"""The generated slices: repeatable, complete, and without shortcuts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from thumbnails import unit_thumbnails
 
 from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.data.fetch import fetch
@@ -34,14 +35,6 @@ def slices() -> list[PhantomSlice]:
 
 def digest(made: PhantomSlice) -> str:
     return hashlib.sha256(made.pixels.tobytes() + made.mask.tobytes()).hexdigest()
-
-
-def thumbnails(images: list[np.ndarray]) -> np.ndarray:
-    """float32 [n, 1024], mean-centred and of unit length."""
-    small = [np.asarray(Image.fromarray(i).resize((32, 32), Image.Resampling.BILINEAR), np.float32) for i in images]
-    flat = np.stack(small).reshape(len(images), -1)
-    flat -= flat.mean(1, keepdims=True)
-    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
 def best_guess(values: np.ndarray, labels: np.ndarray) -> float:
@@ -81,44 +74,6 @@ def test_all_views_occur_in_all_classes(slices: list[PhantomSlice]) -> None:
     assert {(made.label, made.view) for made in slices} == set(itertools.product(LABELS, VIEWS))
 
 
-def test_masks_are_empty_for_notumor_alone_and_lie_in_the_head() -> None:
-    for i in range(108):
-        made = make_slice(2, LABELS[i // 3 % 4], i // 3, i % 3)
-        assert made.mask.any() == (made.label != "notumor"), (i, made.view, made.depth)
-        if made.mask.any():
-            # The head is what is far brighter than the noise of the air, with its dark holes filled row by row.
-            bright = made.pixels > 0.25 * np.quantile(made.pixels, 0.98)
-            rows, columns = np.nonzero(made.mask)
-            assert all(bright[r, :c].any() and bright[r, c:].any() for r, c in zip(rows, columns, strict=True)), i
-            assert 20 < made.mask.sum() < 0.12 * made.mask.size, i
-
-
-@pytest.mark.parametrize("label", ["meningioma", "pituitary"])
-def test_a_solid_tumour_is_brighter_than_what_surrounds_it(label: str) -> None:
-    for patient in range(12):
-        made = make_slice(0, label, patient, 0)
-        inner = made.pixels[made.mask].mean()
-        assert inner > 1.3 * np.median(made.pixels[made.pixels > 40]), patient
-
-
-def test_slices_of_a_patient_are_neighbours() -> None:
-    made = [make_slice(0, "meningioma", 9, n) for n in range(6)]
-    assert len({one.view for one in made}) == len({one.pixels.shape for one in made}) == 1
-    depths = sorted(one.depth for one in made)
-    assert depths[-1] - depths[0] <= 9
-    assert min(np.diff(depths)) > 0.3
-    flat = thumbnails([one.pixels for one in made])
-    stranger = thumbnails([make_slice(0, "meningioma", 10, 0).pixels])
-    assert (flat @ flat.T).min() > 0.9 > (flat @ stranger.T).max()
-
-
-def test_the_scanner_does_not_look_at_the_class() -> None:
-    for patient in range(10):
-        made = [make_slice(0, label, patient, 0) for label in LABELS]
-        assert len({(one.view, one.pixels.shape) for one in made}) == 1
-        assert len({tuple(np.flatnonzero(one.pixels.max(1) == 0)) for one in made}) == 1  # rows of the border
-
-
 def test_no_single_number_tells_the_class(slices: list[PhantomSlice]) -> None:
     labels = np.array([made.label for made in slices])
     numbers = {
@@ -140,7 +95,7 @@ def test_no_single_number_tells_the_class(slices: list[PhantomSlice]) -> None:
 
 
 def test_the_nearest_thumbnail_does_not_solve_it(slices: list[PhantomSlice]) -> None:
-    flat = thumbnails([made.pixels for made in slices])
+    flat = unit_thumbnails([made.pixels for made in slices])
     labels = np.array([made.label for made in slices])
     near = flat @ flat.T
     np.fill_diagonal(near, -1)
