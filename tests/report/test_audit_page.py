@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from tumorlens.cli.main import main
-from tumorlens.study import audit as auditing
+from tumorlens.study import experiment
 
 pytest_plugins = ["page_fixtures"]
 pytestmark = pytest.mark.skipif(page_states.chromium() is None, reason="no chromium on this machine")
@@ -36,7 +36,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def doubts(rows, *_) -> list[dict[str, str]]:
+def doubts(model, rows, *_) -> list[dict[str, str]]:
     """Of every label."""
     return [{"path": row.path, "label": row.label, "neighbours_say": LABELS[row.label == LABELS[0]]} for row in rows]
 
@@ -46,7 +46,7 @@ def file(audited: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page that the command writes."""
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auditing, "_doubts", doubts)  # whose network is not what is tested
+        patch.setattr(experiment, "find_label_doubts", doubts)  # whose network is not what is tested
         words = ["--html", str(folder / "audit.html"), "--cache", str(folder / "cache"), "--weights", "none"]
         assert main(["data", "audit", str(audited), *words]) == 0
     return folder / "audit.html"
