@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
 import subprocess
@@ -19,7 +18,6 @@ from tumorlens.core.files import cache_dir
 from tumorlens.inference.records import header
 from tumorlens.readers import ReadLimits
 from tumorlens.readers.pixels import MAX_PIXELS
-from tumorlens.study import audit as auditing
 from tumorlens.study.options import Study
 from tumorlens.training.configurations import BUILT_IN, read_configurations
 
@@ -152,17 +150,6 @@ def test_exit_codes(
         assert err
 
 
-def test_json_is_all_that_stdout_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_folder(tmp_path / "data", train=4, test=2)
-    (folder / "Training" / "glioma" / "empty.jpg").write_bytes(b"")
-    assert main(["data", "check", str(folder), "--cache", str(tmp_path / "cache"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["dataset"]["counts"]["Testing"] == {"glioma": 2, "meningioma": 2, "notumor": 2, "pituitary": 2}
-    assert found["audit"]["unreadable"][0]["path"] == "Training/glioma/empty.jpg"
-    assert main(["data", "check", str(folder), "--cache", str(tmp_path / "cache")]) == 0
-    assert "empty" in capsys.readouterr().out
-
-
 def test_a_base_installation_says_which_extra_is_missing(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", train=4, test=2)
     # As if torch were not installed: any import of it fails as Python's own does.
@@ -273,27 +260,3 @@ def test_the_cache_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert cache_dir() == Path("/home/x/Library/Caches/tumorlens")
     monkeypatch.setenv("TUMORLENS_CACHE", "/mine")
     assert cache_dir() == Path("/mine")
-
-
-def test_an_audit_tells_how_many_groups_were_cut() -> None:
-    counts = {"n": 1, "exact": 0, "same_orientation": 0, "direct_or_mirrored": 0, "any": 0, "none": 1}
-    part = {"all": counts}
-    found = {
-        "dataset": {"name": "x"}, "baselines": {"nn": 0.5, "nn_mirror": 0.5, "file_facts": 0.5},
-        "audit": {
-            "twins": {"classes": {}, "all": counts, "others": {"validation": part, "train": part}},
-            "groups": {"n": 5, "similarity": 0.99, "alone": 3, "largest": 7, "outgrown": 2},
-            "conflicts": [], "unreadable": [], "shortcuts": {"size": {"accuracy": None}},
-        },
-    }  # fmt: skip
-    assert "were cut at a higher similarity: 2" in auditing.audit_text(found)
-    found["audit"]["groups"]["outgrown"] = 0
-    assert "cut" not in auditing.audit_text(found)
-
-
-def test_an_audit_looks_at_its_weights_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(auditing, "open_split_dataset", lambda *_: pytest.fail("indexed"))
-    assert main(["data", "audit", "phantom", "--weights", str(tmp_path / "absent.pth"), "--cache", str(tmp_path)]) == 1
-    assert "absent.pth is no file" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def explain_all(
     n = failed = 0
     for row in predict(inputs, classifier, job, on_slice=write, written=[out]):
         if row.failed:
-            log.info(f"{row.file}: {row.verdict}")
+            log.warning(f"{row.file}: {row.verdict}" + (f". {row.reason}" if row.reason else ""))
         n, failed = n + (row.kind != "volume"), failed + row.failed
     return Counts(n, failed)
 
