@@ -184,16 +184,14 @@ class Study:
         if self.out is not None:
             return Run(Path(self.out))
         known = self.data in ("kaggle", "phantom")
-        name = f"{self.data if known else Path(self.data).resolve().stem}-seed{self.seed}"
-        if self.protocol != "official":
-            name += f"-{self.protocol}"
-        if self.is_cv and self.folds != 5:
-            name += f"-{self.folds}"
-        if self.groups is not None:
-            name += f"-{Path(self.groups).stem}"
-        if self.group_similarity != THRESHOLD:
-            name += f"-{self.group_similarity:g}"
-        return Run(Path("runs") / name)
+        parts = (
+            f"{self.data if known else Path(self.data).resolve().stem}-seed{self.seed}",
+            self.protocol if self.protocol != "official" else "",
+            f"{self.folds}" if self.is_cv and self.folds != 5 else "",
+            Path(self.groups).stem if self.groups else "",
+            f"{self.group_similarity:g}" if self.group_similarity != THRESHOLD else "",
+        )
+        return Run(Path("runs", "-".join(part for part in parts if part)))
 
     def chosen(self) -> tuple[Configuration, ...]:
         """The configurations to run, with the study's overrides.
@@ -216,17 +214,13 @@ class Study:
             raise ConfigError("Two different configurations have the same name.", cure="Rename one of them.")
         if not names:
             raise ConfigError("No configuration is named.", cure="Use --configurations initial finetuned.")
-        chosen = []
-        for configuration in (named[name] for name in dict.fromkeys(names)):
-            changes: dict[str, Any] = {}
-            if configuration.name == "finetuned" and self.finetuned_start != "initial":
-                changes["start"] = self.finetuned_start
-            if configuration.name == "initial" and self.head_solver != "gradient":
-                changes["head_solver"] = self.head_solver
-            if self.max_epochs is not None:
-                changes["max_epochs"] = self.max_epochs
-            chosen.append(dataclasses.replace(configuration, **changes))
-        return tuple(chosen)
+        changes: dict[str, dict[str, Any]] = {name: {} for name in names}
+        if self.finetuned_start != "initial":
+            changes["finetuned"] = {"start": self.finetuned_start}
+        if self.head_solver != "gradient":
+            changes["initial"] = {"head_solver": self.head_solver}
+        epochs: dict[str, Any] = {} if self.max_epochs is None else {"max_epochs": self.max_epochs}
+        return tuple(dataclasses.replace(named[n], **changes[n], **epochs) for n in dict.fromkeys(names))
 
 
 _CONVERTERS: dict[Any, Callable[[Any], Any]] = {

@@ -103,6 +103,7 @@ def is_finished(study: Study) -> bool:
         return False
     if not {c.name for c in chosen} <= set(read_json(study.run.comparison)["configurations"]):
         return False
+    check_files(study)
     for configuration in chosen:
         is_trained(study.run, configuration)
     earlier = study.run.read_study()
