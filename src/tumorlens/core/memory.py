@@ -1,10 +1,8 @@
-"""When freed memory goes back to the system: settings of glibc's malloc, and Python's search for garbage.
+"""When freed memory is returned to the system (settings of glibc's malloc), and when garbage is collected.
 
-Other C libraries are left as they are.
-
-Kept, a freed block is there at once for the next; given back, the system hands it out again page by page and
-zeroed. Training and the frozen layers, which take and free the same blocks over and over, are faster where blocks are
-kept; steps that grow with the number of images must leave nothing behind for those after them.
+Memory that malloc keeps is reused at once; memory that it returns is handed out again page by page, zeroed. Training
+allocates and frees the same blocks over and over, and is faster if they are kept. Steps whose memory grows with the
+number of images should return all of it. Other C libraries are left as they are.
 """
 
 from __future__ import annotations
@@ -16,37 +14,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # of malloc.h
-_SMALL = 1 << 20
-# Bytes; what glibc arrives at by itself, once a block of the first size was freed.
-_LARGE, _USUAL_TRIM = 32 << 20, 64 << 20
-_USUAL_MAPPINGS = 65536
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of malloc.h
+_SMALL = 1 << 20  # bytes
+# Bytes, and number of mappings: what glibc adapts to once it has freed a large block.
+_LARGE, _USUAL_TRIM, _USUAL_MAPPINGS = 32 << 20, 64 << 20, 65536
 
 
 def _libc(name: str) -> Any:
-    """That function of glibc; None elsewhere."""
+    """A function of glibc; None elsewhere."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system now; glibc would keep the holes that many small objects leave."""
+    """Return freed memory to the system; glibc by itself keeps the holes between small objects."""
     if trim := _libc("malloc_trim"):
         trim(0)
 
 
-def give_back_blocks(*, arenas: int = 0) -> None:
-    """From now on return blocks from 1 MiB on as soon as they are freed, else glibc learns to keep them, for each
-    thread apart; with `arenas`, let threads share that many."""
-    if mallopt := _libc("mallopt"):
-        mallopt(_MMAP_THRESHOLD, _SMALL)
-        if arenas:
-            mallopt(_ARENA_MAX, arenas)
-
-
 @contextmanager
 def blocks_given_back() -> Iterator[None]:
-    """As `give_back_blocks` within it; after it nothing freed is left, and blocks below 32 MiB are kept again."""
-    give_back_blocks()
+    """Inside the block, return memory of 1 MiB or more when it is freed; at its end, return all freed memory."""
+    if mallopt := _libc("mallopt"):
+        mallopt(_MMAP_THRESHOLD, _SMALL)
     try:
         yield
     finally:
@@ -55,10 +44,10 @@ def blocks_given_back() -> Iterator[None]:
 
 @contextmanager
 def blocks_kept() -> Iterator[None]:
-    """Keep all that is freed, until the end.
+    """Inside the block, keep all freed memory; at its end, return it.
 
-    A step of training takes and frees dozens of blocks of 10 to 40 MB, and to take them anew from the system is a
-    tenth of its time.
+    A training step allocates dozens of blocks of 10 to 40 MB. To get them from the system each time takes a tenth of
+    the step.
     """
     if mallopt := _libc("mallopt"):
         mallopt(_MMAP_MAX, 0)
