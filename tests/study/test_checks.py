@@ -31,7 +31,7 @@ def check(tmp_path: Path, **options: Any) -> None:
 @pytest.mark.parametrize(
     ("option", "content", "error", "message"),
     [
-        ("data", None, DataError, "is not there"),
+        ("data", None, DataError, "is not found"),
         ("split", None, DataError, "--split .* cannot be read"),
         ("split", "path,part\na.png,test\n", DataError, "lacks the columns"),
         ("split", "path,split\na.png,testing\n", DataError, "line 2: split is 'testing'"),
