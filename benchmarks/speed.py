@@ -41,7 +41,7 @@ from tumorlens.readers.pixels import SIZE, read_image
 from tumorlens.training.configurations import FINETUNED, INITIAL
 from tumorlens.training.devices import BACKENDS, PRECISIONS
 from tumorlens.training.features import InMemoryFeatures
-from tumorlens.training.kernels.dispatch import quick
+from tumorlens.training.kernels.dispatch import fast_convolutions
 from tumorlens.training.model import build_model, forward, set_trainable
 from tumorlens.training.weights import find_weights, plain_state_dict
 
@@ -187,7 +187,7 @@ def rounding(material: Material) -> tuple[dict[str, float], dict[str, Any]]:
         def gradient(kind: torch.dtype, fast: bool, x: torch.Tensor = x, y: torch.Tensor = labels[batch]) -> Any:
             model = copy.deepcopy(start).to(kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
             set_trainable(model, FINETUNED.learns, training=True)
-            with quick([model.layer3, model.layer4] if fast else ()):
+            with fast_convolutions([model.layer3, model.layer4] if fast else ()):
                 nn.functional.cross_entropy(forward(model, x.to(kind, copy=True), "layer2"), y).backward()  # type: ignore[no-untyped-call]
             return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
 

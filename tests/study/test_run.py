@@ -99,7 +99,7 @@ def test_study_json_says_what_went_in(finished: Path, small_folder: Path) -> Non
 
 def test_evaluation_convolves_as_training_did(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = []
-    monkeypatch.setattr(train, "quick", lambda modules: chosen.append(len(modules)) or nullcontext())
+    monkeypatch.setattr(train, "fast_convolutions", lambda modules: chosen.append(len(modules)) or nullcontext())
     evaluate_run(finished)
     # initial learns one module, fc, which convolves nothing; finetuned three, layer3, layer4 and fc
     assert chosen == [1, 3]
@@ -316,7 +316,7 @@ def test_killed_and_started_again_ends_the_same(
     assert process.wait() == -signal.SIGKILL
     assert last.exists()
     assert main(words(killed)) == 0
-    assert "layer4: going on after epoch" in capsys.readouterr().err
+    assert "layer4: resuming after epoch" in capsys.readouterr().err
     assert main(words(whole)) == 0
     name = "best_brain_tumor_resnet18_layer4.pth"
     a, b = (torch.load(run / "layer4" / name, weights_only=True) for run in (killed, whole))

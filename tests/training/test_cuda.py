@@ -111,7 +111,7 @@ def test_resuming_ends_where_an_uninterrupted_training_does(
             Compute(CUDA, torch.bfloat16), seed=0, last=last, on_epoch=stop,
         )  # fmt: skip
     resumed, again = train(rows, source, LATE, torch.bfloat16, last)
-    assert "late: going on after epoch" in capsys.readouterr().err  # 1 or 2: the second is written where that is quick
+    assert "late: resuming after epoch" in capsys.readouterr().err  # 1 or 2: the second is written where that is quick
     assert again == history
     assert_same(whole, resumed)
 

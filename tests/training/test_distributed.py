@@ -177,13 +177,13 @@ def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(setting: Setti
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Process 0 of 0 to 1" in err
-    assert (found := re.search(r"Run the same command again: finetuned goes on after epoch (\d)\.", err))
+    assert (found := re.search(r"Run the same command again: finetuned resumes after epoch (\d)\.", err))
     # torchrun itself reports the killed one with a traceback of its own, which names none of our files.
     assert "tumorlens/" not in err[err.find("Process 0 of 0 to 1") :].replace(str(setting.root), "")
     again = setting.start("train", run)
     _, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
-    assert f"finetuned: going on after epoch {found[1]}" in err
+    assert f"finetuned: resuming after epoch {found[1]}" in err
     for name in CHECKPOINTS:
         undisturbed, resumed = state(two[0], name), state(run, name)
         assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
@@ -309,7 +309,7 @@ def test_sigterm_is_answered_at_once() -> None:
         "import os, signal, time\n"
         "from tumorlens.training.distributed import World, _answering_sigterm\n"
         "world = World(1, 2)\n"
-        "world.resume_hint[:] = ['initial goes on after epoch 3']\n"
+        "world.resume_hint[:] = ['initial resumes after epoch 3']\n"
         "with _answering_sigterm(world):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(300)\n"
@@ -317,7 +317,7 @@ def test_sigterm_is_answered_at_once() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert ended.returncode == 1
     assert "Process 1 of 0 to 1 was told to stop" in ended.stderr
-    assert "initial goes on after epoch 3." in ended.stderr
+    assert "initial resumes after epoch 3." in ended.stderr
 
 
 def test_more_processes_than_images_in_a_batch_are_refused() -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,10 @@ from tumorlens.training import features
 from tumorlens.training.configurations import Configuration
 from tumorlens.training.devices import Compute
 from tumorlens.training.features import InMemoryFeatures, extract_features
-from tumorlens.training.fit import (
-    _learned,
-    _State,
-    fit,
-    predict_logits,
-)
+from tumorlens.training.fit import fit, predict_logits
 from tumorlens.training.linear_probe import LBFGS_C, fit_linear_probe
 from tumorlens.training.model import forward, normalise, set_trainable
-from tumorlens.training.steps import TrainingData, make_optimizer
+from tumorlens.training.steps import TrainingData
 
 CPU = torch.device("cpu")
 EXACT = Compute(CPU, torch.float32, "winograd")
@@ -316,60 +310,13 @@ def test_resuming_ends_where_an_uninterrupted_run_does(
         last=last, on_epoch=lambda r: seen.append(r["epoch"]),
     )  # fmt: skip
     assert seen == [1, 2, 3]
-    assert "going on after epoch 2" in capsys.readouterr().err
+    assert "resuming after epoch 2" in capsys.readouterr().err
     for a, b in zip(history, again, strict=True):
         assert {k: v for k, v in a.items() if k not in ("seconds", "images_per_s")} == {
             k: v for k, v in b.items() if k not in ("seconds", "images_per_s")
         }
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
-
-
-def test_on_a_gpu_writing_the_state_takes_a_fifth_of_the_time_at_most(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("tumorlens.training.fit.time.perf_counter", lambda: now)
-    model, state = network(), _State()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    assert state.is_due()  # the first epoch is written whatever that takes
-
-    def two_seconds(*_: object) -> None:
-        nonlocal now
-        now += 2
-
-    monkeypatch.setattr("tumorlens.training.fit.torch.save", two_seconds)
-    state.save(tmp_path / "last.pt", LAYER4, 0, model, optimizer)
-    state.wait()
-    for later, due in ((0.0, False), (7.9, False), (8.0, True)):
-        now = 102 + later
-        assert state.is_due() == due, later
-    state._writing = Future()  # of a disk that is slower still
-    assert not state.is_due()
-
-
-def test_a_state_goes_on_as_this_device_steps(tmp_path: Path) -> None:
-    """One that a GPU left says `capturable`, which a CPU's steps must not take over."""
-    model = network()
-    set_trainable(model, LAYER4.learns, training=True)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    there, here = (torch.optim.Adam(learning, 1e-3, capturable=capturable) for capturable in (True, False))
-    for p in learning:
-        p.grad = torch.ones_like(p)
-    here.step()
-    there.load_state_dict({"state": here.state_dict()["state"], "param_groups": there.state_dict()["param_groups"]})
-    state = _State()
-    state.best = _learned(model, LAYER4)
-    state.save(tmp_path / "last.pt", LAYER4, 0, model, there)
-    state.wait()
-    kept = _State.read(tmp_path / "last.pt", LAYER4, 0)
-    assert kept is not None
-    assert kept["optimizer"]["param_groups"][0]["capturable"]
-    again = make_optimizer(learning, LAYER4, CPU)
-    _State.resume(kept, LAYER4, model, again)
-    assert not again.param_groups[0]["capturable"]
-    assert float(again.state[learning[0]]["step"]) == 1
-    again.step()
 
 
 def test_a_state_that_cannot_be_written_ends_the_training(
@@ -391,23 +338,6 @@ def test_a_state_that_cannot_be_written_ends_the_training(
                 last=tmp_path / "file" / "last.pt", on_epoch=lambda r: epochs.append(r["epoch"]),
             )  # fmt: skip
         assert epochs == [1]
-
-
-def test_what_ends_a_training_is_said_before_what_kept_its_state_from_the_disk(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    model, state = network(), _State()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-
-    def interrupted() -> None:
-        with state:
-            state.save(tmp_path / "file" / "last.pt", LAYER4, 0, model, optimizer)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert "last.pt" in capsys.readouterr().err
 
 
 def test_a_damaged_state_starts_anew_and_a_foreign_one_is_kept(

@@ -27,7 +27,7 @@ from tumorlens.training.architecture import BOUNDARIES
 from tumorlens.training.configurations import Configuration
 from tumorlens.training.devices import Compute
 from tumorlens.training.features import CachedFeatures, InMemoryFeatures, extract_features
-from tumorlens.training.fit import fast_convolutions, fit, predict_logits
+from tumorlens.training.fit import fit, predict_logits, trainable_convolutions
 from tumorlens.training.linear_probe import fit_linear_probe
 from tumorlens.training.model import build_model, count_parameters
 from tumorlens.training.steps import FeatureSource, Subset, TrainingData
@@ -256,7 +256,7 @@ class Experiment:
         contents = list(dict.fromkeys(row.sha256 for row in used))  # equal files have equal predictions
         source = self._features(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
         model.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with fast_convolutions(model, configuration, self.compute):
+        with trainable_convolutions(model, configuration, self.compute):
             found = predict_logits(model, source, contents, self.compute, title=f"{name}, predicting")
         place = {sha256: i for i, sha256 in enumerate(contents)}
         logits = found[[place[row.sha256] for row in used]]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +13,13 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from tumorlens.core.errors import ConfigError, RunError
-from tumorlens.core.files import Json, writing
-from tumorlens.core.progress import Bar, log
-from tumorlens.training.architecture import STAGES
+from tumorlens.core.files import Json
+from tumorlens.core.progress import Bar
 from tumorlens.training.configurations import Configuration
 from tumorlens.training.devices import Compute, deterministic
-from tumorlens.training.kernels.dispatch import quick
+from tumorlens.training.kernels.dispatch import fast_convolutions
 from tumorlens.training.model import forward, set_trainable, stage_modules
+from tumorlens.training.resume_state import ResumeState, restore_state, trainable_state
 from tumorlens.training.steps import (
     FeatureSource,
     Steps,
@@ -100,16 +96,17 @@ def fit(
     set_trainable(model, configuration.learns, training=True)
     steps = make_steps(model, configuration, data, compute)
     optimizer = steps.optimizer
-    kept = world.run_on_rank0(_State.read, last, configuration, seed) if last else None
-    state = _State.resume(kept, configuration, model, optimizer) if kept else _State()
-    world.resume_hint[:] = [f"{configuration.name} starts anew"]
+    state = ResumeState(configuration, seed)
+    world.resume_hint[:] = [f"{configuration.name} starts from the beginning"]
+    if saved := world.run_on_rank0(state.read, last) if last else None:
+        state.resume(saved, model, optimizer)
     for earlier in state.history:
         on_epoch(earlier)
-        world.resume_hint[:] = [f"{configuration.name} goes on after epoch {earlier['epoch']}"]
+        world.resume_hint[:] = [f"{configuration.name} resumes after epoch {earlier['epoch']}"]
     best_loss = min((r["validation_loss"] for r in state.history), default=float("inf"))
     best_epoch = max((r["epoch"] for r in state.history if r["best"]), default=0)
     stopped = f"all {configuration.max_epochs} epochs ran"
-    with fast_convolutions(model, configuration, compute), state:
+    with trainable_convolutions(model, configuration, compute), state:
         for epoch in range(len(state.history) + 1, configuration.max_epochs + 1):
             if epoch - 1 - best_epoch >= configuration.patience:
                 break
@@ -131,24 +128,26 @@ def fit(
             state.history.append(record)
             if loss < best_loss:
                 best_loss, best_epoch = loss, epoch
-                state.best = _learned(model, configuration)
+                state.best = trainable_state(model, configuration)
             if last and (world.size > 1 or compute.device.type == "cpu" or state.is_due()):
-                world.run_on_rank0(state.save, last, configuration, seed, model, optimizer)
-                if world.size > 1:  # what is said to be reached must be
+                world.run_on_rank0(state.save, last, model, optimizer)
+                if world.size > 1:  # the hint must be true
                     world.run_on_rank0(state.wait)
-                world.resume_hint[:] = [f"{configuration.name} goes on after epoch {epoch}"]
+                world.resume_hint[:] = [f"{configuration.name} resumes after epoch {epoch}"]
             on_epoch(record)
     if len(state.history) - best_epoch >= configuration.patience:
         stopped = f"early stopping: no lower validation loss for {configuration.patience} epochs"
-    _restore(model, state.best)
+    restore_state(model, state.best)
     set_trainable(model, (), training=False)
     return state.history, stopped
 
 
-def fast_convolutions(model: ResNet, configuration: Configuration, compute: Compute) -> AbstractContextManager[None]:
+def trainable_convolutions(
+    model: ResNet, configuration: Configuration, compute: Compute
+) -> AbstractContextManager[None]:
     """Within it the learning stages convolve by Winograd's algorithm, where that is faster and `auto` lets it."""
     learning = [m for stage in configuration.learns for m in stage_modules(model, stage)]
-    return quick(learning if compute.convolutions == "winograd" else ())
+    return fast_convolutions(learning if compute.convolutions == "winograd" else ())
 
 
 def _validated(
@@ -210,111 +209,3 @@ def predict_logits(
     if found:  # there may be fewer images than processes
         logits[world.rank :: world.size] = torch.cat(found).cpu()
     return world.all_reduce(logits)  # exact: each row is one process's, and zero at all others
-
-
-def _learned(model: ResNet, configuration: Configuration) -> dict[str, Tensor]:
-    """A copy of parameters and statistics of the learning stages."""
-    stages = tuple(f"{s}." for s in configuration.learns if s != "stem")
-    stages += ("conv1.", "bn1.") if "stem" in configuration.learns else ()
-    return {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items() if k.startswith(stages)}
-
-
-def _restore(model: ResNet, state: dict[str, Tensor]) -> None:
-    if unexpected := model.load_state_dict(state, strict=False).unexpected_keys:
-        raise RunError(f"The kept state has unknown tensors: {unexpected[:3]}.", cure="Delete last.pt.")
-
-
-class _State:
-    """What a training needs to go on: history, best weights; beside them weights and optimiser in `last.pt`."""
-
-    def __init__(self) -> None:
-        self.history: list[Json] = []
-        self.best: dict[str, Tensor] = {}
-        self._written, self._cost = 0.0, 0.0  # when it was, and the seconds that it took
-        self._thread = ThreadPoolExecutor(1)  # begun with the first state that is written
-        self._writing: Future[None] | None = None
-
-    def __enter__(self) -> _State:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for what is being written; where an error ends the training, that is what is raised."""
-        try:
-            self.wait()
-        except RunError as error:
-            if kind is None:
-                raise
-            log.info(error.what)
-
-    def is_due(self) -> bool:
-        """Whether work of four times the cost of writing has been done since."""
-        done = self._writing is None or self._writing.done()
-        return done and time.perf_counter() - self._written >= 4 * self._cost
-
-    @staticmethod
-    def key(configuration: Configuration, seed: int) -> str:
-        return json.dumps({"configuration": asdict(configuration), "seed": seed, "stages": STAGES}, sort_keys=True)
-
-    @classmethod
-    def read(cls, last: Path, configuration: Configuration, seed: int) -> Json | None:
-        """What `last` holds, or None where there is nothing to go on with."""
-        if not last.exists():
-            return None
-        try:
-            kept: Json = torch.load(last, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises many kinds on damaged files
-            log.info(f"{last} is damaged ({type(error).__name__}): {configuration.name} starts anew.")
-            return None
-        if kept.get("key") != cls.key(configuration, seed):
-            raise RunError(
-                f"{last} holds an unfinished training of {configuration.name} with other values.",
-                cure="Say the same options as then to go on, name another folder with --out, or delete that file.",
-            )
-        return kept
-
-    @classmethod
-    def resume(
-        cls, kept: Json, configuration: Configuration, model: ResNet, optimizer: torch.optim.Optimizer
-    ) -> _State:
-        state = cls()
-        _restore(model, kept["weights"])
-        # Groups are the configuration's, and how they are stepped is this device's.
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": kept["optimizer"]["state"], "param_groups": groups})
-        state.history, state.best = json.loads(kept["history"]), kept["best"]
-        log.info(f"{configuration.name}: going on after epoch {len(state.history)}.")
-        return state
-
-    def save(
-        self, last: Path, configuration: Configuration, seed: int, model: ResNet, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Write `last` as all is now, on a thread: the disk takes longer than the copy."""
-        self.wait()
-        began = time.perf_counter()
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "key": self.key(configuration, seed),
-                "weights": _learned(model, configuration),
-                "best": self.best,
-                "optimizer": optimizer.state_dict(),
-                "history": json.dumps(self.history),
-            },
-            buffer,
-        )
-        self._writing = self._thread.submit(self._write, last, buffer, began)
-
-    def _write(self, last: Path, buffer: io.BytesIO, began: float) -> None:
-        with writing(last) as file:
-            file.write(buffer.getbuffer())
-        self._written = time.perf_counter()
-        self._cost = self._written - began
-
-    def wait(self) -> None:
-        """Wait until `last` is on the disk, and raise what kept it from there."""
-        if self._writing:
-            try:
-                self._writing.result()
-            finally:  # a Ctrl-C may end the wait, not the writing
-                if self._writing.done():
-                    self._writing = None

@@ -167,43 +167,29 @@ def make_steps(model: ResNet, configuration: Configuration, data: TrainingData, 
 
 
 def make_optimizer(
-    learning: list[nn.Parameter], configuration: Configuration, device: torch.device
+    trainable: list[nn.Parameter], configuration: Configuration, device: torch.device
 ) -> torch.optim.Optimizer:
+    """The configuration's optimiser over the trainable parameters."""
     decay = configuration.weight_decay
     if configuration.optimizer == "sgd":
-        return torch.optim.SGD(learning, configuration.learning_rate, momentum=0.9, weight_decay=decay)
-    # Fused: one pass over a weight and its moments on a CPU, one kernel for all weights on CUDA, where the count of
-    # steps must lie on the device to be recorded.
-    cuda = device.type == "cuda"
-    kinds: dict[str, tuple[type[torch.optim.Adam], ...]] = {
-        "adam": (_Adam, torch.optim.Adam), "adamw": (_AdamW, torch.optim.AdamW)
-    }  # fmt: skip
-    return kinds[configuration.optimizer][cuda](
-        learning, configuration.learning_rate, weight_decay=decay, fused=True, capturable=cuda
-    )
+        return torch.optim.SGD(trainable, configuration.learning_rate, momentum=0.9, weight_decay=decay)
+    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[configuration.optimizer]
+    # Fused: one pass over a weight and its moments on a CPU, one kernel for all weights on CUDA, where the step count
+    # must be on the device to be recorded in a graph.
+    graphs = BACKENDS[device.type].has_graphs
+    optimizer = kind(trainable, configuration.learning_rate, weight_decay=decay, fused=True, capturable=graphs)
+    if device.type == "cpu":
+        optimizer.register_step_pre_hook(_match_strides)
+    return optimizer
 
 
-class _AsTheyLie:
-    """Lets an Adam on a CPU see weights, gradients and moments in the order in which they lie in memory.
+def _match_strides(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+    """Give each gradient the memory layout of its weight.
 
-    PyTorch's fused kernel reads memory in order, so that a gradient that lies otherwise than its weight is paired with
-    the wrong weights; and it copies one that lies in channels_last, for nothing, which takes as long as the step.
+    PyTorch's fused Adam for CPUs reads memory in order, so a gradient with other strides than its weight would be
+    paired with the wrong weights.
     """
-
-    def _init_group(self, group: dict[str, Any], *lists: Any, **more: Any) -> Any:
-        found = super()._init_group(group, *lists, **more)  # type: ignore[misc]
-        params, grads, means, squares, *_ = lists
-        for i, weight in enumerate(params):
-            if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
-                for values in (params, grads, means, squares):
-                    values[i] = values[i].permute(0, 2, 3, 1)
-            grads[i] = grads[i].contiguous()  # no copy where it lies as its weight does
-        return found
-
-
-class _Adam(_AsTheyLie, torch.optim.Adam):
-    pass
-
-
-class _AdamW(_AsTheyLie, torch.optim.AdamW):
-    pass
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None and weight.grad.stride() != weight.stride():
+                weight.grad = torch.empty_like(weight).copy_(weight.grad)

@@ -1,14 +1,15 @@
-"""Which convolutions of layers that learn are computed otherwise than by oneDNN, on a CPU.
+"""The door to the CPU kernels: `fast_convolutions` chooses the convolutions that are not left to oneDNN.
 
-Wide 3×3 ones of stride 1 by Winograd's algorithm (`winograd`): in float32, and in bfloat16 while they learn. There
-rounding shows, which a gradient bears better than a prediction. Of strided ones oneDNN takes up to twice as long for
-the weight's gradient as one matrix product does, so that alone is computed here.
+Wide 3×3 ones of stride 1 use Winograd's algorithm (`winograd`): in float32, and in bfloat16 during training, as its
+rounding error matters less to a gradient than to a prediction. For strided ones, oneDNN takes up to twice as long for
+the weight's gradient as one matrix product does, so only that is computed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,63 +70,63 @@ def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int
     from tumorlens.training.kernels.jit import array, run
     from tumorlens.training.kernels.winograd_loops import windows
 
-    (n, c, h, w), (k, down, across) = x.shape, gradient.shape[1:]
+    (n, c), (k, down, across) = x.shape[:2], gradient.shape[1:]
     flat = gradient.permute(0, 2, 3, 1).reshape(-1, k)  # (n · down · across, k)
     seen = x.new_empty(len(flat), side * side * c)
-    read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(seen)
-    run(windows(read.dtype), n * down, read, written, n, h, w, c, padding, stride, down, across, side)
+    read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(seen.view(n * down, across, side, side, c))
+    run(windows(read.dtype), n * down, read, written, padding, stride, down, side)
     if x.dtype == torch.bfloat16:  # the result lies as the weight does
         return (flat.T @ seen).view(k, side, side, c).permute(0, 3, 1, 2)
     return (seen.T @ flat).view(side, side, c, k).permute(3, 2, 0, 1)
 
 
-class _Winograd(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        kind = _computed_in(x)
-        if kind == torch.float32:
-            return convolve(x, self.weight)
-        if kind == torch.bfloat16 and self.training:
-            return convolve(x.to(kind), self.weight)
-        return super().forward(x)
+def _winograd(m: nn.Conv2d, x: Tensor) -> Tensor:
+    kind = _computed_in(x)
+    if kind == torch.float32:
+        return convolve(x, m.weight)
+    if kind == torch.bfloat16 and m.training:
+        return convolve(x.to(kind), m.weight)
+    return nn.Conv2d.forward(m, x)
 
 
-class _StridedConv2d(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        kind = _computed_in(x)
-        if kind == torch.float32 or (kind == torch.bfloat16 and self.training):
-            return convolve_strided(x.to(kind), self.weight.to(kind), self.stride[0], int(self.padding[0]))
-        return super().forward(x)
+def _strided(m: nn.Conv2d, x: Tensor) -> Tensor:
+    kind = _computed_in(x)
+    if kind == torch.float32 or (kind == torch.bfloat16 and m.training):
+        return convolve_strided(x.to(kind), m.weight.to(kind), m.stride[0], int(m.padding[0]))
+    return nn.Conv2d.forward(m, x)
 
 
 def _computed_in(x: Tensor) -> torch.dtype:
-    """What a convolution of x computes in, autocast or not."""
+    """Precision of a convolution of x, with or without autocast."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 @contextmanager
-def quick(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within it the convolutions of `modules` that gain from it are computed here: wide 3×3 ones, and strided ones.
+def fast_convolutions(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Compute the convolutions of `modules` here that gain from it: wide 3×3 ones, and strided ones.
 
     Parameters, buffers and names stay as they are.
     """
-    chosen = {m: kind for module in modules for m in module.modules() if (kind := _kind(m))}
-    for m, kind in chosen.items():
-        m.__class__ = kind
+    convolutions = (m for module in modules for m in module.modules() if type(m) is nn.Conv2d)
+    chosen = {m: forward for m in convolutions if (forward := _forward_of(m))}
+    for m, forward in chosen.items():
+        m.forward = partial(forward, m)  # type: ignore[method-assign]
     try:
         with blocks_kept() if chosen else nullcontext():
             yield
     finally:
         for m in chosen:
-            m.__class__ = nn.Conv2d
+            del m.forward  # the class's is visible again
 
 
-def _kind(m: nn.Module) -> type[nn.Conv2d] | None:
+def _forward_of(m: nn.Conv2d) -> Callable[[nn.Conv2d, Tensor], Tensor] | None:
+    """How a convolution is computed here; None leaves it to PyTorch."""
     if (
-        type(m) is not nn.Conv2d or m.dilation != (1, 1) or m.groups != 1 or m.bias is not None
+        m.dilation != (1, 1) or m.groups != 1 or m.bias is not None
         or m.padding_mode != "zeros" or m.in_channels < _CHANNELS
     ):  # fmt: skip
         return None
     if (m.kernel_size, m.stride, m.padding) == ((3, 3), (1, 1), (1, 1)):
-        return None if m.in_channels % BLOCK or m.out_channels % BLOCK else _Winograd
+        return None if m.in_channels % BLOCK or m.out_channels % BLOCK else _winograd
     square = all(len({*pair}) == 1 for pair in (m.kernel_size, m.stride, m.padding))
-    return _StridedConv2d if square and m.stride != (1, 1) else None
+    return _strided if square and m.stride != (1, 1) else None
