@@ -1,17 +1,40 @@
-"""The stages of ResNet18 and the boundaries between them, in one place."""
+"""ResNet18 as one table: its stages in the order of the data, and the boundary that follows each."""
 
 from __future__ import annotations
 
-#: Boundaries between stages at which activations can be kept, and the stage that comes next.
-BOUNDARIES = {"image": 0, "stem": 1, "layer1": 2, "layer2": 3, "layer3": 4, "avgpool": 5}
-#: ResNet18 in the order in which data flows. `stem` is conv1, bn1, relu and maxpool.
-STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "fc")
-#: Shape of one image's row at each boundary, channels last.
-SHAPES: dict[str, tuple[int, ...]] = {
-    "image": (224, 224, 3),  # readers.pixels.SIZE, which is not imported: --help must not wait for numpy
-    "stem": (56, 56, 64),
-    "layer1": (56, 56, 64),
-    "layer2": (28, 28, 128),
-    "layer3": (14, 14, 256),
-    "avgpool": (512,),
-}
+from dataclasses import dataclass
+
+from tumorlens.readers.pixels import SIZE
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the network that is trained or frozen as a whole."""
+
+    name: str
+    modules: tuple[str, ...]
+    """torchvision's modules that have its parameters."""
+    boundary: str
+    """Name of its output."""
+    shape: tuple[int, ...]
+    """Output of one image, channels last."""
+
+
+TABLE = (
+    Stage("stem", ("conv1", "bn1"), "stem", (56, 56, 64)),  # with ReLU and max pooling
+    Stage("layer1", ("layer1",), "layer1", (56, 56, 64)),
+    Stage("layer2", ("layer2",), "layer2", (28, 28, 128)),
+    Stage("layer3", ("layer3",), "layer3", (14, 14, 256)),
+    Stage("layer4", ("layer4",), "avgpool", (512,)),  # with average pooling
+    Stage("fc", ("fc",), "logits", ()),
+)
+STAGES = tuple(stage.name for stage in TABLE)
+#: Each boundary and the index of the stage that follows it.
+BOUNDARIES = {"image": 0} | {stage.boundary: i for i, stage in enumerate(TABLE, start=1)}
+#: Shape of one image at each boundary at which features can be cached, channels last.
+SHAPES: dict[str, tuple[int, ...]] = {"image": (SIZE, SIZE, 3)} | {s.boundary: s.shape for s in TABLE[:-1]}
+
+
+def parameter_prefixes(stages: tuple[str, ...]) -> tuple[str, ...]:
+    """What the names of these stages' parameters and buffers begin with in a state dict."""
+    return tuple(f"{module}." for stage in TABLE if stage.name in stages for module in stage.modules)

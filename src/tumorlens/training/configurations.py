@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from tumorlens.core.errors import ConfigError
-from tumorlens.training.architecture import STAGES
+from tumorlens.training.architecture import BOUNDARIES, STAGES
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SOLVERS = ("gradient", "lbfgs")
@@ -110,14 +110,8 @@ class Configuration:
 
     @property
     def frozen_prefix(self) -> str:
-        """What a cache can hold for it: the last stage before any that learns.
-
-        `image` where the stem learns, `avgpool` where only `fc` does.
-        """
-        first = STAGES.index(self.learns[0])
-        if self.learns[0] == "fc":
-            return "avgpool"
-        return STAGES[first - 1] if first else "image"
+        """Boundary before the first trainable stage, at which features can be cached."""
+        return list(BOUNDARIES)[STAGES.index(self.learns[0])]
 
 
 def check_seed(seed: int, name: str = "--seed") -> None:

@@ -1,4 +1,4 @@
-"""ResNet18: its weights, which stages learn, and the checkpoints that plain torchvision loads."""
+"""ResNet18: building it, freezing stages, and running it from one boundary to another."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet18
 
-from tumorlens.training.architecture import BOUNDARIES, STAGES
+from tumorlens.training.architecture import BOUNDARIES, STAGES, TABLE
 from tumorlens.training.configurations import Configuration
 from tumorlens.training.weights import Weights, read_state_dict
 
 
 def build_model(weights: Weights, n_classes: int, seed: int) -> ResNet:
-    """The network at its start: `weights` up to the pooling, a fresh head of `n_classes`.
+    """The initial network: `weights` up to the pooling, and a new head of `n_classes`.
 
     The head (and everything, without weights) is torchvision's own initialisation, drawn from `seed`.
     """
@@ -31,24 +31,24 @@ def build_model(weights: Weights, n_classes: int, seed: int) -> ResNet:
 
 @lru_cache(maxsize=1)
 def _without_head(path: Path, _sha256: str) -> dict[str, Tensor]:
-    """Kept, as a study builds its network many times; loading copies the tensors."""
+    """Cached, as a study builds its network many times; loading copies the tensors."""
     return {k: v for k, v in read_state_dict(path).items() if not k.startswith("fc.")}
 
 
 def stage_modules(model: ResNet, stage: str) -> list[nn.Module]:
-    """Modules with parameters of one of STAGES."""
-    return [model.conv1, model.bn1] if stage == "stem" else [getattr(model, stage)]
+    """Modules that have the parameters of one of STAGES."""
+    return [getattr(model, name) for name in TABLE[STAGES.index(stage)].modules]
 
 
 def set_trainable(model: ResNet, learns: Iterable[str], *, training: bool) -> None:
-    """Freeze what does not learn: no gradient, and BatchNorm in eval so that its statistics stay.
+    """Freeze all other stages: no gradients, and BatchNorm in eval mode, which keeps its statistics.
 
     Parameters
     ----------
     learns
-        Stages of STAGES.
+        Trainable stages, of STAGES.
     training
-        Whether learning stages are in train mode (batch statistics) or eval mode.
+        Whether trainable stages are in train mode (batch statistics) or eval mode.
     """
     learns = set(learns)
     model.eval()
@@ -64,30 +64,27 @@ def forward(model: ResNet, x: Tensor, start: str = "image", stop: str = "logits"
     Parameters
     ----------
     x
-        At `image` uint8 [n, 3, 224, 224], 0 to 255, or float already normalised; at `avgpool` float [n, 512];
-        else the activations of the stage named, float [n, c, h, w].
+        Values at `start`: for `image` uint8 [n, 3, 224, 224], 0 to 255, or normalised floats; for `avgpool` float
+        [n, 512]; else float [n, c, h, w].
     start, stop
-        Of BOUNDARIES; `stop` may also be `logits`.
+        Keys of BOUNDARIES.
 
     Returns
     -------
     Tensor
         Activations at `stop`; logits float [n, classes].
     """
-    last = BOUNDARIES.get(stop, 6)
-    for i in range(BOUNDARIES[start], last):
-        if i == 0:
-            x = model.relu(model.maxpool(model.bn1(model.conv1(normalise(x)))))  # a quarter left for ReLU, same values
-        elif i < 4:
-            x = getattr(model, STAGES[i])(x)
-        elif i == 4:
-            x = model.layer4(x)
+    for stage in STAGES[BOUNDARIES[start] : BOUNDARIES[stop]]:
+        if stage == "stem":
+            x = model.maxpool(model.bn1(model.conv1(normalise(x))))
+            x = model.relu(x)  # the same values as before pooling, for a quarter of the numbers
+        else:
+            x = getattr(model, stage)(x)
+        if stage == "layer4":
             if x.requires_grad and x.device.type == "cpu":
-                # The pooling's gradient repeats one number in place, which the kernels after it would read one by one.
+                # The pooling's gradient is an expanded view, slow to read for the kernels that follow.
                 x.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))  # type: ignore[no-untyped-call]
             x = torch.flatten(model.avgpool(x), 1)  # (B, 512)
-        else:
-            x = model.fc(x)
     return x
 
 
@@ -97,7 +94,7 @@ def normalise(x: Tensor) -> Tensor:
 
 
 def state_hash(model: ResNet, stop: str) -> str:
-    """Hash of all parameters and buffers up to a boundary, hex: the key of what they compute."""
+    """SHA-256 of all parameters and buffers up to a boundary, hex: part of the key of cached features."""
     digest = hashlib.sha256()
     for stage in STAGES[: BOUNDARIES[stop]]:
         for module in stage_modules(model, stage):
@@ -110,7 +107,7 @@ def state_hash(model: ResNet, stop: str) -> str:
 
 
 def count_parameters(model: ResNet, configuration: Configuration) -> tuple[int, int]:
-    """(parameters that learn, all parameters)."""
+    """(trainable parameters, all parameters)."""
     learned = sum(
         p.numel() for s in configuration.learns for m in stage_modules(model, s) for p in m.parameters()
     )  # fmt: skip

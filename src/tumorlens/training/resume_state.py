@@ -16,15 +16,14 @@ from torchvision.models import ResNet
 from tumorlens.core.errors import RunError
 from tumorlens.core.files import Json, writing
 from tumorlens.core.progress import log
-from tumorlens.training.architecture import STAGES
+from tumorlens.training.architecture import STAGES, parameter_prefixes
 from tumorlens.training.configurations import Configuration
 
 
 def trainable_state(model: ResNet, configuration: Configuration) -> dict[str, Tensor]:
     """A copy on the CPU of parameters and statistics of the trainable stages."""
-    stages = tuple(f"{s}." for s in configuration.learns if s != "stem")
-    stages += ("conv1.", "bn1.") if "stem" in configuration.learns else ()
-    return {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items() if k.startswith(stages)}
+    prefixes = parameter_prefixes(configuration.learns)
+    return {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items() if k.startswith(prefixes)}
 
 
 def restore_state(model: ResNet, state: dict[str, Tensor]) -> None:
