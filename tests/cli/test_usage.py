@@ -19,7 +19,9 @@ from tumorlens.training.configurations import Configuration
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = sorted({f.name for f in dataclasses.fields(Configuration)} - {f.name for f in dataclasses.fields(Study)})
 #: Options of torchrun, git, DCMTK and curl that the source names.
-FOREIGN = {"--nproc-per-node", "--nnodes", "--porcelain", "--untracked-files", "--raw", "--data-binary"}
+FOREIGN = {
+    "--nproc-per-node", "--nnodes", "--always", "--abbrev", "--exclude", "--dirty", "--raw", "--data-binary",
+}  # fmt: skip
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("*.md.j2"))]
 
 
