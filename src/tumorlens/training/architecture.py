@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tumorlens.readers.pixels import SIZE
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -31,8 +29,9 @@ TABLE = (
 STAGES = tuple(stage.name for stage in TABLE)
 #: Each boundary and the index of the stage that follows it.
 BOUNDARIES = {"image": 0} | {stage.boundary: i for i, stage in enumerate(TABLE, start=1)}
-#: Shape of one image at each boundary at which features can be cached, channels last.
-SHAPES: dict[str, tuple[int, ...]] = {"image": (SIZE, SIZE, 3)} | {s.boundary: s.shape for s in TABLE[:-1]}
+#: Shape of one image at each boundary at which features can be cached, channels last. 224 is `readers.pixels.SIZE`,
+#: which is not imported because that loads NumPy, and --help would wait for it; a test compares the two.
+SHAPES: dict[str, tuple[int, ...]] = {"image": (224, 224, 3)} | {s.boundary: s.shape for s in TABLE[:-1]}
 
 
 def parameter_prefixes(stages: tuple[str, ...]) -> tuple[str, ...]:
