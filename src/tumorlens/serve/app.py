@@ -8,7 +8,6 @@ import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,8 +18,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
-from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Send
 
 from tumorlens.core.cpu import usable_cores
 from tumorlens.core.version import __version__
@@ -100,14 +98,14 @@ def create_app(
         "(RFC 9457). Nothing that is sent is stored.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.admission = admission
     app.include_router(router)
-    _add_method_not_allowed(app)
-    if STATIC.is_dir():
-        app.mount("/", StaticFiles(directory=STATIC, html=True))
-    add_handlers(app)
+    # Not mounted at "/", which would match every path and hide that another method exists for it.
+    app.router.default = StaticFiles(directory=STATIC, html=True)
+    add_handlers(app, router.routes)
     tokens = settings.tokens()
     if tokens:
         require_tokens(app.openapi())
@@ -225,27 +223,6 @@ async def metrics(request: Request) -> Response:
 async def docs(request: Request) -> HTMLResponse:
     """The API description as a page."""
     return HTMLResponse(docs_page(request.app.openapi()))
-
-
-def _add_method_not_allowed(app: FastAPI) -> None:
-    """Return 405 if a path has a route, but not for this method: the page, mounted for all paths, would return 404."""
-    offered: dict[str, set[str]] = {}
-    for route in (*app.routes, *router.routes):
-        if isinstance(route, Route):
-            offered.setdefault(route.path, set()).update(route.methods or ())
-    app.router.routes += [Route(path, _MethodNotAllowed(", ".join(sorted(offered[path])))) for path in offered]
-
-
-@dataclass(frozen=True)
-class _MethodNotAllowed:
-    """An ASGI application, as Starlette would restrict a function to GET."""
-
-    allow: str
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = Problem("method-not-allowed", f"This path only supports {self.allow}.",
-                          cure="See /docs for paths and methods.", headers={"allow": self.allow})  # fmt: skip
-        await problem.response()(scope, receive, send)
 
 
 class NdjsonResponse(StreamingResponse):

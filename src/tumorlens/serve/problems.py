@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from tumorlens.readers import Unreadable
 
@@ -106,16 +107,20 @@ def internal(error: BaseException) -> Problem:
     return Problem("internal", "The service failed on this request.", cure="Report it with the time of the request.")
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Send the framework's own errors as problems too."""
+def add_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Send the framework's own errors as problems too; `routes` are those of routers included in the application."""
 
     async def problem(_request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
         return error.response()
 
-    async def http(_request: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         kind = _BY_STATUS.get(error.status_code, "bad-request")
+        if kind == "method-not-allowed":  # Starlette names only the methods of the first route with this path
+            partial = [r for r in (*app.routes, *routes) if r.matches(request.scope)[0] is Match.PARTIAL]
+            methods = {method for route in partial for method in getattr(route, "methods", None) or ()}
+            error.headers = {"allow": ", ".join(sorted(methods))} if methods else error.headers
         cure = "See /docs for paths and methods."
         return Problem(kind, f"{error.detail}.", cure=cure, headers=error.headers).response()
 

@@ -170,9 +170,6 @@ def _drain_on_signal(admission: Admission, reject_waiting: Callable[[], None]) -
     With one worker, the same signal again ends the process at once. With several, a worker hears of every signal
     twice: from the terminal or service manager that signals the whole group, and from the supervisor.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     loop = asyncio.get_running_loop()
     seen: set[int] = set()
 
