@@ -1,4 +1,4 @@
-"""Servers as processes, and clients that cost little themselves, as they share the cores: plain sockets."""
+"""Servers as processes, and clients on plain sockets, which cost little of the CPU that they share."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 Address = tuple[str, int]
-#: Number of the file, status and content → what to call the outcome.
+#: Number of the file, status and content → name of the outcome.
 Check = Callable[[int, int, bytes], str]
 
 
 @dataclass
 class Result:
-    """How a number of requests went."""
+    """Outcomes of a number of requests."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
-    """Seconds of each answered request."""
+    """Seconds of each request with a response."""
     resets: int = 0
-    """Connections that broke; their requests were asked again."""
+    """Connections that broke; their requests were sent again."""
     seconds: float = 0.0
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Responses per second."""
         return len(self.latencies) / self.seconds
 
     def quantile(self, q: float) -> float:
@@ -45,18 +45,18 @@ class Result:
 
 
 class BrokenError(ConnectionError):
-    """No whole answer came: "not connected", "closed" before any of it, or "cut off" within it."""
+    """No complete response: "not connected", "closed" before its start, or "cut off" within it."""
 
 
-class Line:
-    """One connection that is kept open; opened anew where the server closed it."""
+class Connection:
+    """A connection that is kept open, and opened again if the server closed it."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """POST; status and content. BrokenError where no whole answer comes."""
+    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Status and content; BrokenError without a complete response."""
         how = "not connected"
         try:
             if self._streams is None:
@@ -87,17 +87,17 @@ class Line:
 async def load(
     address: Address, path: str, bodies: Sequence[bytes], requests: int, connections: int, check: Check, tries: int = 1
 ) -> Result:
-    """Ask for all bodies in turn, `requests` times in all, over so many connections at once."""
+    """Send the bodies in turn, `requests` in all, over so many connections at once."""
     result, numbers = Result(), iter(range(requests))
 
     async def client() -> None:
-        line = Line(address)
+        connection = Connection(address)
         for number in numbers:
             at = number % len(bodies)
             for _ in range(tries):
                 began = time.perf_counter()
                 try:
-                    status, content = await line.ask(path, bodies[at])
+                    status, content = await connection.post(path, bodies[at])
                 except BrokenError as error:
                     outcome = str(error)
                     result.resets += 1
@@ -107,7 +107,7 @@ async def load(
                 outcome = check(at, status, content)
                 break
             result.outcomes[outcome] += 1
-        line.close()
+        connection.close()
 
     began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(connections)))
@@ -116,7 +116,7 @@ async def load(
 
 
 async def slow(address: Address, seconds: float) -> str:
-    """A body at 1 byte/s; how the server put an end to it."""
+    """Send a body at 1 byte/s; how the server ended it."""
     reader, writer = await asyncio.open_connection(*address)
     try:
         writer.write(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n")
@@ -136,7 +136,7 @@ async def slow(address: Address, seconds: float) -> str:
 
 
 def half_sent(address: Address, body: bytes, n: int) -> None:
-    """Send half a body n times, and hang up."""
+    """Send half a body and close the connection, n times."""
     for _ in range(n):
         with socket.create_connection(address) as client:
             client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
@@ -204,7 +204,7 @@ def _ready(address: Address, process: subprocess.Popen[str], seconds: float = 12
 
 
 def workers(pid: int) -> list[int]:
-    """The server's worker processes; Linux alone."""
+    """The server's worker processes; Linux only."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -226,6 +226,6 @@ def memory(pid: int, what: str = "VmRSS") -> float:
 
 
 def forget_peak(pid: int) -> None:
-    """Have the peaks of a process and its workers begin anew at what they hold now; Linux alone."""
+    """Reset the peaks of a process and its workers to what they hold now; Linux only."""
     for one in (pid, *workers(pid)):
         Path(f"/proc/{one}/clear_refs").write_text("5")

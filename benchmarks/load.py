@@ -1,10 +1,10 @@
-"""The service under load and under faults, beside a plain torch + FastAPI service. Linux alone.
+"""The service under load and under faults, compared with a plain torch + FastAPI service. Linux only.
 
 python benchmarks/load.py --model runs/mine/classifier-int8.onnx --weights runs/mine/finetuned/*.pth
     [--files FOLDER] [--requests 10000] [--connections 64] [--parts speed faults windows]
 
-Every answer is compared with what `predict` says of the same file. Both services run throughout and are asked in
-turns, so that other load hits both alike.
+Every response is compared with the prediction of `predict` for the same file. Both services run throughout and get
+requests in turns, so that other load affects both alike.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from tumorlens.inference.predict import predict
 from tumorlens.inference.records import Record
 
 FILES, WARM, ROUNDS = 64, 200, 5
-PLAIN_SHARE = 8  # the plain service gets so many times fewer requests, or it would take all the time
+PLAIN_SHARE = 8  # the plain service gets so many times fewer requests, as it would otherwise take most of the time
 
 
 def bodies_of(folder: Path | None) -> list[bytes]:
-    """Files to ask with: of a folder, or generated slices as JPEG."""
+    """Files to send: of a folder, or generated slices as JPEG."""
     if folder:
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
         return [path.read_bytes() for path in paths[:: max(1, len(paths) // FILES)][:FILES]]
@@ -55,7 +55,7 @@ def bodies_of(folder: Path | None) -> list[bytes]:
 
 
 def expected(model: Path, bodies: list[bytes]) -> list[Record]:
-    """What `predict` says of each."""
+    """The prediction of `predict` for each."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i:04d}" for i in range(len(bodies))]
         for path, body in zip(paths, bodies, strict=True):
@@ -94,7 +94,7 @@ def outcomes(results: list[Result]) -> Counter[str]:
 
 
 def answered(_at: int, status: int, _content: bytes) -> str:
-    """What is asked of the plain service: that it answers."""
+    """The check for the plain service: that it responds."""
     return "right" if status == 200 else "wrong"
 
 
@@ -253,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="an .onnx file, or a run's folder")
     parser.add_argument("--weights", type=Path, help="the plain service's .pth; random weights are as fast")
-    parser.add_argument("--files", type=Path, help="folder of images; generated slices where absent")
+    parser.add_argument("--files", type=Path, help="folder of images; default: generated slices")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--bombs", type=int, default=1_000)

@@ -1,4 +1,4 @@
-"""What `load.py` compares with: the service that one writes in an afternoon, torch and FastAPI, one image a request.
+"""The baseline of `load.py`: a minimal service with torch and FastAPI, one image per request.
 
 WEIGHTS=best_brain_tumor_resnet18_finetuned.pth uvicorn plain_service:app
 """
