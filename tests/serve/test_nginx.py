@@ -2,9 +2,9 @@
 
 import re
 import shutil
+import socket
 import ssl
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,15 +76,23 @@ def test_the_service_behind_nginx(model, token_file, certificate, tmp_path):
                 lines = proxied.post("v1/batch", files=[("f", ("a.png", png()))], headers=headers).text.splitlines()
                 assert len(lines) == 1
                 assert proxied.post("v1/predict", content=bytes(68_000_000), headers=headers).status_code == 413
-                with ThreadPoolExecutor(1) as thread:
-                    active = thread.submit(proxied.post, "v1/predict", content=png(), headers=headers)
-                    time.sleep(0.3)  # less than the window
+                with (
+                    socket.create_connection(("127.0.0.1", direct.base_url.port)) as slow,
+                    ThreadPoolExecutor(1) as one,
+                ):
+                    # A body that does not end keeps the service draining for seconds.
+                    slow.sendall(
+                        b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+                        b"Authorization: " + headers["authorization"].encode() + b"\r\n\r\nab"
+                    )
+                    active = one.submit(proxied.post, "v1/predict", content=png(), headers=headers)
+                    until(lambda: "requests_in_work 1.0" in direct.get("/metrics", headers=headers).text)
                     running.terminate()
                     until(lambda: proxied.get("readyz").status_code == 503)
                     assert problem_of(proxied.get("readyz")) == (503, "stopping")
                     late = proxied.post("v1/predict", content=png(), headers=headers)
                     assert problem_of(late) == (503, "stopping")
-                assert active.result().status_code == 200
+                    assert active.result().status_code == 200
             assert running.wait(10) == 0
         finally:
             nginx.terminate()
