@@ -14,8 +14,8 @@ from tumorlens.core.files import Json
 from tumorlens.data.phantom.generator import LABELS, make_slice
 from tumorlens.evaluation.statistics import wilson
 from tumorlens.inference.classifier import Classifier
-from tumorlens.inference.heatmap import Heat, enlarged
-from tumorlens.inference.uncertainty.verdicts import HEALTHY
+from tumorlens.inference.heatmap import HeatArray, upsample
+from tumorlens.inference.uncertainty.verdicts import NO_TUMOR
 from tumorlens.readers.pixels import SIZE, Pixels, resized
 
 PHANTOM_SEED = 7_001  # of heads that no data set of the generator's usual seeds holds
@@ -34,7 +34,7 @@ class Case:
 
 def phantom_cases(n: int, seed: int = PHANTOM_SEED) -> Iterator[Case]:
     """`n` generated slices with a visible tumour, classes in turn, each of another patient."""
-    tumours = [label for label in LABELS if label != HEALTHY]
+    tumours = [label for label in LABELS if label != NO_TUMOR]
     found = patient = 0
     while found < n:
         made = make_slice(seed, tumours[patient % len(tumours)], patient, 0)
@@ -92,7 +92,7 @@ def pointing_game(heatmap: npt.ArrayLike, mask: Mask, tolerance: float = TOLERAN
     Parameters
     ----------
     heatmap
-        [7, 7] or [224, 224], any scale; the first of equal maxima of the enlarged map counts.
+        [7, 7] or [224, 224], any scale; the first of equal maxima of the upsample map counts.
     mask
         bool [224, 224], true on the lesion.
     tolerance
@@ -119,18 +119,18 @@ def heat_inside(heatmap: npt.ArrayLike, mask: Mask) -> float:
     return float(heat[mask].sum(dtype=np.float64)) / total if total > 0 else 0.0
 
 
-def centre_blob() -> Heat:
+def centre_blob() -> HeatArray:
     """A map that looks at no image: a Gaussian in the centre with an sd of a sixth of the side, [224, 224]."""
     place = (np.arange(SIZE) + 0.5) / SIZE - 0.5
     bell = np.exp(-0.5 * (place * 6) ** 2)
     return np.outer(bell, bell).astype(np.float32)
 
 
-def _full(heatmap: npt.ArrayLike, mask: Mask) -> Heat:
+def _full(heatmap: npt.ArrayLike, mask: Mask) -> HeatArray:
     if mask.shape != (SIZE, SIZE) or mask.dtype != np.bool_ or not mask.any():
         raise ConfigError(
             f"The mask is {mask.dtype} {list(mask.shape)} with {np.count_nonzero(mask)} pixels set.",
             cure=f"Pass bool [{SIZE}, {SIZE}] with the lesion's pixels true.",
         )
     heat = np.asarray(heatmap, np.float32)
-    return heat if heat.shape == mask.shape else enlarged(heat)
+    return heat if heat.shape == mask.shape else upsample(heat)

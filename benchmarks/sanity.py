@@ -21,7 +21,7 @@ from torchvision.models import resnet18
 
 from tumorlens.export.onnx_graph import build_graph
 from tumorlens.export.trained_run import open_trained_run
-from tumorlens.inference.classifier import open_session
+from tumorlens.inference.network import open_session
 
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1")
 

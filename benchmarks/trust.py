@@ -34,11 +34,11 @@ from tumorlens.data.near_duplicates import THRESHOLD
 from tumorlens.data.phantom.generator import VIEWS
 from tumorlens.export.trained_run import TrainedRun, open_trained_run
 from tumorlens.inference.classifier import Classifier, load_classifier
-from tumorlens.inference.uncertainty import Answers
+from tumorlens.inference.uncertainty import LabelledOutputs
 from tumorlens.readers.pixels import read_image
 
 
-def predict_batches(classifier: Classifier, labels: np.ndarray, batches: Iterable[np.ndarray]) -> Answers:
+def predict_batches(classifier: Classifier, labels: np.ndarray, batches: Iterable[np.ndarray]) -> LabelledOutputs:
     """The classifier's outputs for all batches."""
     kept: dict[str, list[np.ndarray]] = defaultdict(list)
     for pixels in batches:
@@ -46,14 +46,14 @@ def predict_batches(classifier: Classifier, labels: np.ndarray, batches: Iterabl
         for name in ("logits", "features", "statistics"):
             kept[name].append(getattr(outputs, name))
         kept["pixels"].append(pixels)
-    return Answers(labels, **{name: np.concatenate(arrays) for name, arrays in kept.items()})
+    return LabelledOutputs(labels, **{name: np.concatenate(arrays) for name, arrays in kept.items()})
 
 
-def predict_array(classifier: Classifier, labels: np.ndarray, pixels: np.ndarray) -> Answers:
+def predict_array(classifier: Classifier, labels: np.ndarray, pixels: np.ndarray) -> LabelledOutputs:
     return predict_batches(classifier, labels, (pixels[i : i + 32] for i in range(0, len(pixels), 32)))
 
 
-def predict_split(classifier: Classifier, trained: TrainedRun, split: str) -> Answers:
+def predict_split(classifier: Classifier, trained: TrainedRun, split: str) -> LabelledOutputs:
     rows = trained.split(split)
     return predict_batches(classifier, trained.labels(rows), trained.batches(rows, f"Classifying {split}"))
 
@@ -103,13 +103,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, images in real_foreign_images(asked.foreign).items() if asked.foreign else ():
         far[f"real: {name}"] = predict_array(classifier, np.zeros(len(images), np.int64), images)
     found: dict[str, Any] = evaluate_trust(
-        classifier.trust, validation, test, twin_free=twin_free, near=near, far=far, groups=[r.group for r in rows]
+        classifier.uncertainty,
+        validation,
+        test,
+        twin_free=twin_free,
+        near=near,
+        far=far,
+        groups=[r.group for r in rows],
     )
-    found["far_fitting"] = refusals(classifier.trust, far_fitting)
-    found["mirrored"] = measure_part(classifier.trust, validation, mirrored, [r.group for r in rows])
+    found["far_fitting"] = refusals(classifier.uncertainty, far_fitting)
+    found["mirrored"] = measure_part(classifier.uncertainty, validation, mirrored, [r.group for r in rows])
     fresh = {family.name for family in families("near", "judge") if family.fresh}
     for group, names in (("fresh", fresh), ("seen", near.keys() - fresh)):
-        found[group] = near_shift(classifier.trust, {name: near[name] for name in near if name in names})
+        found[group] = near_shift(classifier.uncertainty, {name: near[name] for name in near if name in names})
     official, free = found["parts"]["official"], found["parts"].get("twin_free")
     sets = official["conformal"]["lac"]["marginal"]["0.95"]
     figures = {

@@ -9,16 +9,21 @@ import numpy.typing as npt
 
 from tumorlens.core.files import Json
 from tumorlens.inference.uncertainty.arrays import Floats, softmax
-from tumorlens.inference.uncertainty.fitting import FEATURES_RANK, Answers, Learned
-from tumorlens.inference.uncertainty.ood import LOOKS, fit_distance, image_facts
-from tumorlens.inference.uncertainty.verdicts import Trust, directions
+from tumorlens.inference.uncertainty.fitting import FEATURES_RANK, LabelledOutputs, TrainingOutputs
+from tumorlens.inference.uncertainty.ood import N_DISTANCE_FEATURES, appearance_features, fit_distance
+from tumorlens.inference.uncertainty.verdicts import UncertaintyModel, directions
 
 _NEIGHBOUR = 10
-Score = Callable[[Answers], Floats]
+Score = Callable[[LabelledOutputs], Floats]
 
 
 def compare_scores(
-    trust: Trust, train: Learned, validation: Answers, families: Mapping[str, Answers], *, kept: float = 0.99
+    trust: UncertaintyModel,
+    train: TrainingOutputs,
+    validation: LabelledOutputs,
+    families: Mapping[str, LabelledOutputs],
+    *,
+    kept: float = 0.99,
 ) -> Json:
     """Share of each family's images that each score places outside the validation images.
 
@@ -45,16 +50,16 @@ def compare_scores(
     return outside
 
 
-def scorers(trust: Trust, train: Learned, validation: Answers) -> dict[str, Score]:
+def scorers(trust: UncertaintyModel, train: TrainingOutputs, validation: LabelledOutputs) -> dict[str, Score]:
     """By name, a function from outputs to float64 [n], higher for images further out of distribution."""
     classwise = fit_distance(train.features, validation.features, rank=FEATURES_RANK, labels=train.labels)
     whole = fit_distance(train.features, validation.features, rank=FEATURES_RANK)
     known = directions(train.features)
 
-    def refusal(a: Answers) -> Floats:
-        return np.asarray(trust.distances(a.features, a.statistics, image_facts(a.pixels)).mean(1))
+    def refusal(a: LabelledOutputs) -> Floats:
+        return np.asarray(trust.distances(a.features, a.statistics, appearance_features(a.pixels)).mean(1))
 
-    def doubt(a: Answers) -> Floats:
+    def doubt(a: LabelledOutputs) -> Floats:
         return trust.doubt(trust.statistics.scores(a.statistics), a.logits)
 
     return {
@@ -65,8 +70,8 @@ def scorers(trust: Trust, train: Learned, validation: Answers) -> dict[str, Scor
         "relative mahalanobis": lambda a: classwise.squared(a.features) - whole.squared(a.features),
         "statistics": lambda a: trust.statistics.scores(a.statistics),
         "features": lambda a: trust.features.scores(directions(a.features)),
-        "looks": lambda a: trust.looks.scores(image_facts(a.pixels)[:, :LOOKS]),
-        "bounds": lambda a: trust.bounds.beyond(image_facts(a.pixels)).max(1),
+        "looks": lambda a: trust.appearance.scores(appearance_features(a.pixels)[:, :N_DISTANCE_FEATURES]),
+        "bounds": lambda a: trust.bounds.excess(appearance_features(a.pixels)).max(1),
         "refusal": refusal,
         "doubt": doubt,
     }

@@ -32,26 +32,26 @@ from tumorlens.inference.uncertainty.conformal import (
     quantile,
     scores,
 )
-from tumorlens.inference.uncertainty.fitting import Answers
+from tumorlens.inference.uncertainty.fitting import LabelledOutputs
 from tumorlens.inference.uncertainty.verdicts import (
-    HEALTHY,
+    NO_TUMOR,
     OK,
     REFUSED,
-    Judgement,
-    Trust,
+    Classification,
+    UncertaintyModel,
 )
 
 COVERAGES = (0.9, 0.95, 0.99)
 
 
 def evaluate_trust(
-    trust: Trust,
-    validation: Answers,
-    test: Answers,
+    trust: UncertaintyModel,
+    validation: LabelledOutputs,
+    test: LabelledOutputs,
     *,
     twin_free: Bools,
-    near: Mapping[str, Answers],
-    far: Mapping[str, Answers],
+    near: Mapping[str, LabelledOutputs],
+    far: Mapping[str, LabelledOutputs],
     groups: npt.ArrayLike | None = None,
 ) -> Json:
     """All figures on calibration, prediction sets and verdicts.
@@ -92,17 +92,19 @@ def evaluate_trust(
     return {"parts": parts, "near": near_shift(trust, near), "far": refusals(trust, far)}
 
 
-def chosen(answers: Answers, held: Bools) -> Answers:
+def chosen(answers: LabelledOutputs, held: Bools) -> LabelledOutputs:
     """Some of the images, in the same order."""
-    return Answers(*(getattr(answers, name)[held] for name in Answers.__dataclass_fields__))
+    return LabelledOutputs(*(getattr(answers, name)[held] for name in LabelledOutputs.__dataclass_fields__))
 
 
-def judged(trust: Trust, answers: Answers) -> Judgement:
+def judged(trust: UncertaintyModel, answers: LabelledOutputs) -> Classification:
     """Verdicts and prediction sets at the default coverage."""
-    return trust.judge(answers.logits, answers.features, answers.statistics, answers.pixels)
+    return trust.assess(answers.logits, answers.features, answers.statistics, answers.pixels)
 
 
-def measure_part(trust: Trust, validation: Answers, part: Answers, groups: npt.ArrayLike | None = None) -> Json:
+def measure_part(
+    trust: UncertaintyModel, validation: LabelledOutputs, part: LabelledOutputs, groups: npt.ArrayLike | None = None
+) -> Json:
     """Calibration, prediction sets, selective prediction and verdicts on a subset of unchanged images.
 
     Returns
@@ -243,7 +245,7 @@ def coverage_interval(validation: int, test: int, coverage: float) -> list[float
     return [float(low / test), float(high / test)]
 
 
-def refusals(trust: Trust, far: Mapping[str, Answers]) -> Json:
+def refusals(trust: UncertaintyModel, far: Mapping[str, LabelledOutputs]) -> Json:
     """Share of images that are not brain MRI and are refused.
 
     Returns
@@ -256,7 +258,7 @@ def refusals(trust: Trust, far: Mapping[str, Answers]) -> Json:
     return {**_pooled(families), "families": families}
 
 
-def near_shift(trust: Trust, near: Mapping[str, Answers]) -> Json:
+def near_shift(trust: UncertaintyModel, near: Mapping[str, LabelledOutputs]) -> Json:
     """Silent errors on changed brain slices: wrong, yet with the verdict `ok`.
 
     Returns
@@ -266,7 +268,7 @@ def near_shift(trust: Trust, near: Mapping[str, Answers]) -> Json:
         narrow: each slice is in every family), `silent_notumor_rate` (predicted notumor and `ok`), `deferred` and
         `accuracy`; `n`; and the same under `families`, with `healthy_deferred` for the others.
     """
-    healthy = trust.classes.index(HEALTHY) if HEALTHY in trust.classes else -1
+    healthy = trust.classes.index(NO_TUMOR) if NO_TUMOR in trust.classes else -1
     families: Json = {}
     for name, answers in near.items():
         judgement = judged(trust, answers)

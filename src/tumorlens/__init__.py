@@ -20,6 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 if TYPE_CHECKING:
     from tumorlens.core.errors import TumorlensError
     from tumorlens.inference.classifier import Classifier, load_classifier
+    from tumorlens.inference.records import Predictions, Record
     from tumorlens.study.options import Study
     from tumorlens.study.result import StudyResult
     from tumorlens.study.run import run_study
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Classifier",
     "Configuration",
+    "Predictions",
+    "Record",
     "Study",
     "StudyResult",
     "TumorlensError",
@@ -43,6 +46,8 @@ __all__ = [
 _HOMES = {
     "Classifier": "inference.classifier",
     "Configuration": "training.configurations",
+    "Predictions": "inference.records",
+    "Record": "inference.records",
     "TumorlensError": "core.errors",
     "Study": "study.options",
     "StudyResult": "study.result",

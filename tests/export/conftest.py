@@ -10,7 +10,7 @@ from graphs import run
 from torchvision.models import ResNet
 
 from tumorlens.export.onnx_graph import build_graph
-from tumorlens.inference.classifier import Outputs
+from tumorlens.inference.network import Outputs
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def test_the_file_tells_where_it_comes_from(exported):
     assert card["weights_origin"]["kind"] == "none"
     assert card["licence"]["code"] == "MIT"
     assert "Not for diagnosis" in card["intended_use"]
-    assert classifier.trust.classes == CLASSES
+    assert classifier.uncertainty.classes == CLASSES
 
 
 def test_it_agrees_with_the_runs_own_predictions(exported):
@@ -94,7 +94,7 @@ def test_int8_that_costs_accuracy_exits_with_1_and_leaves_no_file(exported, comp
 
 def test_the_command_prints_what_was_measured(exported, compared, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export, "_against_torch", lambda *_: compared)
-    monkeypatch.setattr(export, "fit_trust", lambda *_, **__: load_classifier(exported[0], 1).trust)
+    monkeypatch.setattr(export, "fit_uncertainty", lambda *_, **__: load_classifier(exported[0], 1).uncertainty)
     out = tmp_path / "b.onnx"
     assert main(["export", str(exported[0]), "--configuration", "initial", "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parity"]["changed_decisions"] == 0

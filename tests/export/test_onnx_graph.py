@@ -10,7 +10,7 @@ from graphs import run, tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tumorlens.export.onnx_graph import fold
-from tumorlens.inference.classifier import OUTPUTS, open_session
+from tumorlens.inference.network import OUTPUTS, open_session
 from tumorlens.training.model import forward, normalise
 
 

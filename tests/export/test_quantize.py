@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from tumorlens.core.errors import RunError
 from tumorlens.export.onnx_graph import unquantized_nodes
 from tumorlens.export.quantize import check_accuracy, quantize, weight_scales
-from tumorlens.inference.classifier import open_session
+from tumorlens.inference.network import open_session
 from tumorlens.training.model import normalise
 
 

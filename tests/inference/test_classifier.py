@@ -23,9 +23,8 @@ from tumorlens.core.errors import (
     TumorlensError,
     WeightsError,
 )
-from tumorlens.inference.classifier import CARD as CARD_KEY
-from tumorlens.inference.classifier import TRUST as TRUST_KEY
-from tumorlens.inference.uncertainty import OK, UNCERTAIN, Trust
+from tumorlens.inference.classifier import CARD_KEY, UNCERTAINTY_KEY
+from tumorlens.inference.uncertainty import OK, UNCERTAIN, UncertaintyModel
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def test_an_answer_has_the_documented_shapes(classifier, pixels):
     judged = classifier.classify(pixels, coverage=0.9)
     assert judged.probabilities.shape == judged.sets.shape == (2, 4)
     assert set(judged.verdicts) <= {OK, UNCERTAIN}
-    temperature = classifier.trust.temperature
+    temperature = classifier.uncertainty.temperature
     p = np.exp(found.logits / temperature)
     np.testing.assert_allclose(judged.probabilities, p / p.sum(1, keepdims=True), rtol=1e-4)
 
@@ -90,13 +89,13 @@ def test_matrices_take_one_core_while_answers_are_judged(classifier, pixels, mon
     def cores() -> set[int]:
         return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
-    def judged(trust: Trust, *arguments: Any, **more: Any) -> Any:
+    def judged(trust: UncertaintyModel, *arguments: Any, **more: Any) -> Any:
         within.append(cores())
         return judge(trust, *arguments, **more)
 
     within: list[set[int]] = []
-    judge = Trust.judge
-    monkeypatch.setattr(Trust, "judge", judged)
+    judge = UncertaintyModel.assess
+    monkeypatch.setattr(UncertaintyModel, "assess", judged)
     with threadpool_limits(2, user_api="blas"):
         before = cores()
         classifier.classify(pixels)
@@ -122,7 +121,7 @@ def test_what_is_not_there_is_told(tmp_path):
     with pytest.raises(RunError, match="holds no") as caught:
         load_classifier(tmp_path)
     assert "tumorlens export" in caught.value.cure
-    with pytest.raises(RunError, match="is not there"):
+    with pytest.raises(RunError, match="does not exist"):
         load_classifier(tmp_path / "absent.onnx")
 
 
@@ -143,7 +142,7 @@ def test_a_cut_file_is_told(path, tmp_path):
     ("key", "value", "words"),
     [
         (CARD_KEY, None, "without the entry"),
-        (TRUST_KEY, None, "without the entry"),
+        (UNCERTAINTY_KEY, None, "without the entry"),
         (CARD_KEY, "{", "damaged"),
         (CARD_KEY, "[]", "damaged"),
         (CARD_KEY, json.dumps(CARD | {"classes": ["a", "a"]}), "damaged"),
@@ -151,9 +150,9 @@ def test_a_cut_file_is_told(path, tmp_path):
         (CARD_KEY, json.dumps(CARD | {"format": 99}), "format 99"),
         (CARD_KEY, json.dumps(CARD | {"preprocessing": {"mean": [0.4] * 3}}), "preprocessing"),
         (CARD_KEY, json.dumps(CARD | {"classes": ["a", "b"]}), "inputs and outputs"),
-        (CARD_KEY, json.dumps(CARD | {"classes": list(CLASSES)[::-1]}), "judges"),
-        (TRUST_KEY, "{}", "damaged"),
-        (TRUST_KEY, "7", "damaged"),
+        (CARD_KEY, json.dumps(CARD | {"classes": list(CLASSES)[::-1]}), "uncertainty model for"),
+        (UNCERTAINTY_KEY, "{}", "damaged"),
+        (UNCERTAINTY_KEY, "7", "damaged"),
     ],
 )
 def test_a_file_without_sound_metadata_is_refused(path, tmp_path, key, value, words):

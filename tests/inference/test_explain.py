@@ -20,24 +20,24 @@ from scipy.stats import spearmanr
 from tumorlens.cli.main import main
 from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.export.onnx_graph import build_graph
-from tumorlens.inference.classifier import open_session
 from tumorlens.inference.explain import (
-    Look,
-    drawn,
+    PictureOptions,
     explain_all,
+    heat_and_caption,
     picture_name,
-    pictures,
+    picture_writer,
 )
 from tumorlens.inference.heatmap import (
-    colours,
-    enlarged,
-    heat_of,
+    class_heatmap,
+    colormap,
     overlay,
     picture,
+    upsample,
 )
+from tumorlens.inference.network import open_session
 from tumorlens.inference.predict import PredictSettings, predict_to
 from tumorlens.inference.records import Record
-from tumorlens.inference.secondary_capture import Captures
+from tumorlens.inference.secondary_capture import SecondaryCaptures
 from tumorlens.inference.uncertainty import OK, REFUSED, UNCERTAIN
 from tumorlens.readers import read_inputs
 
@@ -63,12 +63,12 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
 
 class TestColours:
     def test_steps_are_even(self):
-        lab = oklab(colours().astype(float))
+        lab = oklab(colormap().astype(float))
         steps = np.linalg.norm(lab[8::8] - lab[:-8:8], axis=1)  # of 8, as 8 bits round single ones
         assert steps.max() / steps.min() < 1.2
 
     def test_lightness_rises_all_the_way(self):
-        lightness = oklab(colours().astype(float))[:, 0]
+        lightness = oklab(colormap().astype(float))[:, 0]
         assert (np.diff(lightness[::4]) > 0).all()
         assert lightness[-1] - lightness[0] > 0.6
 
@@ -82,7 +82,7 @@ class TestColours:
         ],
     )
     def test_the_colour_blind_see_the_same_order(self, seen):
-        luminance = np.clip(linear(colours()) @ np.array(seen).T, 0, 1) @ [0.2126, 0.7152, 0.0722]
+        luminance = np.clip(linear(colormap()) @ np.array(seen).T, 0, 1) @ [0.2126, 0.7152, 0.0722]
         assert (np.diff(luminance[::8]) > 0).all()
 
 
@@ -94,7 +94,7 @@ class TestHeat:
         return found
 
     def test_it_is_from_0_to_1_and_hottest_where_the_map_is(self, heatmap):
-        heat = heat_of(heatmap, 0)
+        heat = class_heatmap(heatmap, 0)
         assert heat.shape == (224, 224)
         assert (heat.min(), heat.max()) == (0, 1)
         y, x = np.unravel_index(heat.argmax(), heat.shape)
@@ -103,24 +103,24 @@ class TestHeat:
 
     def test_a_contrast_takes_away_what_both_share(self, heatmap):
         heatmap[0, 6, 0] = 1
-        heat = heat_of(heatmap, 0, 1)
+        heat = class_heatmap(heatmap, 0, 1)
         assert heat[48, 176] == 0
         assert heat[-1, 0] == 1
 
     def test_nothing_is_nothing(self):
-        assert not heat_of(np.full((2, 7, 7), -1, np.float32), 0).any()
+        assert not class_heatmap(np.full((2, 7, 7), -1, np.float32), 0).any()
 
     def test_enlarging_is_bilinear_between_centres(self):
         small = np.random.default_rng(0).random((7, 7)).astype(np.float32)
         wanted = zoom(small, 32, order=1, mode="nearest", grid_mode=True)
-        np.testing.assert_allclose(enlarged(small), wanted, atol=1e-5)
+        np.testing.assert_allclose(upsample(small), wanted, atol=1e-5)
 
     def test_opacity(self, heatmap):
         pixels = np.random.default_rng(1).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-        heat = heat_of(heatmap, 0)
+        heat = class_heatmap(heatmap, 0)
         np.testing.assert_array_equal(overlay(pixels, heat, 0), pixels)
         full = overlay(pixels, heat, 1)
-        np.testing.assert_array_equal(full[heat == 1], np.broadcast_to(colours()[255], full[heat == 1].shape))
+        np.testing.assert_array_equal(full[heat == 1], np.broadcast_to(colormap()[255], full[heat == 1].shape))
         np.testing.assert_array_equal(full[heat == 0], pixels[heat == 0])
         for wrong in (-0.1, 1.1, float("nan")):
             with pytest.raises(ConfigError, match="--opacity"):
@@ -134,33 +134,35 @@ class TestPicture:
         heat[100:120, 100:120] = 1
         image = np.asarray(picture(pixels, heat, ["glioma 90.0%"], 1.0))
         assert (image[:448, :448] == 90).all()
-        assert (image[220, 456 + 220] == colours()[255]).all()
+        assert (image[220, 456 + 220] == colormap()[255]).all()
         assert image[456:].any()  # text
 
     def test_the_caption_says_class_probability_and_verdict(self):
         heatmap = np.ones((4, 7, 7), np.float32)
-        assert drawn(ROW, heatmap, CLASSES)[1][0] == "glioma 90.0%"
+        assert heat_and_caption(ROW, heatmap, CLASSES)[1][0] == "glioma 90.0%"
         assert (
-            drawn(replace(ROW, probabilities=dict(zip(CLASSES, (1.0, 0, 0, 0), strict=True))), heatmap, CLASSES)[1][0]
+            heat_and_caption(
+                replace(ROW, probabilities=dict(zip(CLASSES, (1.0, 0, 0, 0), strict=True))), heatmap, CLASSES
+            )[1][0]
             == "glioma > 99.9%"
         )
-        assert drawn(replace(ROW, verdict=UNCERTAIN), heatmap, CLASSES)[1][0] == "glioma 90.0% (uncertain)"
+        assert heat_and_caption(replace(ROW, verdict=UNCERTAIN), heatmap, CLASSES)[1][0] == "glioma 90.0% (uncertain)"
 
     def test_a_refused_image_gets_neither_heat_nor_class(self):
         refused = replace(ROW, label="", probabilities={}, set=(), verdict=REFUSED)
-        heat, caption = drawn(refused, np.ones((4, 7, 7), np.float32), CLASSES)
+        heat, caption = heat_and_caption(refused, np.ones((4, 7, 7), np.float32), CLASSES)
         assert heat is None
         assert caption[0] == REFUSED
         assert picture(np.zeros((224, 224, 3), np.uint8), heat, caption).width == 448
 
     def test_contrast_of_the_called_class_is_the_runner_up(self):
         heatmap = np.zeros((4, 7, 7), np.float32)
-        assert drawn(ROW, heatmap, CLASSES, "pituitary")[1][1] == "glioma rather than pituitary"
-        assert drawn(ROW, heatmap, CLASSES, "glioma")[1][1] == "glioma rather than meningioma"
+        assert heat_and_caption(ROW, heatmap, CLASSES, "pituitary")[1][1] == "glioma rather than pituitary"
+        assert heat_and_caption(ROW, heatmap, CLASSES, "glioma")[1][1] == "glioma rather than meningioma"
 
     def test_an_unknown_contrast_is_told_before_anything_is_read(self, tmp_path):
-        with pytest.raises(ConfigError, match="no class") as caught:
-            pictures(fake_classifier(), tmp_path, Look(contrast="tumour"))
+        with pytest.raises(ConfigError, match=r"is not a class of fake\.onnx") as caught:
+            picture_writer(fake_classifier(), tmp_path, PictureOptions(contrast="tumour"))
         assert "glioma" in caught.value.cure
 
     def test_names_keep_apart_what_is_different(self):
@@ -182,7 +184,7 @@ class TestPicture:
 
     def test_predict_draws_with_heatmaps(self, tmp_path):
         grey("glioma").save(tmp_path / "a.png")
-        draw = pictures(fake_classifier(), tmp_path / "maps")
+        draw = picture_writer(fake_classifier(), tmp_path / "maps")
         predict_to([str(tmp_path / "a.png")], fake_classifier(), form="json", out=tmp_path / "r", on_slice=draw)
         assert len(list((tmp_path / "maps").glob("a.png-*.png"))) == 1
 
@@ -222,7 +224,7 @@ class TestSecondaryCapture:
         np.testing.assert_array_equal(found.pixel_array, np.asarray(Image.open(png)))
 
     def test_a_series_stays_together(self):
-        captures, files = Captures(), [io.BytesIO() for _ in range(3)]
+        captures, files = SecondaryCaptures(), [io.BytesIO() for _ in range(3)]
         for file, series, index in zip(files, ("a", "a", "b"), (0, 1, None), strict=True):
             captures.write(file, np.zeros((3, 3, 3), np.uint8), series, index)
         one, two, other = (pydicom.dcmread(io.BytesIO(file.getvalue())) for file in files)
@@ -294,7 +296,7 @@ class TestPointing:
 def test_random_weights_change_the_map():
     """The sanity check of Adebayo et al., NeurIPS 2018: a map must depend on what the network has learned.
 
-    From the last stage downwards weights are drawn anew; the rank correlation with the map before must fall.
+    From the last stage downwards weights are heat_and_caption anew; the rank correlation with the map before must fall.
     """
     torch.manual_seed(0)
     pixels = np.stack([case.pixels for case in phantom_cases(4)])

@@ -71,8 +71,8 @@ class TestFewerThanCores:
         for i, name in enumerate(names):
             grey(name).save(tmp_path / f"{i:02}.png")
         (tmp_path / "05.png").write_bytes(b"no picture")
-        judged, judge = [], Classifier.judge
-        monkeypatch.setattr(Classifier, "judge", lambda *a, **k: judged.append(len(a[2])) or judge(*a, **k))
+        judged, judge = [], Classifier.assess
+        monkeypatch.setattr(Classifier, "assess", lambda *a, **k: judged.append(len(a[2])) or judge(*a, **k))
         rows = list(predict([str(tmp_path)], self.classifier(Unwanted(), FakeSession()), PredictSettings(batch=1)))
         assert [Path(row.file).stem for row in rows] == [f"{i:02}" for i in range(21)]
         assert [row.label for row in rows] == [*names[:5], "", *names[6:]]

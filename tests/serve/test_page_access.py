@@ -13,7 +13,7 @@ from page_server import SLICES, STATIC, volume
 from page_states import choose, file, pictured, zipped
 from playwright.sync_api import expect
 
-from tumorlens.inference.heatmap import colours
+from tumorlens.inference.heatmap import colormap
 
 pytest_plugins = ["page_fixtures"]
 pytestmark = pytest.mark.skipif(page_states.chromium() is None, reason="no chromium on this machine")
@@ -57,7 +57,7 @@ class TestForEverybody:
 
 def test_the_scale_has_the_colours_of_the_heatmaps():
     ramp = re.search(r"linear-gradient\(90deg, ([^)]*)\)", (STATIC / "result.css").read_text()).group(1)
-    assert ramp.split(", ") == ["#" + bytes(colours()[i]).hex() for i in (0, 64, 128, 191, 255)]
+    assert ramp.split(", ") == ["#" + bytes(colormap()[i]).hex() for i in (0, 64, 128, 191, 255)]
 
 
 @pytest.fixture(scope="module")

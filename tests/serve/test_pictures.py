@@ -4,7 +4,7 @@ import numpy as np
 from folders import CLASSES
 from serve_model import picture, png
 
-from tumorlens.inference.heatmap import colours
+from tumorlens.inference.heatmap import colormap
 from tumorlens.serve.pictures import MAX_PICTURES, spread
 
 
@@ -13,7 +13,7 @@ def test_the_overlay_is_transparent_where_nothing_is_hot(here):
     overlay = picture(row["heatmap"])
     assert overlay.shape == (224, 224, 4)
     assert overlay[..., 3].max() == 255
-    np.testing.assert_array_equal(overlay[..., :3], colours()[overlay[..., 3]])
+    np.testing.assert_array_equal(overlay[..., :3], colormap()[overlay[..., 3]])
     others = [here.predict(png(), heatmap="png", **{"class": c}).json()["rows"][0]["heatmap"] for c in CLASSES]
     assert row["heatmap"] in others
     assert len(set(others)) > 1

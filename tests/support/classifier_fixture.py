@@ -18,12 +18,13 @@ from tumorlens.inference.uncertainty import (
     OK,
     REFUSED,
     UNCERTAIN,
-    Judgement,
-    Learned,
-    Trust,
-    fit_trust,
+    Classification,
+    LabelledOutputs,
+    TrainingOutputs,
+    UncertaintyModel,
+    fit_uncertainty,
 )
-from tumorlens.inference.uncertainty.ood import image_facts
+from tumorlens.inference.uncertainty.ood import appearance_features
 from tumorlens.readers import Slice, Unreadable
 from tumorlens.readers.pixels import PREPROCESSING
 
@@ -54,22 +55,23 @@ def arrays(model: ResNet) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in model.state_dict().items()}
 
 
-def lenient_trust() -> Trust:
+def lenient_uncertainty() -> UncertaintyModel:
     """Fitted on noise, with thresholds that keep everything."""
     random = np.random.default_rng(0)
     labels = np.arange(40) % 4
     logits = (random.normal(0, 1, (40, 4)) + 4 * np.eye(4)[labels]).astype(np.float32)
     features, statistics = (random.normal(0, 1, (40, size)).astype(np.float32) for size in (512, 1024))
     pixels = random.integers(0, 256, (40, 224, 224, 3), dtype=np.uint8)
-    trust = fit_trust(
-        CLASSES, labels, logits, features, statistics, pixels,
-        train=Learned(labels, features, statistics, image_facts(pixels)),
-    )  # fmt: skip
-    return replace(trust, refuse_above=1e6, doubt_above=1e6, beyond_above=1e6)
+    uncertainty = fit_uncertainty(
+        CLASSES,
+        LabelledOutputs(labels, logits, features, statistics, pixels),
+        TrainingOutputs(labels, features, statistics, appearance_features(pixels)),
+    )
+    return replace(uncertainty, refuse_above=1e6, doubt_above=1e6, beyond_above=1e6)
 
 
 def write_classifier(path: Path, seed: int = 0, **changes: object) -> Path:
-    write_model(path, build_graph(arrays(network(seed)), 4), CARD | changes, lenient_trust())
+    write_model(path, build_graph(arrays(network(seed)), 4), CARD | changes, lenient_uncertainty())
     return path
 
 
@@ -98,20 +100,20 @@ class FakeSession:
 
 
 @dataclass(frozen=True)
-class FakeTrust:
+class FakeUncertainty:
     classes: tuple[str, ...] = CLASSES
 
-    def judge(self, logits: np.ndarray, features: np.ndarray, *_: object, coverage: float) -> Judgement:
+    def assess(self, logits: np.ndarray, features: np.ndarray, *_: object, coverage: float) -> Classification:
         p = np.exp(logits.astype(float))
         p /= p.sum(1, keepdims=True)
         verdicts = [STATES[int(f) - 1] for f in features[:, 0]]
-        return Judgement(
+        return Classification(
             p, p > 1 - coverage, verdicts, ["" if v == OK else "so made" for v in verdicts], features[:, 0]
         )
 
 
 def fake_classifier() -> Classifier:
-    return Classifier(Path("fake.onnx"), CLASSES, CARD, FakeTrust(), FakeSession())  # type: ignore[arg-type]
+    return Classifier(Path("fake.onnx"), CLASSES, CARD, FakeUncertainty(), FakeSession())  # type: ignore[arg-type]
 
 
 def volume(*labels: str, series: str = "series-1", file: str = "v.nii") -> list[Slice | Unreadable]:

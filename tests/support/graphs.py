@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import torch
 
-from tumorlens.inference.classifier import OUTPUTS, Outputs, open_session
+from tumorlens.inference.network import OUTPUTS, Outputs, open_session
 
 
 def run(graph: onnx.ModelProto, pixels: np.ndarray) -> Outputs:

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 import tumorlens
-from tumorlens.inference.heatmap import colours
+from tumorlens.inference.heatmap import colormap
 
 STATIC = Path(tumorlens.__file__).parent / "serve" / "static"
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -146,7 +146,7 @@ def pictures(row: dict[str, Any], data: bytes, label: str | None) -> dict[str, s
     place = CLASSES.index(label or row["class"])
     heat = np.exp(-((x - 70 - 30 * place) ** 2 + (y - 90 - 15 * place) ** 2) / 1800)
     level = (255 * heat).astype(np.uint8)
-    return {"image": url(image), "heatmap": url(Image.fromarray(np.dstack([colours()[level], level])))}
+    return {"image": url(image), "heatmap": url(Image.fromarray(np.dstack([colormap()[level], level])))}
 
 
 class Handler(BaseHTTPRequestHandler):

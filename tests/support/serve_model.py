@@ -19,18 +19,10 @@ from folders import CLASSES, draw
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from tumorlens.inference.classifier import (
-    CARD,
-    FORMAT,
-    OUTPUTS,
-    TRUST,
-    Classifier,
-    Outputs,
-    load_classifier,
-    open_session,
-)
-from tumorlens.inference.uncertainty import Learned, fit_trust
-from tumorlens.inference.uncertainty.ood import image_facts
+from tumorlens.inference.classifier import CARD_KEY, FORMAT, UNCERTAINTY_KEY, Classifier, load_classifier
+from tumorlens.inference.network import OUTPUTS, Outputs, open_session
+from tumorlens.inference.uncertainty import LabelledOutputs, TrainingOutputs, fit_uncertainty
+from tumorlens.inference.uncertainty.ood import appearance_features
 from tumorlens.readers.pixels import PREPROCESSING, SIZE, resized
 from tumorlens.serve.app import create_app
 from tumorlens.serve.settings import Settings
@@ -116,9 +108,12 @@ def write_model(path: Path) -> Path:
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     out = Outputs(*open_session(model.SerializeToString(), 1).run(OUTPUTS, {"pixels": pixels}))
-    trust = fit_trust(CLASSES, labels, out.logits, out.features, out.statistics, pixels,
-                      train=Learned(labels, out.features, out.statistics, image_facts(pixels)))  # fmt: skip
-    for key, value in ((CARD, CARD_OF_TESTS), (TRUST, trust.to_json())):
+    uncertainty = fit_uncertainty(
+        CLASSES,
+        LabelledOutputs(labels, out.logits, out.features, out.statistics, pixels),
+        TrainingOutputs(labels, out.features, out.statistics, appearance_features(pixels)),
+    )
+    for key, value in ((CARD_KEY, CARD_OF_TESTS), (UNCERTAINTY_KEY, uncertainty.to_json())):
         model.metadata_props.add(key=key, value=json.dumps(value))
     onnx.save(model, path)
     return path

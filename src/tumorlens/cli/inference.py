@@ -158,9 +158,9 @@ def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(n
         classifier = opening.result()
     on_slice = None
     if options.heatmaps:
-        from tumorlens.inference.explain import pictures
+        from tumorlens.inference.explain import picture_writer
 
-        on_slice = pictures(classifier, options.heatmaps)
+        on_slice = picture_writer(classifier, options.heatmaps)
     form = options.format or format_for(options.out)
     try:
         counts = predict_to(
@@ -218,10 +218,10 @@ def explain(
     """
     probe_writable(out)
     from tumorlens.inference.classifier import load_classifier
-    from tumorlens.inference.explain import Look, explain_all
+    from tumorlens.inference.explain import PictureOptions, explain_all
     from tumorlens.inference.predict import PredictSettings
 
-    look = Look(options.opacity, options.contrast)
+    look = PictureOptions(options.opacity, options.contrast)
     counts = explain_all(
         inputs, load_classifier(options.model), out, PredictSettings(plane=options.plane), look, dicom=options.dicom
     )

@@ -20,19 +20,10 @@ from tumorlens.data.index import ImageRecord
 from tumorlens.export.onnx_graph import build_graph
 from tumorlens.export.quantize import CALIBRATION, check_accuracy, quantize
 from tumorlens.export.trained_run import TrainedRun, open_trained_run
-from tumorlens.inference.classifier import (
-    CARD,
-    FILE,
-    FORMAT,
-    INPUT,
-    INT8_FILE,
-    OUTPUTS,
-    TRUST,
-    Outputs,
-    open_session,
-)
-from tumorlens.inference.uncertainty import Learned, Trust, fit_trust
-from tumorlens.inference.uncertainty.ood import image_facts
+from tumorlens.inference.classifier import CARD_KEY, FILE, FORMAT, INT8_FILE, UNCERTAINTY_KEY
+from tumorlens.inference.network import INPUT, OUTPUTS, Outputs, open_session
+from tumorlens.inference.uncertainty import LabelledOutputs, TrainingOutputs, UncertaintyModel, fit_uncertainty
+from tumorlens.inference.uncertainty.ood import appearance_features
 from tumorlens.readers.pixels import PREPROCESSING, Pixels
 from tumorlens.training.model import forward
 
@@ -97,24 +88,27 @@ def export_run(
         before = outputs
         outputs = Outputs.joined([batch for _, batch in _run(model, trained.batches(validation, "Validation, int8"))])
         result["int8"] = check_accuracy(labels, before.logits, outputs.logits)
-    facts, found = [], []
+    appearance, found = [], []
     for batch, its_outputs in _run(model, trained.batches(train, "Training images through the graph")):
-        facts.append(image_facts(batch))
+        appearance.append(appearance_features(batch))
         found.append(its_outputs)
     train_outputs = Outputs.joined(found)
     log.info("Fitting temperature, prediction sets and thresholds on validation.")
-    trust = fit_trust(
-        trained.classes, labels, outputs.logits, outputs.features, outputs.statistics, pixels,
-        train=Learned(trained.labels(train), train_outputs.features, train_outputs.statistics, np.concatenate(facts)),
-    )  # fmt: skip
+    uncertainty = fit_uncertainty(
+        trained.classes,
+        LabelledOutputs(labels, outputs.logits, outputs.features, outputs.statistics, pixels),
+        TrainingOutputs(
+            trained.labels(train), train_outputs.features, train_outputs.statistics, np.concatenate(appearance)
+        ),
+    )
     card = _card(trained) | result | {"precision": "int8" if int8 else "fp32"}
-    return {"file": str(path), "bytes": write_model(path, model, card, trust)} | result
+    return {"file": str(path), "bytes": write_model(path, model, card, uncertainty)} | result
 
 
-def write_model(path: Path, model: onnx.ModelProto, card: Json, trust: Trust) -> int:
+def write_model(path: Path, model: onnx.ModelProto, card: Json, uncertainty: UncertaintyModel) -> int:
     """Write a graph with its metadata, which `load_classifier` reads; returns the number of bytes."""
     del model.metadata_props[:]
-    for key, value in ((CARD, card), (TRUST, trust.to_json())):
+    for key, value in ((CARD_KEY, card), (UNCERTAINTY_KEY, uncertainty.to_json())):
         model.metadata_props.add(key=key, value=json.dumps(value, allow_nan=False))
     content: bytes = model.SerializeToString()
     with writing(path) as file:

@@ -21,7 +21,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import TensorProto, helper, numpy_helper
 
-from tumorlens.inference.classifier import INPUT, OUTPUTS
+from tumorlens.inference.network import INPUT, OUTPUTS
 from tumorlens.readers.pixels import MEAN, SIZE, STD
 from tumorlens.training.kernels.minimal_filtering import matrices
 

@@ -30,7 +30,7 @@ from tumorlens.core.errors import RunError
 from tumorlens.core.files import Json
 from tumorlens.evaluation.statistics import mcnemar
 from tumorlens.export.onnx_graph import HEAD_BIAS, unquantized_nodes
-from tumorlens.inference.classifier import INPUT, open_session
+from tumorlens.inference.network import INPUT, open_session
 from tumorlens.readers.pixels import MEAN, STD, Pixels
 
 CALIBRATION = 256  # training images

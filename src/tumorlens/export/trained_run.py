@@ -18,7 +18,7 @@ from tumorlens.core.progress import Bar
 from tumorlens.core.run_folder import Run
 from tumorlens.data.fetch import fetch
 from tumorlens.data.index import ImageRecord, read_index
-from tumorlens.inference.classifier import BATCH
+from tumorlens.inference.network import BATCH
 from tumorlens.readers.pixels import Pixels, read_image
 from tumorlens.training.weights import read_state_dict
 

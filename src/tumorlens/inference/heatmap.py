@@ -1,8 +1,8 @@
-"""Pictures: a heatmap over its slice, with the answer written below.
+"""Pictures: a heatmap over its slice, with the prediction written below.
 
 The colours run from dark violet over green to bright yellow along a path in OKLab (Björn Ottosson, "A perceptual
 color space for image processing", 2020), cut into 255 steps of equal length there, so that equal differences of
-heat look equal. Lightness rises all the way: order can be told without seeing hues, and in grey print.
+heat look equal. Lightness rises all the way, so the order is visible to colour-blind readers and in grey print.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tumorlens.core.errors import ConfigError
 from tumorlens.readers.pixels import SIZE, Pixels
 
-Heat = npt.NDArray[np.float32]
+HeatArray = npt.NDArray[np.float32]
 
 _LIGHTNESS = (0.28, 0.93)
 _HUE = (300.0, 105.0)  # degrees, violet to yellow
@@ -29,12 +29,12 @@ _TO_RGB = np.array([[4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046,
                     [-0.0041960863, -0.7034186147, 1.7076147010]])  # fmt: skip
 _SCALE = 2  # of the pictures, so that text is legible beside a slice
 _GAP, _BAR, _FONT = 8, 12, 16  # pixels
-_TICKS, _MARGIN = (1.0, 0.5, 0.0), 32  # heats beside the scale, and the pixels that they take
+_TICKS, _MARGIN = (1.0, 0.5, 0.0), 32  # labels of the colour scale, and their width in pixels
 
 
 @lru_cache(maxsize=1)
-def colours() -> Pixels:
-    """The colour of each heat, uint8 [256, 3], RGB."""
+def colormap() -> Pixels:
+    """Colours for heat from 0 to 1, uint8 [256, 3], RGB."""
     t = np.linspace(0, 1, 4096)
     chroma = np.interp(t, (0, 0.5, 1), _CHROMA)
     hue = np.radians(_HUE[0] + t * (_HUE[1] - _HUE[0]))
@@ -47,37 +47,37 @@ def colours() -> Pixels:
     return table
 
 
-def heat_of(heatmap: Heat, label: int, against: int | None = None) -> Heat:
-    """How much each place speaks for a class.
+def class_heatmap(heatmap: HeatArray, label: int, against: int | None = None) -> HeatArray:
+    """The evidence for a class at each place.
 
     Parameters
     ----------
     heatmap
         float32 [K, 7, 7], class activation maps of one image, signed.
     label, against
-        Index of the class, and of another one whose map is subtracted first: what speaks for one rather than
-        the other.
+        Index of the class, and of another one whose map is subtracted first, for the evidence for one over the
+        other.
 
     Returns
     -------
     array
-        float32 [224, 224], 0 to 1: negative evidence is cut off (as Grad-CAM does; Selvaraju et al., ICCV 2017,
-        eq. 2), the map enlarged bilinearly, and its largest value made 1; all 0 where nothing speaks for it.
+        float32 [224, 224], 0 to 1: negative evidence is set to 0 (as in Grad-CAM; Selvaraju et al., ICCV 2017, eq.
+        2), the map upsampled bilinearly and divided by its maximum; all 0 if there is no positive evidence.
     """
     chosen = heatmap[label] if against is None else heatmap[label] - heatmap[against]
-    heat = enlarged(np.maximum(chosen, 0))
+    heat = upsample(np.maximum(chosen, 0))
     top = float(heat.max())
     return heat / top if top > 0 else heat
 
 
-def enlarged(heat: npt.NDArray[np.floating], size: int = SIZE) -> Heat:
+def upsample(heat: npt.NDArray[np.floating], size: int = SIZE) -> HeatArray:
     """float32 [size, size], bilinear between the centres of the cells."""
     image = Image.fromarray(np.ascontiguousarray(heat, np.float32))
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def overlay(pixels: Pixels, heat: Heat, opacity: float = 0.6) -> Pixels:
-    """The slice under its heat: a place of heat h is covered by its colour with the opacity times h.
+def overlay(pixels: Pixels, heat: HeatArray, opacity: float = 0.6) -> Pixels:
+    """The slice under its heatmap: a pixel of heat h gets its colour with the opacity times h.
 
     Parameters
     ----------
@@ -90,25 +90,25 @@ def overlay(pixels: Pixels, heat: Heat, opacity: float = 0.6) -> Pixels:
     """
     check_opacity(opacity)
     cover = opacity * heat[..., None]
-    colour = colours()[(heat * 255).round().astype(np.uint8)]
+    colour = colormap()[(heat * 255).round().astype(np.uint8)]
     return (pixels * (1 - cover) + colour * cover).round().astype(np.uint8)
 
 
 def check_opacity(opacity: float) -> None:
-    """ConfigError unless it is from 0 to 1."""
+    """Raise ConfigError unless it is from 0 to 1."""
     if not 0 <= opacity <= 1:
-        raise ConfigError(f"--opacity {opacity} is out of range.", cure="Say 0 to 1, such as 0.6.")
+        raise ConfigError(f"--opacity {opacity} is out of range.", cure="Use a number from 0 to 1, such as 0.6.")
 
 
-def picture(pixels: Pixels, heat: Heat | None, caption: Sequence[str], opacity: float = 0.6) -> Image.Image:
-    """The slice beside its overlay and the scale of colours with numbers, and lines of text below.
+def picture(pixels: Pixels, heat: HeatArray | None, caption: Sequence[str], opacity: float = 0.6) -> Image.Image:
+    """The slice, its overlay and the colour scale side by side, with lines of text below.
 
     Parameters
     ----------
     pixels
         uint8 [224, 224, 3].
     heat
-        float32 [224, 224], 0 to 1; the slice stands alone where None.
+        float32 [224, 224], 0 to 1; None for the slice only.
     caption
         Lines of text.
     """
@@ -120,7 +120,7 @@ def picture(pixels: Pixels, heat: Heat | None, caption: Sequence[str], opacity: 
     pen = ImageDraw.Draw(canvas)
     if heat is not None:
         canvas.paste(_large(overlay(pixels, heat, opacity)), (side + _GAP, 0))
-        ramp = colours()[np.linspace(255, 0, side).round().astype(int)]  # [side, 3], hottest on top
+        ramp = colormap()[np.linspace(255, 0, side).round().astype(int)]  # [side, 3], hottest on top
         left = width - _MARGIN - _BAR
         canvas.paste(Image.fromarray(np.repeat(ramp[:, None], _BAR, 1)), (left, 0))
         for tick in _TICKS:
@@ -138,7 +138,7 @@ def _large(pixels: Pixels) -> Image.Image:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, cut where it is too long for the picture."""
+    """The text, shortened to the width of the picture."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     if font.getlength(text) <= width:
         return text

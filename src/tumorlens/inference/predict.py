@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,16 @@ from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.core.files import disk_error
 from tumorlens.core.prefetch import batched, prefetch
 from tumorlens.core.progress import Bar
-from tumorlens.inference.classifier import BATCH, IMAGES_PER_CORE, Classifier, Outputs
+from tumorlens.inference.network import BATCH, IMAGES_PER_CORE, Outputs
 from tumorlens.inference.records import ERROR, REFUSED, Format, Record, format_record, header
 from tumorlens.inference.resume import Item, PreviousRecords, read_previous, skip_finished
-from tumorlens.inference.uncertainty import Judgement
+from tumorlens.inference.uncertainty import Classification
 from tumorlens.inference.volumes import with_volumes
 from tumorlens.readers import Plane, ReadLimits, Slice, Unreadable, count_inputs, read_inputs, standard_input
 from tumorlens.readers.pixels import SIZE, Pixels
+
+if TYPE_CHECKING:
+    from tumorlens.inference.classifier import Classifier
 
 #: Called with each slice that was read, its record, and its heatmap, float32 [K, 7, 7].
 OnSlice = Callable[[Slice, Record, npt.NDArray[np.float32]], None]
@@ -115,7 +119,7 @@ def _classified(
     for group, outputs, seconds in prefetch(groups, 1):  # verdicts on one group while the next is computed
         began = time.perf_counter()
         slices = [item for item in group if isinstance(item, Slice)]
-        verdicts = classifier.judge(outputs, _pixels(slices), coverage=settings.coverage)
+        verdicts = classifier.assess(outputs, _pixels(slices), coverage=settings.coverage)
         seconds += time.perf_counter() - began
         position = 0
         for item in group:
@@ -146,7 +150,7 @@ def _pixels(items: Sequence[Item]) -> Pixels:
 
 
 def record_of(
-    item: Slice, verdicts: Judgement, i: int, classes: Sequence[str], seconds: float, model: str = ""
+    item: Slice, verdicts: Classification, i: int, classes: Sequence[str], seconds: float, model: str = ""
 ) -> Record:
     """The record of a slice, which is image `i` of those classified; `seconds` is its share of their time."""
     # A refused image gets no class: whatever is shown would be read as a prediction.

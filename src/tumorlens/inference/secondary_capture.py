@@ -1,4 +1,4 @@
-"""DICOM secondary captures of explanations, which carry nothing of the original's header."""
+"""DICOM secondary captures of explanations, which hold nothing of the original header."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tumorlens.readers.pixels import Pixels
 
 
 @dataclass(frozen=True)
-class Captures:
-    """Writes captures; those of one series share a study and a series, whose identifiers are new and random."""
+class SecondaryCaptures:
+    """Writes captures. Those of one series share StudyInstanceUID and SeriesInstanceUID, which are new and random."""
 
     _uids: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -23,9 +23,9 @@ class Captures:
         pixels
             uint8 [rows, columns, 3], RGB.
         series
-            What tells that pictures belong together; it is not written.
+            Key of pictures that belong together; it is not written.
         index
-            From 0 on; becomes the instance number.
+            0-based; InstanceNumber is index + 1.
         """
         from pydicom.dataset import Dataset, FileMetaDataset
         from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
@@ -40,11 +40,11 @@ class Captures:
         data.SOPClassUID = SecondaryCaptureImageStorage
         data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
         data.StudyInstanceUID, data.SeriesInstanceUID = study, row
-        # The standard wants these to be there; they may be empty.
+        # The standard requires these elements; they may be empty.
         for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
                      "ReferringPhysicianName", "StudyID", "AccessionNumber", "PatientOrientation"):  # fmt: skip
             setattr(data, name, "")
-        # Not PatientIdentityRemoved: names burned into the original's pixels would still be there.
+        # Not PatientIdentityRemoved: names may be burned into the original pixels.
         data.DeidentificationMethod = "Nothing of the original header was copied"
         data.Modality, data.ConversionType = "OT", "WSD"
         data.ImageType = ["DERIVED", "SECONDARY"]

@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.inference.classifier import BATCH, Classifier, Outputs
-from tumorlens.inference.uncertainty import Judgement
+from tumorlens.inference.classifier import Classifier
+from tumorlens.inference.network import BATCH, Outputs
+from tumorlens.inference.uncertainty import Classification
 from tumorlens.readers.pixels import Pixels
 from tumorlens.serve.problems import stopping
 
@@ -23,7 +24,7 @@ from tumorlens.serve.problems import stopping
 class Prediction:
     """The classifier's output for the n images of one request."""
 
-    judgement: Judgement
+    judgement: Classification
     heatmap: npt.NDArray[np.float32]
     """float32 [n, K, 7, 7], signed."""
     seconds: float
@@ -56,7 +57,7 @@ class Batcher:
         Raises
         ------
         ConfigError, DataError
-            As `Classifier.run` and `Trust.judge` do.
+            As `Classifier.run` and `UncertaintyModel.assess` do.
         """
         queued = _Queued(pixels, coverage, asyncio.get_running_loop().create_future())
         self._queue.append(queued)
@@ -143,16 +144,16 @@ def _classify(classifier: Classifier, group: Sequence[_Queued]) -> list[Predicti
     outputs = classifier.run(pixels)
     ends = np.cumsum([len(queued.pixels) for queued in group]).tolist()
     places = [slice(end - len(queued.pixels), end) for queued, end in zip(group, ends, strict=True)]
-    judged: dict[int, Judgement] = {}
+    judged: dict[int, Classification] = {}
     for coverage in {queued.coverage for queued in group}:
         same = [i for i, queued in enumerate(group) if queued.coverage == coverage]
         rows = np.concatenate([np.arange(places[i].start, places[i].stop) for i in same])
         chosen = Outputs(outputs.logits[rows], outputs.features[rows], outputs.heatmap[rows], outputs.statistics[rows])
-        whole = classifier.judge(chosen, pixels[rows], coverage=coverage)
+        whole = classifier.assess(chosen, pixels[rows], coverage=coverage)
         first = 0
         for i in same:
             end = first + len(group[i].pixels)
-            judged[i] = Judgement(*(getattr(whole, field.name)[first:end] for field in fields(Judgement)))
+            judged[i] = Classification(*(getattr(whole, field.name)[first:end] for field in fields(Classification)))
             first = end
     seconds = (time.perf_counter() - began) / len(pixels)
     return [Prediction(judged[i], outputs.heatmap[place].copy(), seconds) for i, place in enumerate(places)]

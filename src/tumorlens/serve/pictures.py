@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from tumorlens.inference.heatmap import Heat, colours, heat_of
+from tumorlens.inference.heatmap import HeatArray, class_heatmap, colormap
 from tumorlens.readers.pixels import Pixels
 
 MAX_PICTURES = 16  # slices per response with pictures, spread evenly; ?slice=N returns the others
@@ -19,7 +19,7 @@ def slice_picture(pixels: Pixels) -> str:
     return _url(Image.fromarray(pixels))
 
 
-def heat_picture(heatmap: Heat, label: int) -> str:
+def heat_picture(heatmap: HeatArray, label: int) -> str:
     """A data URL of a transparent overlay, RGBA [224, 224]: most opaque where the class's evidence is strongest.
 
     Parameters
@@ -29,8 +29,8 @@ def heat_picture(heatmap: Heat, label: int) -> str:
     label
         Index of the class.
     """
-    levels = (heat_of(heatmap, label) * 255).round().astype(np.uint8)
-    return _url(Image.fromarray(np.dstack([colours()[levels], levels])))
+    levels = (class_heatmap(heatmap, label) * 255).round().astype(np.uint8)
+    return _url(Image.fromarray(np.dstack([colormap()[levels], levels])))
 
 
 def spread(count: int | None) -> frozenset[int]:

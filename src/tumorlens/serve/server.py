@@ -137,7 +137,8 @@ def make_app(settings: Settings) -> FastAPI:
     import numpy as np
 
     from tumorlens.core.cpu import usable_cores
-    from tumorlens.inference.classifier import BATCH, load_classifier
+    from tumorlens.inference.classifier import load_classifier
+    from tumorlens.inference.network import BATCH
     from tumorlens.readers.pixels import SIZE
     from tumorlens.serve.app import create_app
 

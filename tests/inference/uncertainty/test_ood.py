@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from tumorlens.inference.uncertainty.ood import (
-    FACTS,
-    PLAIN,
+    APPEARANCE_FEATURES,
+    BOUNDED_FEATURES,
     Bounds,
     Distance,
+    appearance_features,
     fit_bounds,
     fit_distance,
-    image_facts,
 )
 
 
@@ -51,11 +51,11 @@ class TestDistance:
 def test_facts_of_known_images():
     white, half = np.full((1, 224, 224, 3), 255, np.uint8), np.zeros((1, 224, 224, 3), np.uint8)
     half[:, :, 112:, 0] = 255  # the right half is red
-    facts = dict(zip(FACTS, image_facts(white)[0], strict=True))
+    facts = dict(zip(APPEARANCE_FEATURES, appearance_features(white)[0], strict=True))
     assert (facts["mean"], facts["colour"], facts["bright share"], facts["entropy"]) == pytest.approx(
         (1, 0, 1, 0), abs=1e-3
     )
-    facts = dict(zip(FACTS, image_facts(half)[0], strict=True))
+    facts = dict(zip(APPEARANCE_FEATURES, appearance_features(half)[0], strict=True))
     assert (facts["colour"], facts["mean"], facts["dark share"]) == pytest.approx((0.5, 1 / 6, 0.5), abs=1e-3)
     assert facts["centre x"] == pytest.approx(0.5, abs=0.01)
     assert facts["centre y"] == pytest.approx(0, abs=0.01)
@@ -66,7 +66,7 @@ def test_extent_of_a_known_head():
     image = np.zeros((2, 224, 224, 3), np.uint8)
     image[0, 56:168, 28:196] = 200  # half the height, three quarters of the width
     image[0, 10, 10] = 255  # a speck is no head
-    facts = dict(zip(FACTS, image_facts(image).T, strict=True))
+    facts = dict(zip(APPEARANCE_FEATURES, appearance_features(image).T, strict=True))
     assert facts["height"] == pytest.approx(np.log([0.55, 0.05]), abs=1e-3)
     assert facts["width"] == pytest.approx(np.log([0.8, 0.05]), abs=1e-3)
     assert facts["aspect"] == pytest.approx([np.log(0.55 / 0.8), 0], abs=1e-3)
@@ -74,15 +74,17 @@ def test_extent_of_a_known_head():
 
 class TestBounds:
     def test_count_from_the_median_in_percentiles_of_that_side(self):
-        facts = np.zeros((1001, len(FACTS)))
-        facts[:, FACTS.index("sd")] = np.linspace(0, 1, 1001) ** 2  # skewed: median 0.25, percentiles 0.0001, 0.9801
+        facts = np.zeros((1001, len(APPEARANCE_FEATURES)))
+        facts[:, APPEARANCE_FEATURES.index("sd")] = (
+            np.linspace(0, 1, 1001) ** 2
+        )  # skewed: median 0.25, percentiles 0.0001, 0.9801
         bounds = fit_bounds(facts)
-        probe = np.zeros((3, len(FACTS)))
-        probe[:, FACTS.index("sd")] = (0.25, 0.9801, 0.0001 - 0.2499)
-        assert bounds.beyond(probe)[:, PLAIN.index("sd")] == pytest.approx([0, 1, 2], abs=1e-4)
+        probe = np.zeros((3, len(APPEARANCE_FEATURES)))
+        probe[:, APPEARANCE_FEATURES.index("sd")] = (0.25, 0.9801, 0.0001 - 0.2499)
+        assert bounds.excess(probe)[:, BOUNDED_FEATURES.index("sd")] == pytest.approx([0, 1, 2], abs=1e-4)
 
     def test_facts_that_never_change_divide_by_no_zero(self):
-        bounds = fit_bounds(np.zeros((30, len(FACTS))))
-        assert bounds.beyond(np.full((1, len(FACTS)), 0.02)) == pytest.approx(np.full((1, 5), 2))
+        bounds = fit_bounds(np.zeros((30, len(APPEARANCE_FEATURES))))
+        assert bounds.excess(np.full((1, len(APPEARANCE_FEATURES)), 0.02)) == pytest.approx(np.full((1, 5), 2))
         read = Bounds.from_json(bounds.to_json(), "x")
-        assert read.beyond(np.ones((1, len(FACTS)))) == pytest.approx(np.full((1, 5), 100))
+        assert read.excess(np.ones((1, len(APPEARANCE_FEATURES)))) == pytest.approx(np.full((1, 5), 100))

@@ -19,20 +19,19 @@ from tumorlens.inference.uncertainty import (
     OK,
     REFUSED,
     UNCERTAIN,
-    Answers,
-    Learned,
-    Trust,
-    fit_trust,
+    LabelledOutputs,
+    TrainingOutputs,
+    UncertaintyModel,
+    fit_uncertainty,
 )
-from tumorlens.inference.uncertainty.arrays import packed
-from tumorlens.inference.uncertainty.fitting import BEYOND, DOUBTED, HELD
-from tumorlens.inference.uncertainty.fitting import REFUSED as REFUSED_SHARE
-from tumorlens.inference.uncertainty.ood import image_facts
+from tumorlens.inference.uncertainty.arrays import pack_array
+from tumorlens.inference.uncertainty.fitting import DOUBT_SHARE, OUT_OF_BOUNDS_SHARE, REFUSED_SHARE, WITHHELD_SHARE
+from tumorlens.inference.uncertainty.ood import appearance_features
 from tumorlens.inference.uncertainty.verdicts import (
-    PROBABLE,
-    STRICTER,
+    MIN_PROBABILITY,
+    NO_TUMOR_PENALTY,
     directions,
-    odds_against,
+    log_odds_against,
 )
 from tumorlens.readers.pixels import resized
 
@@ -46,7 +45,7 @@ def slices() -> np.ndarray:
     return np.stack([resized(Image.fromarray(pixels).convert("RGB")) for pixels in made])
 
 
-def answers(slices: np.ndarray, n: int, seed: int, shift: float = 0.0) -> Answers:
+def answers(slices: np.ndarray, n: int, seed: int, shift: float = 0.0) -> LabelledOutputs:
     """Logits that are right about 95 % of the time; features and statistics Gaussian around their class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, n)
@@ -55,30 +54,27 @@ def answers(slices: np.ndarray, n: int, seed: int, shift: float = 0.0) -> Answer
     features = centres[labels] + rng.normal(0, 1, (n, 512)) + shift
     statistics = rng.normal(0, 1, (n, 1024)) + shift
     pixels = slices[rng.integers(0, len(slices), n)]
-    return Answers(
+    return LabelledOutputs(
         labels, logits.astype(np.float32), features.astype(np.float32), statistics.astype(np.float32), pixels
     )
 
 
-def learned(train: Answers) -> Learned:
-    return Learned(train.labels, train.features, train.statistics, image_facts(train.pixels))
+def training_outputs(train: LabelledOutputs) -> TrainingOutputs:
+    return TrainingOutputs(train.labels, train.features, train.statistics, appearance_features(train.pixels))
 
 
-def fit(validation: Answers, train: Answers) -> Trust:
-    return fit_trust(
-        CLASSES, validation.labels, validation.logits, validation.features, validation.statistics, validation.pixels,
-        train=learned(train),
-    )  # fmt: skip
+def fit(validation: LabelledOutputs, train: LabelledOutputs) -> UncertaintyModel:
+    return fit_uncertainty(CLASSES, validation, training_outputs(train))
 
 
 @pytest.fixture(scope="module")
-def parts(slices) -> tuple[Answers, Answers, Answers]:
+def parts(slices) -> tuple[LabelledOutputs, LabelledOutputs, LabelledOutputs]:
     """Train, validation, test."""
     return answers(slices, 400, 0), answers(slices, 500, 1), answers(slices, 400, 2)
 
 
 @pytest.fixture(scope="module")
-def trust(parts) -> Trust:
+def trust(parts) -> UncertaintyModel:
     train, validation, _ = parts
     return fit(validation, train)
 
@@ -86,14 +82,14 @@ def trust(parts) -> Trust:
 class TestFit:
     def test_holds_back_no_more_validation_images_than_it_may(self, trust, parts):
         v = parts[1]
-        found, facts = judged(trust, v), image_facts(v.pixels)
+        found, facts = judged(trust, v), appearance_features(v.pixels)
         refused = found.scores > trust.refuse_above
-        beyond = trust.bounds.beyond(facts).max(1) > trust.beyond_above
+        beyond = trust.bounds.excess(facts).max(1) > trust.beyond_above
         assert refused.mean() <= REFUSED_SHARE
-        assert beyond.mean() <= BEYOND
-        left = ~refused & ~beyond & (found.probabilities.max(1) >= PROBABLE)
+        assert beyond.mean() <= OUT_OF_BOUNDS_SHARE
+        left = ~refused & ~beyond & (found.probabilities.max(1) >= MIN_PROBABILITY)
         over = trust.doubt(trust.distances(v.features, v.statistics, facts)[:, 0], v.logits) > trust.doubt_above
-        share = max(DOUBTED, 1 - (1 - HELD) / left.mean())
+        share = max(DOUBT_SHARE, 1 - (1 - WITHHELD_SHARE) / left.mean())
         assert share - 0.01 < over[left].mean() <= share
         held = np.array([verdict != OK for verdict in found.verdicts])
         assert held[~left | over].all()
@@ -106,33 +102,33 @@ class TestFit:
         noise = np.random.default_rng(3).normal(0, 4, v.logits.shape).astype(np.float32)
         changed = replace(v, logits=v.logits + (8 * np.eye(4, dtype=np.float32)[v.labels] if sure else noise))
         trust = fit(changed, train)
-        left = np.array([p >= PROBABLE for p in judged(trust, changed).probabilities.max(1)])
-        distances = trust.distances(v.features, v.statistics, image_facts(v.pixels))
+        left = np.array([p >= MIN_PROBABILITY for p in judged(trust, changed).probabilities.max(1)])
+        distances = trust.distances(v.features, v.statistics, appearance_features(v.pixels))
         left &= distances.mean(1) <= trust.refuse_above
-        left &= trust.bounds.beyond(image_facts(v.pixels)).max(1) <= trust.beyond_above
+        left &= trust.bounds.excess(appearance_features(v.pixels)).max(1) <= trust.beyond_above
         held = ~left | (trust.doubt(distances[:, 0], changed.logits) > trust.doubt_above)
         if sure:
-            assert HELD - 0.005 < held.mean() <= HELD
+            assert WITHHELD_SHARE - 0.005 < held.mean() <= WITHHELD_SHARE
         else:
-            assert held.mean() > HELD + 0.01
+            assert held.mean() > WITHHELD_SHARE + 0.01
 
     def test_like_images_are_refused_about_as_often(self, trust, parts):
         assert judged(trust, parts[2]).verdicts.count(REFUSED) / 400 < 0.02
 
     def test_every_score_of_validation_images_has_mean_0_and_sd_1(self, trust, parts):
         v = parts[1]
-        unsure = trust.odds.of(odds_against(v.logits, trust.temperature))
-        found = np.column_stack([trust.distances(v.features, v.statistics, image_facts(v.pixels)), unsure])
+        unsure = trust.odds.transform(log_odds_against(v.logits, trust.temperature))
+        found = np.column_stack([trust.distances(v.features, v.statistics, appearance_features(v.pixels)), unsure])
         assert found.mean(0) == pytest.approx(np.zeros(4), abs=1e-3)
         assert found.std(0) == pytest.approx(np.ones(4), abs=1e-3)
 
     def test_notumor_is_doubted_more_and_without_a_healthy_class_all_alike(self, trust, parts):
         v = parts[1]
         names = ("a", "b", "c", "d")
-        other = fit_trust(names, v.labels, v.logits, v.features, v.statistics, v.pixels, train=learned(parts[0]))
+        other = fit_uncertainty(names, v, training_outputs(parts[0]))
         strange, healthy = trust.statistics.scores(v.statistics), v.logits.argmax(1) == 2
         more = trust.doubt(strange, v.logits) - other.doubt(strange, v.logits)
-        assert more == pytest.approx(STRICTER * healthy)
+        assert more == pytest.approx(NO_TUMOR_PENALTY * healthy)
         assert other.refuse_above == trust.refuse_above
 
     def test_few_images_are_an_error(self, parts):
@@ -177,11 +173,11 @@ class TestJudge:
     def test_undecided_logits_are_uncertain_and_say_between_what(self, trust, parts):
         one = chosen(parts[2], np.arange(400) == judged(trust, parts[2]).verdicts.index(OK))
         logits = np.array([[5.0, 5.0, -9.0, -9.0]], np.float32)
-        found = trust.judge(logits, one.features, one.statistics, one.pixels, coverage=0.99)
+        found = trust.assess(logits, one.features, one.statistics, one.pixels, coverage=0.99)
         assert (found.verdicts, found.reasons) == ([UNCERTAIN], ["may be glioma or meningioma"])
         assert found.sets.tolist() == [[True, True, False, False]]
         # sets that cover 80 % need no class for it: filled with one, and still not ok
-        found = trust.judge(logits, one.features, one.statistics, one.pixels, coverage=0.8)
+        found = trust.assess(logits, one.features, one.statistics, one.pixels, coverage=0.8)
         assert (found.verdicts, found.reasons) == ([UNCERTAIN], ["unsure, probability 0.50"])
         assert found.sets.tolist() == [[True, False, False, False]]
 
@@ -195,8 +191,8 @@ class TestJudge:
 
     def test_doubt_by_hand(self, trust):
         logits = np.log([[6.0, 2.0, 1.0, 1.0], [1.0, 1.0, 8.0, 2.0]]) * trust.temperature
-        unsure = trust.odds.of(np.log([4 / 6, 4 / 8]))
-        wanted = [(1.5 + 4 * unsure[0]) / 5, (-0.5 + 4 * unsure[1]) / 5 + STRICTER]
+        unsure = trust.odds.transform(np.log([4 / 6, 4 / 8]))
+        wanted = [(1.5 + 4 * unsure[0]) / 5, (-0.5 + 4 * unsure[1]) / 5 + NO_TUMOR_PENALTY]
         assert trust.doubt(np.array([1.5, -0.5]), logits) == pytest.approx(wanted)
 
     @pytest.mark.parametrize(
@@ -229,7 +225,8 @@ class TestJudge:
     def test_more_coverage_gives_larger_sets(self, trust, parts):
         t = parts[2]
         sizes = [
-            trust.judge(t.logits, t.features, t.statistics, t.pixels, coverage=c).sets.sum() for c in (0.8, 0.95, 0.999)
+            trust.assess(t.logits, t.features, t.statistics, t.pixels, coverage=c).sets.sum()
+            for c in (0.8, 0.95, 0.999)
         ]
         assert sizes == sorted(sizes)
         assert sizes[2] == 4 * 400  # 500 validation images cannot promise 99.9 %
@@ -237,7 +234,7 @@ class TestJudge:
     def test_sets_cover(self, trust, parts):
         for coverage in (0.9, 0.95, 0.99):
             t = parts[2]
-            sets = trust.judge(t.logits, t.features, t.statistics, t.pixels, coverage=coverage).sets
+            sets = trust.assess(t.logits, t.features, t.statistics, t.pixels, coverage=coverage).sets
             assert sets[np.arange(400), t.labels].mean() > coverage - 0.03
 
     def test_no_images(self, trust, parts):
@@ -267,14 +264,14 @@ class TestJudge:
     def test_bad_coverage(self, trust, parts):
         t = parts[2]
         with pytest.raises(ConfigError):
-            trust.judge(t.logits, t.features, t.statistics, t.pixels, coverage=1.0)
+            trust.assess(t.logits, t.features, t.statistics, t.pixels, coverage=1.0)
 
 
 class TestRecord:
     def test_read_back_it_judges_the_same(self, trust, parts):
         text = json.dumps(trust.to_json(), allow_nan=False)
         assert len(text) < 3_000_000
-        before, after = judged(trust, parts[2]), judged(Trust.from_json(json.loads(text)), parts[2])
+        before, after = judged(trust, parts[2]), judged(UncertaintyModel.from_json(json.loads(text)), parts[2])
         assert after.verdicts == before.verdicts
         assert (after.sets == before.sets).all()
         assert after.scores == pytest.approx(before.scores, abs=1e-4)
@@ -284,32 +281,32 @@ class TestRecord:
         for key in record:
             for value in (None, "x", -1e9, [], {}, {**record["nonconformity"], "base64": "AAAA"}):
                 with pytest.raises(WeightsError) as caught:
-                    Trust.from_json({**record, key: value})
+                    UncertaintyModel.from_json({**record, key: value})
                 assert caught.value.cure
             with pytest.raises(WeightsError):
-                Trust.from_json({k: v for k, v in record.items() if k != key})
+                UncertaintyModel.from_json({k: v for k, v in record.items() if k != key})
         for key in record["bounds"]:
             # not in order, or not as many as there are facts
-            for value in (None, "x", packed(np.full(5, 1e3 if key != "high" else -1e3)), packed(np.zeros(4))):
+            for value in (None, "x", pack_array(np.full(5, 1e3 if key != "high" else -1e3)), pack_array(np.zeros(4))):
                 with pytest.raises(WeightsError, match="bounds"):
-                    Trust.from_json({**record, "bounds": {**record["bounds"], key: value}})
+                    UncertaintyModel.from_json({**record, "bounds": {**record["bounds"], key: value}})
         for key in record["statistics"]:
             for value in (None, "x", -1e9, {}, {**record["nonconformity"], "shape": [3, 3]}):
                 with pytest.raises(WeightsError):
-                    Trust.from_json({**record, "statistics": {**record["statistics"], key: value}})
+                    UncertaintyModel.from_json({**record, "statistics": {**record["statistics"], key: value}})
         with pytest.raises(WeightsError):
-            Trust.from_json([])
+            UncertaintyModel.from_json([])
         with pytest.raises(WeightsError, match="version 2, not 3") as old:
-            Trust.from_json({**record, "version": 2})
+            UncertaintyModel.from_json({**record, "version": 2})
         assert "Export" in old.value.cure
         with pytest.raises(WeightsError, match="temperature"):
-            Trust.from_json({**record, "temperature": float("nan")})
+            UncertaintyModel.from_json({**record, "temperature": float("nan")})
 
 
 def test_judging_needs_neither_torch_nor_scipy():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'scipy', 'sklearn', 'pandas']));"
-        "from tumorlens.inference.uncertainty import Trust, Judgement"
+        "from tumorlens.inference.uncertainty import UncertaintyModel, Classification"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -359,7 +356,7 @@ def test_compared_scores_see_what_moves(trust, parts):
     train, validation, test = parts
     moved = {"like": test, "features": replace(test, features=test.features + 5)}
     moved |= {"statistics": replace(test, statistics=test.statistics + 5)}
-    found = compare_scores(trust, learned(train), validation, moved)
+    found = compare_scores(trust, training_outputs(train), validation, moved)
     assert max(score["like"] for score in found.values()) < 0.06
     assert found["mahalanobis"]["features"] == found["features"]["features"] == found["neighbours"]["features"] == 1
     assert found["statistics"]["statistics"] == found["refusal"]["statistics"] == found["doubt"]["statistics"] == 1
@@ -367,9 +364,9 @@ def test_compared_scores_see_what_moves(trust, parts):
 
 
 def test_odds_by_hand():
-    odds = odds_against(np.log([[6.0, 2.0, 1.0], [1.0, 1.0, 8.0]]), 1.0)
+    odds = log_odds_against(np.log([[6.0, 2.0, 1.0], [1.0, 1.0, 8.0]]), 1.0)
     assert odds == pytest.approx(np.log([3 / 6, 2 / 8]))
-    assert odds_against(np.array([[2000.0, 0.0]]), 2.0) == pytest.approx([-1000])  # no overflow
+    assert log_odds_against(np.array([[2000.0, 0.0]]), 2.0) == pytest.approx([-1000])  # no overflow
 
 
 def test_directions_have_length_1_and_zeros_stay():

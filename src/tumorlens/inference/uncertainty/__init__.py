@@ -1,6 +1,6 @@
-"""How far a classifier's answer can be trusted: calibration, prediction sets, refusal of foreign images.
+"""How far a prediction can be trusted: calibration, prediction sets, and refusal of images that are not brain MRI.
 
-Judging needs numpy alone; fitting and measuring need the study's extra.
+Verdicts need only numpy; fitting and measuring need the `study` extra.
 """
 
 from __future__ import annotations
@@ -8,33 +8,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tumorlens.inference.uncertainty.verdicts import (
-    OK,
-    REFUSED,
-    UNCERTAIN,
-    Judgement,
-    Trust,
-)
+from tumorlens.inference.uncertainty.verdicts import OK, REFUSED, UNCERTAIN, Classification, UncertaintyModel
 
 if TYPE_CHECKING:
-    from tumorlens.inference.uncertainty.fitting import Answers, Learned, fit_trust
+    from tumorlens.inference.uncertainty.fitting import LabelledOutputs, TrainingOutputs, fit_uncertainty
 
 __all__ = [
     "OK",
     "REFUSED",
     "UNCERTAIN",
-    "Answers",
-    "Judgement",
-    "Learned",
-    "Trust",
-    "fit_trust",
+    "Classification",
+    "LabelledOutputs",
+    "TrainingOutputs",
+    "UncertaintyModel",
+    "fit_uncertainty",
 ]
-
-_HOMES = {"Answers": "fitting", "Learned": "fitting", "fit_trust": "fitting"}
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, so that judging needs no scipy.
-    if name in _HOMES:
-        return getattr(import_module(f"tumorlens.inference.uncertainty.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'tumorlens.inference.uncertainty' has no attribute {name!r}")
+    # Imported on first use: fitting needs scipy, verdicts do not.
+    if name in ("LabelledOutputs", "TrainingOutputs", "fit_uncertainty"):
+        return getattr(import_module("tumorlens.inference.uncertainty.fitting"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Types, softmax, and arrays as JSON: numpy alone."""
+"""Array types, softmax, and arrays as JSON; needs only numpy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tumorlens.core.files import Json
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-CURE = "Export the model anew."
+EXPORT_AGAIN = "Export the model again: tumorlens export RUN"
 _STORED = ("float16", "float32")
 
 
@@ -26,26 +26,26 @@ def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
     return np.asarray(raised / raised.sum(1, keepdims=True), np.float64)
 
 
-def packed(values: npt.ArrayLike, dtype: str = "float32") -> Json:
+def pack_array(values: npt.ArrayLike, dtype: str = "float32") -> Json:
     """An array for JSON: dtype (float16 or float32), shape, and its little-endian bytes in base64."""
     array = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
     return {"dtype": dtype, "shape": list(array.shape), "base64": base64.b64encode(array.tobytes()).decode()}
 
 
-def unpacked(record: Any, shape: tuple[int | None, ...], name: str) -> npt.NDArray[np.float32]:
-    """The array that `packed` wrote, as float32.
+def unpack_array(record: Any, shape: tuple[int | None, ...], name: str) -> npt.NDArray[np.float32]:
+    """The array of a record that `pack_array` made, as float32.
 
     Parameters
     ----------
     shape
-        What it must have; None for any length.
+        Required shape; None for any length.
     name
-        Of the field, for the message.
+        Name of the field, for messages.
 
     Raises
     ------
     WeightsError
-        Missing, another shape or type, damaged, or not finite.
+        The field is missing, damaged or not finite, or has another shape or dtype.
     """
     try:
         dtype, found = record["dtype"], tuple(record["shape"])
@@ -54,20 +54,23 @@ def unpacked(record: Any, shape: tuple[int | None, ...], name: str) -> npt.NDArr
         content = base64.b64decode(record["base64"], validate=True)
         values = np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).reshape(found).astype(np.float32)
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
-        raise WeightsError(f"The field {name!r} of the trust record is damaged ({error}).", cure=CURE) from None
+        raise WeightsError(
+            f"The field {name!r} of the uncertainty record is damaged ({error}).", cure=EXPORT_AGAIN
+        ) from None
     if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
-        raise WeightsError(f"The field {name!r} of the trust record has shape {list(found)}.", cure=CURE)
+        raise WeightsError(f"The field {name!r} of the uncertainty record has shape {list(found)}.", cure=EXPORT_AGAIN)
     if not np.isfinite(values).all():
-        raise WeightsError(f"The field {name!r} of the trust record holds NaN or infinity.", cure=CURE)
+        raise WeightsError(f"The field {name!r} of the uncertainty record holds NaN or infinity.", cure=EXPORT_AGAIN)
     return values
 
 
 def number(record: Any, name: str, low: float, high: float, of: str = "") -> float:
-    """The number under `name` in the record (of field `of`), `low` to `high`; WeightsError where there is none."""
+    """The number `name` of the record (of field `of`); WeightsError unless it is from `low` to `high`."""
     value = record.get(name) if isinstance(record, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         field = f"{of}.{name}" if of else name
         raise WeightsError(
-            f"The field {field!r} of the trust record is {value!r}, not a number from {low:g} to {high:g}.", cure=CURE
+            f"The field {field!r} of the uncertainty record is {value!r}, not a number from {low:g} to {high:g}.",
+            cure=EXPORT_AGAIN,
         )
     return float(value)

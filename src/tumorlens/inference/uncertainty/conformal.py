@@ -1,20 +1,20 @@
-"""Prediction sets by split conformal prediction: numpy alone, as classifying needs them.
+"""Prediction sets by split conformal prediction; needs only numpy.
 
-A set holds every class whose score is at most a quantile of the validation images' scores. If validation and
-new images are exchangeable, it holds the true class with probability at least the coverage asked for, over the
-draw of both (Vovk, Gammerman and Shafer 2005; Angelopoulos and Bates, arXiv 2107.07511). **Exchangeability
-fails where images have near-duplicates (twins) or slices of one patient stand in both parts:** images with
-twins among those learned from are easier than new ones, validation images have them too, and coverage on
-images without is lower than promised. No set can be trusted on images of another scanner or sequence. Nor are
-validation images quite like new ones where, as here, they also chose the epoch and the temperature: with a thousand of
-them that costs tenths of a point of coverage, with a hundred up to two points.
+A set holds every class whose score is at most a quantile of the validation images' scores. If validation and new
+images are exchangeable, it contains the true class with probability at least the target coverage, over the draw of both
+(Vovk, Gammerman and Shafer 2005; Angelopoulos and Bates, arXiv 2107.07511). **Images are not exchangeable if
+near-duplicates (twins) or slices of one patient are in both subsets:** images with twins in the training data are
+easier than new ones, validation images have such twins too, and coverage on images without is below the target. No set
+is valid on images from another scanner or sequence. Nor are validation images quite exchangeable with new ones if, as
+here, they also chose the epoch and the temperature: with a thousand of them that costs tenths of a percentage point of
+coverage, with a hundred up to two points.
 
 Two scores, both of the calibrated probabilities:
 
 - `lac`, 1 − p(class) (Sadinle, Lei and Wasserman, JASA 114, 2019): the smallest sets on average.
 - `aps`, the probability of all classes at least as probable, itself included (Romano, Sesia and Candès,
-  NeurIPS 2020), **not randomised**: the same image always gets the same set. On an accurate model such
-  sets cover more than asked and hold most classes, so they are measured but not used.
+  NeurIPS 2020), **not randomized**: the same image always gets the same set. On an accurate model such
+  sets exceed the target coverage and hold most classes, so they are measured but not used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def scores(probabilities: Floats, kind: Score = "lac") -> Floats:
     Returns
     -------
     float64 [n, k], 0 to 1
-        High for classes that do not fit.
+        High for unlikely classes.
     """
     if kind == "lac":
         return 1 - probabilities
@@ -55,7 +55,7 @@ def scores(probabilities: Floats, kind: Score = "lac") -> Floats:
 
 
 def quantile(calibration: Floats, coverage: float) -> float:
-    """The ⌈(n + 1) coverage⌉-th smallest of n validation scores; infinite where that is more than n.
+    """The ⌈(n + 1) coverage⌉-th smallest of n validation scores; infinite if that is more than n.
 
     Raises
     ------
@@ -63,8 +63,8 @@ def quantile(calibration: Floats, coverage: float) -> float:
         The coverage is not between 0 and 1.
     """
     if not 0 < coverage < 1:
-        raise ConfigError(f"The coverage is {coverage}.", cure="Give more than 0 and less than 1, such as 0.95.")
-    # (n + 1) * 0.9 may land a rounding above a whole number.
+        raise ConfigError(f"The coverage is {coverage}.", cure="Use a number between 0 and 1, such as 0.95.")
+    # In floating point (n + 1) * 0.9 may be just above an integer.
     rank = math.ceil((len(calibration) + 1) * coverage - 1e-9)
     return float(np.sort(calibration)[rank - 1]) if rank <= len(calibration) else math.inf
 
@@ -75,14 +75,12 @@ def prediction_sets(found: Floats, thresholds: float | Floats, *, fill: bool = T
     Parameters
     ----------
     found
-        float64 [n, k], of `scores`.
+        float64 [n, k], from `scores`.
     thresholds
-        One quantile (marginal), or one a class [k] (class-conditional, Mondrian): of the validation images of
-        that class.
+        One quantile (marginal), or one per class [k] (class-conditional, Mondrian).
     fill
-        Whether an empty set gets the best fitting class. A model more accurate than the coverage asked for has
-        empty sets on its least sure images; an answer of no class helps nobody, and filling can only add
-        coverage.
+        Whether an empty set gets the most likely class. A model that is more accurate than the target coverage has
+        empty sets for its least certain images; an empty set is of no use, and filling only adds coverage.
 
     Returns
     -------
@@ -96,5 +94,5 @@ def prediction_sets(found: Floats, thresholds: float | Floats, *, fill: bool = T
 
 
 def class_quantiles(calibration: Floats, labels: Ints, classes: int, coverage: float) -> Floats:
-    """float64 [classes], the quantile of each class's own validation scores; infinite where it has too few."""
+    """float64 [classes], the quantile of each class's validation scores; infinite if there are too few."""
     return np.array([quantile(calibration[labels == c], coverage) for c in range(classes)])

@@ -1,4 +1,4 @@
-"""How far an image lies from those that a model learned from: numpy alone, as classifying needs it."""
+"""Out-of-distribution scores: how far an image is from the training images. Needs only numpy."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy.typing as npt
 from tumorlens.core.errors import WeightsError
 from tumorlens.core.files import Json
 from tumorlens.inference.uncertainty.arrays import (
-    CURE,
+    EXPORT_AGAIN,
     Floats,
     number,
-    packed,
-    unpacked,
+    pack_array,
+    unpack_array,
 )
 from tumorlens.readers.pixels import Pixels
 
 Singles = npt.NDArray[np.float32]
 
-#: What the image check looks at, in the order of `image_facts`. Lengths are fractions of half the image's side.
-FACTS = (
+#: Features of the image itself, in the order of `appearance_features`. Lengths are fractions of half the image's side.
+APPEARANCE_FEATURES = (
     "colour",  # mean over pixels of the largest difference between channels
     "mean",
     "sd",
@@ -45,16 +45,16 @@ FACTS = (
     "width",  # the same of columns
     "aspect",  # height less width
 )
-LOOKS = 17  # the first of them, whose distance counts
-#: Those of which a single one far outside the images learned from makes an answer uncertain.
-PLAIN = ("centre mean", "sd", "height", "width", "aspect")
+N_DISTANCE_FEATURES = 17  # the first of them, which make the distance
+#: A single one of these far outside its range over the training images makes a prediction uncertain.
+BOUNDED_FEATURES = ("centre mean", "sd", "height", "width", "aspect")
 _STEP = 4  # pixels between samples
 _GRID = 56
 _DARK = 0.08  # grey level; a row or column of which no more than 5 % is brighter is air
 
 
-def image_facts(pixels: Pixels) -> Singles:
-    """A cheap look at the image itself: is it grey, dark at its border, with one large bright thing in it?
+def appearance_features(pixels: Pixels) -> Singles:
+    """Cheap features of the image itself: is it grey, dark at its border, with one large bright object?
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def image_facts(pixels: Pixels) -> Singles:
     Returns
     -------
     float32 [n, 20]
-        As named by FACTS; grey levels from 0 to 1. Every fourth pixel is looked at.
+        As named by APPEARANCE_FEATURES; grey levels from 0 to 1. Every fourth pixel is used.
     """
     n = len(pixels)
     sampled = pixels[:, 2::_STEP, 2::_STEP].astype(np.float32) / 255  # (n, 56, 56, 3)
@@ -85,18 +85,18 @@ def image_facts(pixels: Pixels) -> Singles:
     head = grey > _DARK
     height, width = (np.log(0.05 + _extent(head.mean(axis) > 0.05)) for axis in (2, 1))
     coarse = np.abs(np.diff(grey, axis=1)).mean((1, 2)) + np.abs(np.diff(grey, axis=2)).mean((1, 2))
-    facts = (
+    features = (
         colour.mean((1, 2)), flat.mean(1), sd, border.mean(1), border.std(1), corner.mean(1), centre.mean(1),
         centre.std(1), (flat < _DARK).mean(1), (flat > 0.75).mean(1), np.abs(beside - grey).mean((1, 2)) / sd,
         coarse / sd, -(shares * np.log(shares + 1e-9)).sum(1), x, y,
         np.sqrt(np.maximum(along @ place**2 - x**2, 0)), np.sqrt(np.maximum(down @ place**2 - y**2, 0)),
         height, width, height - width,
     )  # fmt: skip
-    return np.stack(facts, 1).astype(np.float32)
+    return np.stack(features, 1).astype(np.float32)
 
 
 def _extent(held: npt.NDArray[np.bool_]) -> Floats:
-    """float64 [n], from the first to the last True of each row [n, 56], as a fraction; 0 where there is none."""
+    """float64 [n], from the first to the last True of each row [n, 56], as a fraction of 56; 0 without any."""
     span = _GRID - held.argmax(1) - held[:, ::-1].argmax(1)
     return np.where(held.any(1), span, 0) / _GRID
 
@@ -115,13 +115,13 @@ _MIDDLE = slice(_GRID // 4, 3 * _GRID // 4)
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Puts a score on the scale of validation images."""
+class ZScore:
+    """Standardizes a score by its mean and standard deviation on validation images."""
 
     mean: float
     sd: float
 
-    def of(self, score: Floats) -> Floats:
+    def transform(self, score: Floats) -> Floats:
         """float64 [n]: standard deviations above the mean of validation images."""
         return (score - self.mean) / self.sd
 
@@ -129,19 +129,19 @@ class Scale:
         return {"mean": self.mean, "sd": self.sd}
 
     @classmethod
-    def from_json(cls, record: Any, name: str) -> Scale:
-        """WeightsError where it is missing or damaged."""
+    def from_json(cls, record: Any, name: str) -> ZScore:
+        """The record that `to_json` made; WeightsError if it is missing or damaged."""
         return cls(number(record, "mean", -1e6, 1e6, name), number(record, "sd", 1e-12, 1e6, name))
 
 
-def fit_scale(score: Floats) -> Scale:
-    """From the score of validation images, [m], m ≥ 1."""
-    return Scale(float(score.mean()), max(float(score.std()), 1e-6))
+def fit_z_score(score: Floats) -> ZScore:
+    """From the scores of validation images, [m], m ≥ 1."""
+    return ZScore(float(score.mean()), max(float(score.std()), 1e-6))
 
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """Where each of the PLAIN facts lies for the images learned from: [5] each, in their order."""
+    """Range of each of BOUNDED_FEATURES over the training images: [5] each, in their order."""
 
     low: Singles
     """1st percentile."""
@@ -150,32 +150,34 @@ class Bounds:
     high: Singles
     """99th percentile."""
 
-    def beyond(self, facts: npt.NDArray[np.floating]) -> Floats:
-        """float64 [n, 5] of `image_facts` [n, 20]: distance from the median, 1 at the percentile on that side."""
-        away = np.asarray(facts[:, _PLAIN], np.float64) - self.middle
+    def excess(self, features: npt.NDArray[np.floating]) -> Floats:
+        """float64 [n, 5] for features [n, 20]: distance from the median, 1 at the 1st or 99th percentile."""
+        away = np.asarray(features[:, _BOUNDED], np.float64) - self.middle
         return np.asarray(np.where(away < 0, away / (self.low - self.middle), away / (self.high - self.middle)))
 
     def to_json(self) -> Json:
-        return {"low": packed(self.low), "middle": packed(self.middle), "high": packed(self.high)}
+        return {"low": pack_array(self.low), "middle": pack_array(self.middle), "high": pack_array(self.high)}
 
     @classmethod
     def from_json(cls, record: Any, name: str) -> Bounds:
-        """WeightsError where it is missing or damaged."""
+        """The record that `to_json` made; WeightsError if it is missing or damaged."""
         if not isinstance(record, dict):
-            raise WeightsError(f"The trust record lacks {name!r}.", cure=CURE)
-        low, middle, high = (unpacked(record.get(k), (len(PLAIN),), f"{name}.{k}") for k in ("low", "middle", "high"))
+            raise WeightsError(f"The uncertainty record lacks {name!r}.", cure=EXPORT_AGAIN)
+        low, middle, high = (
+            unpack_array(record.get(k), (len(BOUNDED_FEATURES),), f"{name}.{k}") for k in ("low", "middle", "high")
+        )
         if (low >= middle).any() or (middle >= high).any():
-            raise WeightsError(f"The trust record's {name!r} are not in order.", cure=CURE)
+            raise WeightsError(f"The uncertainty record's {name!r} are not in order.", cure=EXPORT_AGAIN)
         return cls(low, middle, high)
 
 
-_PLAIN = [FACTS.index(name) for name in PLAIN]
+_BOUNDED = [APPEARANCE_FEATURES.index(name) for name in BOUNDED_FEATURES]
 
 
-def fit_bounds(facts: npt.NDArray[np.floating]) -> Bounds:
-    """From `image_facts` [n, 20] of the images learned from, n ≥ 1."""
-    low, middle, high = np.quantile(np.asarray(facts[:, _PLAIN], np.float64), [0.01, 0.5, 0.99], axis=0)
-    room = 0.01  # images that are all alike leave no less, so that nothing divides by 0
+def fit_bounds(features: npt.NDArray[np.floating]) -> Bounds:
+    """From `appearance_features` [n, 20] of the training images, n ≥ 1."""
+    low, middle, high = np.quantile(np.asarray(features[:, _BOUNDED], np.float64), [0.01, 0.5, 0.99], axis=0)
+    room = 0.01  # least width, so that training images without spread cause no division by 0
     found = (np.minimum(low, middle - room), middle, np.maximum(high, middle + room))
     return Bounds(*(np.asarray(values, np.float32) for values in found))
 
@@ -185,24 +187,24 @@ class Distance:
     """Logarithm of a Mahalanobis distance, on the scale of validation images.
 
     The covariance is that of probabilistic principal component analysis (Tipping and Bishop, J. R. Statist.
-    Soc. B 61, 1999): the largest directions as measured, the mean of the others for each of those. It shrinks
-    what too few images could not tell and needs d × r numbers, not d × d. With several centres, those of the
-    classes, it is the class-conditional distance of Lee et al. (NeurIPS 2018): the nearest counts.
+    Soc. B 61, 1999): the directions of largest variance as measured, and the mean variance for all others. This
+    regularizes what few images cannot determine, and needs d × r numbers instead of d × d. With one centre per class
+    it is the class-conditional distance of Lee et al. (NeurIPS 2018): that to the nearest centre.
     """
 
     widths: Singles
-    """[d], what each number is divided by first."""
+    """[d], divisors of the values."""
     centres: Singles
     """[c, d], after that division."""
     directions: Singles
-    """[d, r], orthogonal, each of the length 1 / sd along it."""
+    """[d, r], orthogonal, each of length 1 / sd along it."""
     rest: float
     """Variance along every other direction."""
-    scale: Scale
+    scale: ZScore
 
     def scores(self, values: npt.NDArray[np.floating]) -> Floats:
         """float64 [n] of values [n, d]: 0 for the mean validation image, 1 a standard deviation above."""
-        return self.scale.of(np.log(self.squared(values)))
+        return self.scale.transform(np.log(self.squared(values)))
 
     def squared(self, values: npt.NDArray[np.floating]) -> Floats:
         """float64 [n], squared distance to the nearest centre, at least 1e-12."""
@@ -222,26 +224,26 @@ class Distance:
     def to_json(self) -> Json:
         """Directions in float16, everything else in float32."""
         return {
-            "widths": packed(self.widths),
-            "centres": packed(self.centres),
-            "directions": packed(self.directions, "float16"),
+            "widths": pack_array(self.widths),
+            "centres": pack_array(self.centres),
+            "directions": pack_array(self.directions, "float16"),
             "rest": self.rest,
             "scale": self.scale.to_json(),
         }
 
     @classmethod
     def from_json(cls, record: Any, d: int, name: str) -> Distance:
-        """What `to_json` wrote, for values of length `d`; WeightsError where it is damaged."""
+        """What `to_json` wrote, for values of length `d`; WeightsError if it is damaged."""
         if not isinstance(record, dict):
-            raise WeightsError(f"The trust record lacks {name!r}.", cure=CURE)
+            raise WeightsError(f"The uncertainty record lacks {name!r}.", cure=EXPORT_AGAIN)
         widths, centres, directions = (
-            unpacked(record.get(key), shape, f"{name}.{key}")
+            unpack_array(record.get(key), shape, f"{name}.{key}")
             for key, shape in (("widths", (d,)), ("centres", (None, d)), ("directions", (d, None)))
         )
         if not len(centres) or (widths <= 0).any() or not (directions**2).sum(0).all():
-            raise WeightsError(f"The trust record's {name!r} measures nothing.", cure=CURE)
+            raise WeightsError(f"The uncertainty record's {name!r} is degenerate.", cure=EXPORT_AGAIN)
         rest = number(record, "rest", 1e-12, 1e12, name)
-        return cls(widths, centres, directions, rest, Scale.from_json(record.get("scale"), f"{name}.scale"))
+        return cls(widths, centres, directions, rest, ZScore.from_json(record.get("scale"), f"{name}.scale"))
 
 
 def fit_distance(
@@ -251,7 +253,7 @@ def fit_distance(
     rank: int,
     labels: npt.NDArray[np.integer] | None = None,
 ) -> Distance:
-    """Fit a distance on images learned from, and its scale on validation images.
+    """Fit a distance on training images, and its scale on validation images.
 
     Parameters
     ----------
@@ -260,13 +262,13 @@ def fit_distance(
     validation
         float [m, d], m ≥ 1.
     rank
-        Directions to keep, at most d − 1, as there must be a rest, and a sixth of n.
+        Directions to keep; at most d − 1, so that a rest remains, and n / 6.
     labels
-        int [n]: a centre a class. One for all without.
+        int [n], for one centre per class; without, one centre for all.
     """
     x = np.asarray(values, np.float64)
     sd = x.std(0)
-    widths = sd + 1e-3 * max(float(sd.mean()), 1e-6)  # a channel that is always 0 must not divide by 0
+    widths = sd + 1e-3 * max(float(sd.mean()), 1e-6)  # a constant channel must not cause a division by 0
     x = x / widths
     of = np.zeros(len(x), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
     centres = np.stack([x[of == c].mean(0) for c in range(of.max() + 1)])
@@ -274,7 +276,7 @@ def fit_distance(
     r = max(1, min(rank, x.shape[1] - 1, len(x) // 6))
     rest = max(float(spread[:-r].mean()), 1e-6)
     directions = axes[:, -r:] / np.sqrt(np.maximum(spread[-r:], rest))
-    # As stored, so that a record read back judges as the one just fitted.
+    # As stored, so that a record read back gives the same verdicts.
     stored = directions.astype(np.float16).astype(np.float32)
-    raw = Distance(widths.astype(np.float32), centres.astype(np.float32), stored, rest, Scale(0.0, 1.0))
-    return replace(raw, scale=fit_scale(raw.scores(validation)))
+    raw = Distance(widths.astype(np.float32), centres.astype(np.float32), stored, rest, ZScore(0.0, 1.0))
+    return replace(raw, scale=fit_z_score(raw.scores(validation)))

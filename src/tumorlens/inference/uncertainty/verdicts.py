@@ -1,23 +1,23 @@
-"""A classifier's outputs → calibrated probabilities, prediction sets and verdicts: numpy alone.
+"""Network outputs → calibrated probabilities, prediction sets and verdicts; needs only numpy.
 
-Four scores tell how little an answer can be trusted, each in standard deviations above the mean of validation
-images. Three are distances from the images learned from: of the early layers' `statistics` (sequences, filters and
-textures show there), of the direction of the `features` behind the decision (their length falls on foreign images,
-which hides those; Mueller and Hein, ICML 2025), and of what the image itself looks like (`refusal.FACTS`). The
-fourth is the log odds against the predicted class. Verdicts, the first that holds:
+Four scores say how uncertain a prediction is, each in standard deviations above the mean of validation images. Three
+are distances from the training images: of the early layers' `statistics` (sequences, filters and textures show there),
+of the direction of the `features` behind the decision (their length falls on out-of-distribution images, which hides
+those; Mueller and Hein, ICML 2025), and of the image's own appearance (`ood.APPEARANCE_FEATURES`). The fourth is the
+log odds against the predicted class. The verdict is the first that applies:
 
 1. `refused: not a brain MRI`. The mean of the three distances is over a threshold.
 2. `uncertain`. The prediction set holds several classes; or the calibrated probability is under 2/3; or one of five
-   plain facts of the image (brightness and contrast, the head's height, width and their ratio) lies far outside those
-   of the images learned from; or the *doubt* is over a threshold: the mean of the statistics' distance, once, and the
-   odds, four times, and a quarter more where the answer is `notumor`.
+   simple features (brightness and contrast, the head's height, width and their ratio) is far outside its range over the
+   training images; or the *doubt* is over a threshold: the mean of the statistics' distance, with weight 1, and the log
+   odds, with weight 4, plus a quarter if the prediction is `notumor`.
 3. `ok`.
 
-The doubt is a mean, since most wrong answers on images of another source are somewhat strange and somewhat unsure at
-once (as in Xia and Bouganis, ACCV 2022): with a threshold for each, several times as many went through. The plain
-facts have a threshold of their own, since a network can be sure of a head that is too small or too dark for it while
-its statistics move little. On an image of another source a sure "notumor" is the answer that does most harm, hence the
-quarter. The thresholds are quantiles over validation images, so the share of like images that is held back is known.
+The doubt is a mean because most wrong predictions on images from another source are somewhat unusual and somewhat
+unsure at once (as in Xia and Bouganis, ACCV 2022): with one threshold for each, several times as many were `ok`. The
+simple features have a threshold of their own because a network can be sure of a head that is too small or too dark for
+it while its statistics move little. On an image from another source a confident "notumor" does the most harm, hence the
+quarter. The thresholds are quantiles over validation images, so the share of similar images that is held back is known.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ import numpy.typing as npt
 from tumorlens.core.errors import DataError, WeightsError
 from tumorlens.core.files import Json
 from tumorlens.inference.uncertainty.arrays import (
-    CURE,
+    EXPORT_AGAIN,
     Bools,
     Floats,
     number,
-    packed,
+    pack_array,
     softmax,
-    unpacked,
+    unpack_array,
 )
 from tumorlens.inference.uncertainty.conformal import prediction_sets, quantile, scores
 from tumorlens.inference.uncertainty.ood import (
-    LOOKS,
-    PLAIN,
+    BOUNDED_FEATURES,
+    N_DISTANCE_FEATURES,
     Bounds,
     Distance,
-    Scale,
-    image_facts,
+    ZScore,
+    appearance_features,
 )
 from tumorlens.readers.pixels import SIZE, Pixels
 
-HEALTHY = "notumor"  # the class whose wrong answer does most harm
+NO_TUMOR = "notumor"  # the class whose wrong prediction does most harm
 OK, UNCERTAIN, REFUSED = "ok", "uncertain", "refused: not a brain MRI"
-FEATURES, STATISTICS = 512, 1024  # numbers an image
-PROBABLE = 2 / 3  # an answer that is wrong one time in three is never ok, at whatever coverage sets are asked for
-ODDS = 4  # times that the odds count in the doubt, beside the distance once
-STRICTER = 0.25  # added to the doubt of an answer "notumor"
+FEATURES, STATISTICS = 512, 1024  # numbers per image
+MIN_PROBABILITY = 2 / 3  # below it a prediction is never ok, whatever the coverage of the sets
+ODDS_WEIGHT = 4  # of the log odds in the doubt; the distance has 1
+NO_TUMOR_PENALTY = 0.25  # added to the doubt of the prediction "notumor"
 _VERSION = 3
 _UNLIKE = (
     "texture and contrast unlike the images learned from",
     "content unlike the images learned from",
     "colour, border or outline unlike the images learned from",
 )
-_PLAINLY = {
+_OUT_OF_BOUNDS = {
     "centre mean": "brighter or darker than the images learned from",
     "sd": "more or less contrast than in the images learned from",
     "height": "head taller or flatter in its field than in the images learned from",
@@ -71,46 +71,46 @@ _PLAINLY = {
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
-    """What n images' answers are worth."""
+class Classification:
+    """The result for n images."""
 
     probabilities: Floats
     """float64 [n, k], calibrated; rows sum to 1."""
     sets: Bools
-    """bool [n, k], prediction set at the coverage asked for; never empty."""
+    """bool [n, k], prediction set at the target coverage; never empty."""
     verdicts: list[str]
     """`ok`, `uncertain` or `refused: not a brain MRI`."""
     reasons: list[str]
-    """Why, a short phrase; empty for `ok`."""
+    """A short phrase; empty for `ok`."""
     scores: Floats
-    """float64 [n], distance from the training data, over which refusal has its threshold: 0 is the mean of validation
-    images, and more is farther."""
+    """float64 [n], distance from the training data, which decides on refusal: in standard deviations above the mean of
+    validation images."""
 
 
 @dataclass(frozen=True, eq=False)
-class Trust:
-    """What was learned on validation about a classifier's answers; see `fit_trust`."""
+class UncertaintyModel:
+    """Temperature, distances and thresholds of a classifier; made by `fit_uncertainty`."""
 
     classes: tuple[str, ...]
     temperature: float
-    """Logits are divided by it."""
+    """Divides the logits."""
     nonconformity: Floats
     """float64 [m], sorted: the LAC score of each validation image's true class."""
     statistics: Distance
     features: Distance
-    looks: Distance
-    """Of the first 17 facts."""
+    appearance: Distance
+    """Of the first 17 appearance features; `looks` in JSON."""
     bounds: Bounds
-    odds: Scale
+    odds: ZScore
     """Of the log odds against the predicted class."""
     refuse_above: float
-    """Mean of the three distances over which an image is refused."""
+    """Threshold of the mean of the three distances; images over it are refused."""
     beyond_above: float
-    """How far beyond its bounds one plain fact may lie, over which an image is uncertain."""
+    """Threshold of the largest excess over the bounds; images over it are uncertain."""
     doubt_above: float
-    """Doubt over which an image is uncertain."""
+    """Threshold of the doubt; images over it are uncertain."""
 
-    def judge(
+    def assess(
         self,
         logits: npt.NDArray[np.floating],
         features: npt.NDArray[np.floating],
@@ -118,8 +118,8 @@ class Trust:
         pixels: Pixels,
         *,
         coverage: float = 0.95,
-    ) -> Judgement:
-        """Judge n answers.
+    ) -> Classification:
+        """Probabilities, prediction sets and verdicts for n images.
 
         Parameters
         ----------
@@ -130,15 +130,15 @@ class Trust:
         statistics
             float32 [n, 1024]: spatial mean and sd of each channel after the stem, layer1, layer2 and layer3.
         pixels
-            uint8 [n, 224, 224, 3], RGB: what the classifier saw.
+            uint8 [n, 224, 224, 3], RGB: the input of the classifier.
         coverage
-            Of the prediction sets (split conformal, LAC, marginal, empty ones filled), more than 0 and less than
-            1. With fewer than coverage / (1 − coverage) validation images every set holds every class.
+            Target coverage of the prediction sets (split conformal, LAC, marginal, empty ones filled), more than 0 and
+            less than 1. With fewer than coverage / (1 − coverage) validation images every set holds every class.
 
         Raises
         ------
         DataError
-            Shapes do not fit, or a value is not finite.
+            Shapes do not match, or a value is not finite.
         ConfigError
             The coverage is out of range.
         """
@@ -146,63 +146,63 @@ class Trust:
         level = quantile(self.nonconformity, coverage)
         probabilities = softmax(logits, self.temperature) if len(logits) else np.zeros((0, len(self.classes)))
         sets = prediction_sets(scores(probabilities), level)
-        facts = image_facts(pixels)
-        distances = self.distances(features, statistics, facts)
-        unsure = self.odds.of(odds_against(logits, self.temperature))
-        beyond = self.bounds.beyond(facts)
-        found = distances.mean(1)
+        appearance = appearance_features(pixels)
+        distances = self.distances(features, statistics, appearance)
+        unsure = self.odds.transform(log_odds_against(logits, self.temperature))
+        excess = self.bounds.excess(appearance)
+        score = distances.mean(1)
         doubtful = self.doubt(distances[:, 0], logits) > self.doubt_above
         verdicts, reasons = [], []
-        for i in range(len(found)):
-            several = [name for name, held in zip(self.classes, sets[i], strict=True) if held]
+        for i in range(len(score)):
+            members = [name for name, held in zip(self.classes, sets[i], strict=True) if held]
             unlike = _UNLIKE[int(distances[i].argmax())]
-            if found[i] > self.refuse_above:
+            if score[i] > self.refuse_above:
                 verdict, reason = REFUSED, unlike
-            elif len(several) > 1:
-                verdict, reason = UNCERTAIN, f"may be {', '.join(several[:-1])} or {several[-1]}"
-            elif (top := probabilities[i].max()) < PROBABLE:
+            elif len(members) > 1:
+                verdict, reason = UNCERTAIN, f"may be {', '.join(members[:-1])} or {members[-1]}"
+            elif (top := probabilities[i].max()) < MIN_PROBABILITY:
                 verdict, reason = UNCERTAIN, f"unsure, probability {top:.2f}"
-            elif beyond[i].max() > self.beyond_above:
-                verdict, reason = UNCERTAIN, _PLAINLY[PLAIN[int(beyond[i].argmax())]]
+            elif excess[i].max() > self.beyond_above:
+                verdict, reason = UNCERTAIN, _OUT_OF_BOUNDS[BOUNDED_FEATURES[int(excess[i].argmax())]]
             elif doubtful[i]:
-                strange = distances[i, 0] >= unsure[i]
-                verdict, reason = UNCERTAIN, _UNLIKE[0] if strange else f"unsure, probability {top:.2f}"
+                unusual = distances[i, 0] >= unsure[i]
+                verdict, reason = UNCERTAIN, _UNLIKE[0] if unusual else f"unsure, probability {top:.2f}"
             else:
                 verdict, reason = OK, ""
             verdicts.append(verdict)
             reasons.append(reason)
-        return Judgement(probabilities, sets, verdicts, reasons, found)
+        return Classification(probabilities, sets, verdicts, reasons, score)
 
     def distances(
         self,
         features: npt.NDArray[np.floating],
         statistics: npt.NDArray[np.floating],
-        facts: npt.NDArray[np.floating],
+        appearance: npt.NDArray[np.floating],
     ) -> Floats:
-        """float64 [n, 3]: scores of statistics, features and looks, the last from `image_facts` [n, 20]."""
+        """float64 [n, 3]: scores of statistics, features and appearance, the last of `appearance_features` [n, 20]."""
         found = (
             self.statistics.scores(statistics),
             self.features.scores(directions(features)),
-            self.looks.scores(facts[:, :LOOKS]),
+            self.appearance.scores(appearance[:, :N_DISTANCE_FEATURES]),
         )
         return np.stack(found, 1)
 
-    def doubt(self, strange: Floats, logits: npt.NDArray[np.floating]) -> Floats:
-        """float64 [n], of the statistics' scores [n] and the logits [n, k]."""
-        unsure = self.odds.of(odds_against(logits, self.temperature))
-        healthy = np.array([name == HEALTHY for name in self.classes])[logits.argmax(1)]
-        return np.asarray((strange + ODDS * unsure) / (1 + ODDS) + STRICTER * healthy)
+    def doubt(self, distance: Floats, logits: npt.NDArray[np.floating]) -> Floats:
+        """float64 [n], from the scores of the statistics [n] and the logits [n, k]."""
+        unsure = self.odds.transform(log_odds_against(logits, self.temperature))
+        healthy = np.array([name == NO_TUMOR for name in self.classes])[logits.argmax(1)]
+        return np.asarray((distance + ODDS_WEIGHT * unsure) / (1 + ODDS_WEIGHT) + NO_TUMOR_PENALTY * healthy)
 
     def to_json(self) -> Json:
-        """A record for JSON, about 2.3 MB after 4,800 Training images, that `from_json` reads."""
+        """A record for JSON that `from_json` reads; about 2.3 MB after 4,800 training images."""
         return {
             "version": _VERSION,
             "classes": list(self.classes),
             "temperature": self.temperature,
-            "nonconformity": packed(self.nonconformity),
+            "nonconformity": pack_array(self.nonconformity),
             "statistics": self.statistics.to_json(),
             "features": self.features.to_json(),
-            "looks": self.looks.to_json(),
+            "looks": self.appearance.to_json(),
             "bounds": self.bounds.to_json(),
             "odds": self.odds.to_json(),
             "refuse_above": self.refuse_above,
@@ -211,32 +211,34 @@ class Trust:
         }
 
     @classmethod
-    def from_json(cls, record: Json) -> Trust:
-        """The record that `to_json` made.
+    def from_json(cls, record: Json) -> UncertaintyModel:
+        """The model of a record that `to_json` made.
 
         Raises
         ------
         WeightsError
-            It is of another version, or a field is missing or damaged.
+            It has another version, or a field is missing or damaged.
         """
         if not isinstance(record, dict) or record.get("version") != _VERSION:
             found = record.get("version") if isinstance(record, dict) else None
-            raise WeightsError(f"The trust record is of version {found!r}, not {_VERSION}.", cure=CURE)
+            raise WeightsError(f"The uncertainty record has version {found!r}, not {_VERSION}.", cure=EXPORT_AGAIN)
         classes = record.get("classes")
         if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
-            raise WeightsError(f"The trust record's classes are {classes!r}.", cure=CURE)
-        nonconformity = unpacked(record.get("nonconformity"), (None,), "nonconformity").astype(np.float64)
+            raise WeightsError(f"The uncertainty record's classes are {classes!r}.", cure=EXPORT_AGAIN)
+        nonconformity = unpack_array(record.get("nonconformity"), (None,), "nonconformity").astype(np.float64)
         if not len(nonconformity) or (np.diff(nonconformity) < 0).any():
-            raise WeightsError("The trust record's nonconformity scores are none or not sorted.", cure=CURE)
+            raise WeightsError(
+                "The uncertainty record's nonconformity scores are empty or not sorted.", cure=EXPORT_AGAIN
+            )
         return cls(
             classes=tuple(classes),
             temperature=number(record, "temperature", 1e-3, 1e3),
             nonconformity=nonconformity,
             statistics=Distance.from_json(record.get("statistics"), STATISTICS, "statistics"),
             features=Distance.from_json(record.get("features"), FEATURES, "features"),
-            looks=Distance.from_json(record.get("looks"), LOOKS, "looks"),
+            appearance=Distance.from_json(record.get("looks"), N_DISTANCE_FEATURES, "looks"),
             bounds=Bounds.from_json(record.get("bounds"), "bounds"),
-            odds=Scale.from_json(record.get("odds"), "odds"),
+            odds=ZScore.from_json(record.get("odds"), "odds"),
             refuse_above=number(record, "refuse_above", -1e6, 1e6),
             beyond_above=number(record, "beyond_above", 0, 1e6),
             doubt_above=number(record, "doubt_above", -1e6, 1e6),
@@ -260,16 +262,16 @@ class Trust:
             if values.shape != shape:
                 raise DataError(
                     f"{name} has shape {list(values.shape)}, not {list(shape)}.",
-                    cure="Pass what the classifier gives for the same images.",
+                    cure="Pass the outputs of Classifier.run for the same images.",
                 )
         if pixels.dtype != np.uint8:
-            raise DataError(f"pixels are {pixels.dtype}, not uint8.", cure="Pass levels from 0 to 255.")
+            raise DataError(f"pixels are {pixels.dtype}, not uint8.", cure="Pass grey levels from 0 to 255 as uint8.")
         for name in ("logits", "features", "statistics"):
             if not np.isfinite(wanted[name][0]).all():
                 bad = int((~np.isfinite(wanted[name][0])).any(1).argmax())
                 raise DataError(
-                    f"{name} of image {bad} hold NaN or infinity: the model's file is damaged.",
-                    cure=CURE,
+                    f"{name} of image {bad} hold NaN or infinity: the model file is damaged.",
+                    cure=EXPORT_AGAIN,
                 )
 
 
@@ -279,7 +281,7 @@ def directions(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     return np.asarray(features / np.maximum(length, 1e-12), np.float32)
 
 
-def odds_against(logits: npt.NDArray[np.floating], temperature: float) -> Floats:
+def log_odds_against(logits: npt.NDArray[np.floating], temperature: float) -> Floats:
     """float64 [n], ln((1 − p) / p) of the largest calibrated probability p, of logits [n, k], k ≥ 2."""
     z = np.sort(np.asarray(logits, np.float64) / temperature, 1)
     return np.asarray(np.logaddexp.reduce(z[:, :-1], axis=1) - z[:, -1])
