@@ -43,10 +43,10 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
         (["predict", "--out", "rows"], 2, "--out rows: rows cannot be written as a file without a suffix."),
         (["predict", "--heatmaps", "a-file"], 1, "--heatmaps a-file is a file."),
         (["predict", "--batch", "0"], 1, "--batch 0 is below 1."),
-        (["predict", "--model", "absent.onnx", "-q"], 1, "--model absent.onnx is not there."),
+        (["predict", "--model", "absent.onnx", "-q"], 1, "--model absent.onnx does not exist."),
         (["explain", "--out", "a-file"], 1, "--out a-file is a file."),
         (["explain", "-o", "p", "--opacity", "2"], 1, "--opacity 2.0 is out of range."),
-        (["explain", "-o", "p", "-m", "absent.onnx"], 1, "--model absent.onnx is not there."),
+        (["explain", "-o", "p", "-m", "absent.onnx"], 1, "--model absent.onnx does not exist."),
     ],
 )
 def test_what_is_wrong_is_reported_before_inputs_are_read(
@@ -75,7 +75,7 @@ def test_predict_ends_with_a_summary(
     assert re.fullmatch(r"Files: 5\. Images and slices: 5 \(4 uncertain, 1 error\)\. Time: [0-9.]+ s\.", err[-2])
     assert err[-1] == "1 of 5 could not be read; their rows say why."
     assert main(["predict", str(folder), "-m", model, "-o", out, "--resume"]) == 3
-    assert "Files: 0. Images and slices: 0 (none). Time:" in capsys.readouterr().err
+    assert "Files: 5. Images and slices: 5 (4 uncertain, 1 error). Time:" in capsys.readouterr().err
     assert main(["predict", str(folder), "-m", model, "-q"]) == 3
     assert capsys.readouterr().err == "1 of 5 could not be read; their rows say why.\n"
 

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import onnx
 import pytest
@@ -24,7 +26,9 @@ from tumorlens.core.errors import (
     WeightsError,
 )
 from tumorlens.inference.classifier import CARD_KEY, UNCERTAINTY_KEY
-from tumorlens.inference.uncertainty import OK, UNCERTAIN, UncertaintyModel
+from tumorlens.inference.predict import predict
+from tumorlens.inference.records import Predictions
+from tumorlens.inference.uncertainty import OK, REFUSED, UNCERTAIN, UncertaintyModel
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +232,55 @@ def test_onnx_runtime_reports_nothing_home() -> None:
     plain = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+class TestPredict:
+    def test_records_are_those_of_the_predict_job(self, classifier, folder, monkeypatch, capsys):
+        nifti = folder / "v.nii.gz"
+        volume = np.zeros((16, 16, 3), np.uint8)
+        volume[4:12, 4:12] = 200
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), nifti)
+        found = classifier.predict(str(folder / "a.png"), nifti, folder / "absent.png")
+        assert isinstance(found, Predictions)
+        assert [record.kind for record in found] == ["image", "slice", "slice", "slice", "image", "volume"]
+        assert [record.failed for record in found] == [False] * 4 + [True, False]
+        assert found[0].file == str(folder / "a.png")
+        assert found[0].model.endswith(" axial 0.95")
+        assert set(found[0].probabilities) == set(CLASSES)
+        assert sum(found[0].probabilities.values()) == pytest.approx(1)
+        same = predict([str(folder / "a.png"), str(nifti), str(folder / "absent.png")], classifier)
+        assert [replace(a, seconds=0) for a in found] == [replace(b, seconds=0) for b in same]
+        assert len(found.to_pandas()) == 6
+        assert capsys.readouterr() == ("", "")
+
+    def test_options_are_passed_on_and_checked(self, classifier, folder):
+        (record,) = classifier.predict(folder / "a.png", coverage=0.5, plane="coronal", batch=1)
+        assert record.model.endswith(" coronal 0.5")
+        with pytest.raises(ConfigError, match="coverage"):
+            classifier.predict(folder / "a.png", coverage=1.5)
+
+    @pytest.mark.parametrize("wrong", [["a.png"], np.zeros((1, 224, 224, 3), np.uint8), None])
+    def test_what_is_not_a_path_is_an_error_with_a_cure(self, classifier, wrong):
+        with pytest.raises(ConfigError, match="got an input of type") as caught:
+            classifier.predict("a.png", wrong)
+        assert "predict(*paths)" in caught.value.cure
+        assert "classify(pixels)" in caught.value.cure
+
+    def test_no_inputs_give_no_records(self, classifier):
+        assert classifier.predict() == []
+
+
+def test_a_path_may_be_text(path):
+    assert load_classifier(str(path.parent), 1).path == path
+
+
+def test_an_export_of_the_first_release_still_loads(path, tmp_path):
+    """Its metadata as stored then: keys and fields must not be renamed."""
+    entries = json.loads((Path(__file__).parent / "metadata-format-1.json").read_text())
+    classifier = load_classifier(with_metadata(path, tmp_path / "old.onnx", **entries), 1)
+    assert classifier.card["configuration"] == "finetuned"
+    assert classifier.uncertainty.temperature == 1.25
+    assert classifier.uncertainty.appearance.rest == 0.5
+    found = classifier.classify(np.zeros((1, 224, 224, 3), np.uint8))
+    assert found.verdicts == [REFUSED]
+    assert found.scores[0] > classifier.uncertainty.refuse_above

@@ -17,7 +17,7 @@ from tumorlens.core.files import probe_writable
 from tumorlens.core.progress import log
 
 if TYPE_CHECKING:
-    from tumorlens.inference.predict import Counts
+    from tumorlens.inference.records import Counts
 
 FAILED = 3  # exit code: some inputs could not be read, all others were classified
 

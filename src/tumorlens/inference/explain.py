@@ -26,8 +26,8 @@ from tumorlens.inference.heatmap import (
     class_heatmap,
     picture,
 )
-from tumorlens.inference.predict import Counts, OnSlice, PredictSettings, predict
-from tumorlens.inference.records import Record
+from tumorlens.inference.predict import OnSlice, PredictSettings, predict
+from tumorlens.inference.records import Counts, Record
 from tumorlens.inference.secondary_capture import SecondaryCaptures
 from tumorlens.readers import Slice
 
@@ -79,12 +79,13 @@ def explain_all(
         A picture cannot be written.
     """
     write = picture_writer(classifier, out, options, SecondaryCaptures() if dicom else None)
-    n = failed = 0
+    counts = Counts()
     for record in predict(inputs, classifier, settings, on_slice=write, written=[out]):
         if record.failed:
             log.warning(f"{record.file}: {record.verdict}" + (f". {record.reason}" if record.reason else ""))
-        n, failed = n + (record.kind != "volume"), failed + record.failed
-    return Counts(n, failed)
+        if record.kind != "volume":
+            counts.add(record)
+    return counts
 
 
 def picture_writer(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from tumorlens.core.files import disk_error
 from tumorlens.core.prefetch import batched, prefetch
 from tumorlens.core.progress import Bar
 from tumorlens.inference.network import BATCH, IMAGES_PER_CORE, Outputs
-from tumorlens.inference.records import ERROR, REFUSED, Format, Record, format_record, header
+from tumorlens.inference.records import ERROR, REFUSED, Counts, Format, Record, format_record, header
 from tumorlens.inference.resume import Item, PreviousRecords, read_previous, skip_finished
 from tumorlens.inference.uncertainty import Classification
 from tumorlens.inference.volumes import with_volumes
@@ -172,20 +171,6 @@ def failed_record(item: Unreadable, model: str = "") -> Record:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Records of a finished job."""
-
-    records: int
-    """Including those of an interrupted run that was resumed."""
-    failed: int
-    """Records of files or slices that could not be read."""
-    files: int = 0
-    """Files that were read now, without those of the interrupted run."""
-    verdicts: Counter[str] = field(default_factory=Counter)
-    """Images and slices that were read now, by verdict: ok, uncertain, refused, error."""
-
-
 def predict_to(
     inputs: Sequence[str],
     classifier: Classifier,
@@ -227,30 +212,26 @@ def predict_to(
         raise RunError(
             f"--out {out} already exists.", cure="Add --resume to continue it, or name another file with --out."
         )
-    previous = _NOTHING
+    previous = PreviousRecords()
     if out and resume and out.exists():
         previous = read_previous(out, form, classifier.classes, model_id(classifier, settings))
     written = [path for path in (out, pictures) if path is not None]
     records = predict(inputs, classifier, settings, previous=previous, on_slice=on_slice, written=written)
-    n, failed, files, verdicts = previous.records, previous.failed, 0, Counter[str]()
+    counts = previous.counts
     with ExitStack() as stack:
         # The stream is taken before the bar starts, which redirects sys.stdout to the terminal.
         write = _file_writer(stack, out, previous.bytes, form) if out else _stdout_writer()
         total = count_inputs(inputs, written) if out is not None or not sys.stdout.isatty() else None
-        bar = total and stack.enter_context(Bar("Classifying", max(0, total - previous.files), "files"))
+        bar = total and stack.enter_context(Bar("Classifying", max(0, total - counts.files), "files"))
         if not previous.bytes:
             write(header(form, classifier.classes))
-        file = None
         for record in records:
             write(format_record(record, form, classifier.classes))
-            n, failed = n + 1, failed + record.failed
-            if record.kind != "volume":
-                verdicts[record.verdict.partition(":")[0]] += 1
-                files += record.file != file
-                if bar and record.file != file:
-                    bar.advance()
-                file = record.file
-    return Counts(n, failed, files, verdicts)
+            before = counts.files
+            counts.add(record)
+            if bar and counts.files > before:
+                bar.advance()
+    return counts
 
 
 def format_for(out: Path | None) -> Format:

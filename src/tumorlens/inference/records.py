@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +80,29 @@ class Record:
             "seconds": float(f"{self.seconds:.4g}"), "model": self.model,
             "probabilities": {name: float(f"{p:.6g}") for name, p in self.probabilities.items()} or None,
         }  # fmt: skip
+
+
+@dataclass
+class Counts:
+    """Records of a job, with those of an interrupted run that it continues."""
+
+    records: int = 0
+    files: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    """Images and slices by verdict: ok, uncertain, refused, error."""
+    _last_file: str = field(default="", repr=False, compare=False)
+
+    @property
+    def failed(self) -> int:
+        """Images and slices that could not be read."""
+        return self.verdicts[ERROR]
+
+    def add(self, record: Record) -> None:
+        self.records += 1
+        if record.kind != "volume":
+            self.verdicts[record.verdict.partition(":")[0]] += 1
+            self.files += record.file != self._last_file
+            self._last_file = record.file
 
 
 class Predictions(list[Record]):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tumorlens.core.errors import RunError
-from tumorlens.inference.records import Format, Record, header, parse_record
+from tumorlens.inference.records import Counts, Format, Record, header, parse_record
 from tumorlens.readers import Slice, Unreadable
 
 Item: TypeAlias = Slice | Unreadable
@@ -33,18 +33,13 @@ class PreviousRecords:
     """Slices of each series, unreadable ones too; an empty list if the file has the record of the volume."""
     bytes: int = 0
     """Length of the file without an incomplete last line."""
-    files: int = 0
-    records: int = 0
-    failed: int = 0
+    counts: Counts = field(default_factory=Counts)
 
-    def add(self, record: Record, *, new_file: bool) -> None:
-        """Count a record."""
-        self.records += 1
-        self.failed += record.failed
+    def add(self, record: Record) -> None:
+        self.counts.add(record)
         if record.kind == "volume":
             self.slices[str(record.series)] = []
             return
-        self.files += new_file
         key = _key(record.file, record.slice)
         if key in self.series_of:
             self.repeats[key] += 1
@@ -63,7 +58,7 @@ def read_previous(path: Path, form: Format, classes: Sequence[str], model: str) 
         another model, plane or coverage.
     """
     found = PreviousRecords()
-    number, last = 0, None
+    number = 0
     try:
         if not path.is_file():
             raise RunError(f"--out {path} is not a regular file.", cure="Name a file.")
@@ -93,8 +88,7 @@ def read_previous(path: Path, form: Format, classes: Sequence[str], model: str) 
                         f"{path}, line {number}: model, plane and coverage were {record.model}, now they are {model}.",
                         cure=_CURE,
                     )
-                found.add(record, new_file=record.file != last)
-                last = record.file
+                found.add(record)
     except (ValueError, TypeError, csv.Error) as error:
         raise RunError(f"{path}, line {number}, is not a record of tumorlens ({error}).", cure=_CURE) from None
     except OSError as error:

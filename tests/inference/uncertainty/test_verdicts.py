@@ -348,7 +348,7 @@ class TestEvaluate:
         )
 
     def test_marks_that_do_not_fit(self, trust, parts):
-        with pytest.raises(DataError, match="do not fit"):
+        with pytest.raises(DataError, match="do not match"):
             evaluate_trust(trust, parts[1], parts[2], twin_free=np.ones(3, bool), near={}, far={})
 
 
