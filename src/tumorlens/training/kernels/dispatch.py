@@ -70,11 +70,11 @@ def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int
     from tumorlens.training.kernels.jit import array, run
     from tumorlens.training.kernels.winograd_loops import windows
 
-    (n, c), (k, down, across) = x.shape[:2], gradient.shape[1:]
+    (n, c, h, w), (k, down, across) = x.shape, gradient.shape[1:]
     flat = gradient.permute(0, 2, 3, 1).reshape(-1, k)  # (n · down · across, k)
     seen = x.new_empty(len(flat), side * side * c)
-    read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(seen.view(n * down, across, side, side, c))
-    run(windows(read.dtype), n * down, read, written, padding, stride, down, side)
+    read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(seen)
+    run(windows(read.dtype), n * down, read, written, n, h, w, c, padding, stride, down, across, side)
     if x.dtype == torch.bfloat16:  # the result lies as the weight does
         return (flat.T @ seen).view(k, side, side, c).permute(0, 3, 1, 2)
     return (seen.T @ flat).view(side, side, c, k).permute(3, 2, 0, 1)

@@ -1,79 +1,106 @@
-"""Compile loops with Numba and run them on as many threads as PyTorch uses."""
+"""Compile loops with Numba and run them on PyTorch's threads.
+
+PyTorch's threads keep spinning for milliseconds after each operation, and other threads would share the cores with
+them. So each loop is compiled for one core and takes its tasks from a counter, and the threads of PyTorch's OpenMP run
+it at once until no task is left.
+
+All use of interfaces that may change without notice is here: GOMP_parallel through ctypes, and LLVM's prefetch and
+non-temporal stores through llvmlite. Public substitutes (plain Numba functions on a thread pool) cost a fifth of a
+training step; Numba is therefore bounded above in pyproject.toml, and the tests of this module fail if one changes.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import from_dtype, njit, types
-from numba.extending import overload
+from llvmlite import ir
+from numba import cfunc, types
+from numba.core import cgutils, errors
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
-_STAMP = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]  # loops contain code of this file
-_NO_CACHE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # Numba's, and of damaged files or full disks
-_CHUNKS_PER_THREAD = 4  # so that a thread that other processes interrupt does not hold up the rest
+_Loop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_STAMP = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]  # of what loops take from here
+_NO_CACHE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # Numba's, and of files damaged or full disks
 
 
-def compiled(signature: Any, *key: object) -> Callable[[Callable[..., None]], Any]:
-    """Compile a loop `(start, stop, *arguments)` over tasks for `run`.
+def compiled(*key: object) -> Callable[[Callable[[Any], None]], Any]:
+    """Compile a loop `(address of a job)` for `run`; it calls `next_task` until no task is left.
 
     Products and sums may be reordered or fused for vectorisation. The code is cached in the `__pycache__` beside the
-    loop's module, or in the user's cache folder, or only in the process if neither can be written.
-
-    Parameters
-    ----------
-    signature
-        Numba types of the arguments; see `signature_of`.
-    key
-        Everything that the code depends on beside its module, such as values of its closure: each gets its own cache
-        file, as two processes may write one at once.
+    loop's module, or in the user's cache folder, or only in the process if neither can be written. `key` is everything
+    that the code depends on beside its module, such as values of its closure: each key gets its own cache file, as two
+    processes may write one at once.
     """
 
-    def compiler(loop: Callable[..., None]) -> Any:
+    def compiler(loop: Callable[[Any], None]) -> Any:
         loop.__qualname__ = "_".join([loop.__qualname__, *map(str, key), _STAMP])
-        options: dict[str, Any] = {
-            "nogil": True, "error_model": "numpy", "fastmath": {"nsz", "contract", "reassoc"},
-        }  # fmt: skip
+        words: dict[str, Any] = {"error_model": "numpy", "fastmath": {"nsz", "contract", "reassoc"}}
         try:
-            return njit(signature, cache=True, **options)(loop)
+            code = cfunc(types.void(types.voidptr), cache=True, **words)(loop)
         except _NO_CACHE:
-            return njit(signature, **options)(loop)
+            code = cfunc(types.void(types.voidptr), **words)(loop)
+        found = _Loop(code.address)
+        found.code = code  # type: ignore[attr-defined]  # kept as long as what calls it
+        return found
 
     return compiler
 
 
-def signature_of(arrays: list[tuple[Any, int]], numbers: int) -> Any:
-    """Signature of a loop over C-contiguous arrays, each (dtype, dimensions), followed by so many integers."""
-    of_arrays = [types.Array(from_dtype(np.dtype(dtype)), n, "C") for dtype, n in arrays]
-    return types.void(types.int64, types.int64, *of_arrays, *[types.int64] * numbers)
+def run(loop: Any, tasks: int, *words: int | npt.NDArray[Any]) -> None:
+    """Run a loop on all threads. Its job holds the counter, the number of tasks, and `words`: numbers or addresses.
+
+    Raises
+    ------
+    MemoryError
+        A loop could not allocate its tiles.
+    """
+    job = np.array([0, tasks, *(w if isinstance(w, int) else w.ctypes.data for w in words)], dtype=np.int64)
+    cores = torch.get_num_threads()
+    if cores == 1 or tasks <= 1:
+        loop(job.ctypes.data)
+    elif openmp := _openmp():
+        openmp(loop, job.ctypes.data, 0, 0)  # 0: as many threads as PyTorch, whose team is reused
+    else:
+        others = [_threads().submit(_on_a_thread, loop, job, words) for _ in range(min(cores, tasks) - 1)]
+        loop(job.ctypes.data)
+        wait(others)
+    if job[0] < tasks:  # what a loop raises goes nowhere
+        raise MemoryError(f"a loop did {job[0]} of {tasks} tasks")
 
 
-def run(loop: Any, tasks: int, *arguments: int | npt.NDArray[Any]) -> None:
-    """Run a compiled loop over tasks 0 to `tasks` - 1, on all of PyTorch's threads."""
-    threads = min(torch.get_num_threads(), tasks)
-    if threads <= 1:
-        loop(0, tasks, *arguments)
-        return
-    bounds = np.linspace(0, tasks, min(tasks, _CHUNKS_PER_THREAD * threads) + 1).astype(int).tolist()
-    pool = _threads(threads)
-    futures = [pool.submit(loop, *chunk, *arguments) for chunk in pairwise(bounds)]
-    wait(futures)
-    for future in futures:
-        future.result()
+def _on_a_thread(loop: Any, job: npt.NDArray[np.int64], _held: Any) -> None:
+    """Keep what the job points to alive until the loop ends, even if a Ctrl-C ends the wait for it."""
+    loop(job.ctypes.data)
 
 
-@lru_cache(maxsize=1)
-def _threads(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n, "loops")
+@lru_cache
+def _openmp() -> Any:
+    """GCC's function that calls a function on each thread of a team; None if its OpenMP is not loaded (not Linux)."""
+    if not hasattr(os, "RTLD_NOLOAD"):
+        return None
+    try:
+        found = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    found.restype, found.argtypes = None, [_Loop, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    return found
+
+
+@lru_cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1))
 
 
 def array(values: Tensor) -> npt.NDArray[Any]:
@@ -83,6 +110,92 @@ def array(values: Tensor) -> npt.NDArray[Any]:
     held = values.detach()
     found: npt.NDArray[Any] = (held.view(torch.uint16) if held.dtype == torch.bfloat16 else held).numpy()
     return found
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def next_task(_: Any, job: Any) -> Any:
+    """Take the next task: return the counter of a job, int64 [.], and increment it atomically."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        held = context.make_array(signature.args[0])(context, builder, values[0])
+        return builder.atomic_rmw("add", held.data, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(job), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pointer(_: Any, address: Any) -> Any:
+    """Convert an address in a job to what `carray` takes."""
+
+    def code(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), code
+
+
+_LINE = 64  # bytes that a cache takes at once
+
+
+def _place(context: Any, builder: Any, kind: Any, rows: Any, row: Any, column: Any) -> tuple[Any, int]:
+    """Address of a number of an array of rows, and how many bytes a number takes."""
+    held = context.make_array(kind)(context, builder, rows)
+    at = builder.add(builder.mul(row, builder.extract_value(held.shape, 1)), column)
+    return builder.bitcast(builder.gep(held.data, [at]), cgutils.voidptr_t), kind.dtype.bitwidth // 8
+
+
+def _lines(builder: Any, begin: Any, size: int) -> Iterator[Any]:
+    """Address of each cache line of `size` bytes."""
+    for past in range(0, size, _LINE):
+        yield builder.gep(begin, [ir.Constant(ir.IntType(64), past)])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def ask_ahead(_: Any, rows: Any, row: Any, column: Any, count: Any) -> Any:
+    """Prefetch `count` numbers, a constant, of `rows` [., .] from a place on into a core's second-level cache.
+
+    The hardware does not prefetch reads that jump from row to row.
+    """
+    if not isinstance(count, types.IntegerLiteral):
+        raise errors.RequireLiteralValue("count")
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        at, size = _place(context, builder, signature.args[0], *values[:3])
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+        for line in _lines(builder, at, count.literal_value * size):
+            builder.call(ask, [line, number(0), number(2), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(rows, row, column, count), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def write_past_caches(_: Any, values: Any, rows: Any, row: Any, column: Any, count: Any) -> Any:
+    """Write the first `count`, a constant, of `values` [.] into `rows` [., .] from a place on.
+
+    They must be whole cache lines of 64 bytes. An ordinary store would read the line first. On x86 the next increment
+    of the counter, a locked instruction, waits until all is written.
+    """
+    if not isinstance(count, types.IntegerLiteral):
+        raise errors.RequireLiteralValue("count")
+    if values.dtype != rows.dtype or count.literal_value * rows.dtype.bitwidth % (8 * _LINE):
+        raise errors.TypingError(f"{count.literal_value} of {values.dtype} are no whole cache lines of {rows.dtype}")
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        at, size = _place(context, builder, signature.args[1], *arguments[1:4])
+        held = builder.bitcast(context.make_array(signature.args[0])(context, builder, arguments[0]).data, at.type)
+        line = ir.VectorType(ir.IntType(8), _LINE).as_pointer()
+        lines = (_lines(builder, begin, count.literal_value * size) for begin in (held, at))
+        for source, target in zip(*lines, strict=True):
+            found = builder.load(builder.bitcast(source, line))
+            found.align = size
+            written = builder.store(found, builder.bitcast(target, line))
+            written.align = _LINE
+            written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(values, rows, row, column, count), code
 
 
 def widened(value: Any) -> Any:

@@ -154,7 +154,7 @@ class _Convolution(torch.autograd.Function):
             for tiles, found, of_y in _grouped(cut, n, d, of_g.view(-1, k, c), products):
                 torch.bmm(of_y.transpose(1, 2), tiles, out=found)
             of_weight = g.new_empty(k, 3, 3, c, dtype=ctx.weight_kind)
-            of_weight = _from_points(matrices.g_back, of_g, 0, _of_filters(cut), of_weight)
+            of_weight = _from_points(matrices.g_back, of_g, 0, _of_filters(cut), of_weight, past=True)
         if ctx.needs_input_grad[0]:
             of_d = torch.empty_like(d)
             for found, filters, of_y in _grouped(cut, n, of_d, g.view(-1, k, c), products):
@@ -175,23 +175,29 @@ def _grouped(cut: Tiling, n: int, d: Tensor, g: Tensor, products: Tensor) -> Ite
 
 def _to_points(matrices: npt.NDArray[np.float32], x: Tensor, padding: int, cut: Tiling, kind: torch.dtype) -> Tensor:
     """x [n, c, h, w] as points, [rows, c] of `kind`."""
-    # Numba takes a quarter of a second to import, and a GPU does without.
+    # Numba is imported where it computes: it takes a quarter of a second, and a GPU does without.
     from tumorlens.training.kernels.jit import array, run
     from tumorlens.training.kernels.winograd_loops import to_points
 
-    found = torch.empty(len(x) * cut.products(), x.shape[1], dtype=kind)
+    n, c, h, w = x.shape
+    found = torch.empty(n * cut.products(), c, dtype=kind)
     read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(found)
     loop = to_points(*matrices.shape[1:], read.dtype, written.dtype)
-    run(loop, len(x) * cut.down, matrices, read, written, padding, cut.out, *cut.grid)
+    run(loop, n * cut.down, matrices, read, written, n, h, w, c, padding, cut.out, *cut.grid, len(found))
     return found
 
 
-def _from_points(matrices: npt.NDArray[np.float32], values: Tensor, padding: int, cut: Tiling, found: Tensor) -> Tensor:
-    """Write `found` [n, h, w, c] from points; returns it as [n, c, h, w] in channels_last."""
+def _from_points(
+    matrices: npt.NDArray[np.float32], values: Tensor, padding: int, cut: Tiling, found: Tensor, *, past: bool = False
+) -> Tensor:
+    """Points as what `found` [n, h, w, c] is written with: [n, c, h, w] in channels_last.
+
+    `past` caches goes what is not read soon.
+    """
     from tumorlens.training.kernels.jit import array, run
     from tumorlens.training.kernels.winograd_loops import from_points
 
     read, written = array(values), array(found)
-    loop = from_points(*matrices.shape[1:], read.dtype, written.dtype)
-    run(loop, len(found), matrices, read, written, padding, cut.out, *cut.grid)
+    loop = from_points(*matrices.shape[1:], read.dtype, written.dtype, past)
+    run(loop, len(found), matrices, read, written, *found.shape, padding, cut.out, *cut.grid, len(values))
     return found.permute(0, 3, 1, 2)

@@ -1,12 +1,13 @@
-"""Loops of `winograd`: tiles of an image to their points, and back.
+"""Compiled loops of convolutions: Winograd's transforms of activations and weights to points and back, and windows.
 
-A transform does few calculations per number, so it takes the time of reading and writing it. PyTorch would copy the
-tiles out, multiply them by a matrix and copy the result to its place; here each tile is read, transformed along both
-axes in a core's own cache, and written.
+Every value of a tile is used once, so a transform takes the time of reading and writing it. PyTorch would copy the
+tiles out, multiply them by a matrix and copy the result to where it belongs; here each tile is read, transformed along
+both axes in a core's own cache, and written. A tile's points lie far apart: they are asked for ahead, and written
+without first reading what was there.
 
-Points are stored one after the other, [rows, channels]: first those that every tile has, (m + 1)² of them, then the
-last of the rows' points, of the columns', and of both, which shorter tiles lack. Each is a matrix with a row per tile.
-Numbers are stored as float32 or bfloat16 and summed in float32.
+Points lie in memory one after the other, [rows, channels]: first those that every tile has, (m + 1)² of them, then the
+last of the rows' points, of the columns', and of both, which shorter tiles lack. Each is a matrix of a row a tile.
+Numbers are stored as float32 or bfloat16, and added up as float32.
 """
 
 from __future__ import annotations
@@ -15,10 +16,25 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numba import carray
 from numba.extending import register_jitable
 
-from tumorlens.training.kernels.jit import compiled, narrowed, signature_of, widened
+from tumorlens.training.kernels.jit import (
+    ask_ahead,
+    compiled,
+    narrowed,
+    next_task,
+    pointer,
+    widened,
+    write_past_caches,
+)
 from tumorlens.training.kernels.minimal_filtering import BLOCK
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _numbers(job: Any) -> tuple[int, ...]:
+    """`n, h, w, c, padding, step, down, long_down, across, long_across, rows` of a job of points."""
+    return job[5], job[6], job[7], job[8], job[9], job[10], job[11], job[12], job[13], job[14], job[15]
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -32,18 +48,25 @@ def _runs(last: int, n: int, down: int, long_down: int, across: int, long_across
 
 @lru_cache
 def windows(stored: Any) -> Any:
-    """Loop `(x, found, padding, step, down, side)`: the values under a window as it moves.
+    """Of a job `x, found, n, h, w, c, padding, step, down, across, side`: what lies under a window as it moves.
 
-    `x` [n, h, w, c], zero outside, is seen through a side×side window, which begins at `-padding` and moves by `step`;
-    `found` [n · down, across, side, side, c] is written. A task is one row of an image's windows.
+    `x` [n, h, w, c], zero around it, is seen through a side×side window, `padding` before it at first, which moves by
+    `step`; `found` [n, down, across, side, side, c] is written. A task is a row of an image's windows.
     """
 
-    @compiled(signature_of([(stored, 4), (stored, 5)], 4), "windows", stored)
-    def loop(start, stop, x, found, padding, step, down, side):  # type: ignore[no-untyped-def]
-        _, h, w, c = x.shape
-        for t in range(start, stop):
+    @compiled("windows", stored)
+    def loop(address: Any) -> None:
+        job = carray(address, (13,), np.int64)
+        n, h, w, c, padding, step = job[4], job[5], job[6], job[7], job[8], job[9]
+        down, across, side = job[10], job[11], job[12]
+        x = carray(pointer(job[2]), (n, h, w, c), stored)
+        found = carray(pointer(job[3]), (n * down, across, side, side, c), stored)
+        while True:
+            t = next_task(job)
+            if t >= job[1]:
+                break
             i, top = t // down, t % down * step - padding
-            for q in range(found.shape[1]):
+            for q in range(across):
                 left = q * step - padding
                 for y in range(side):
                     for z in range(side):
@@ -59,22 +82,28 @@ def windows(stored: Any) -> Any:
 
 @lru_cache
 def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
-    """Loop `(matrices, x, found, padding, step, down, long_down, across, long_across)`.
+    """Of a job `matrices, x, found, n, h, w, c, padding, step, down, long_down, across, long_across, rows`.
 
     `matrices`, float32 [2, points, inputs], are those of a longer and a shorter tile; `x` [n, h, w, c] of type `read`,
-    zero outside, is cut into tiles, the first of which begins at `-padding`; `found` [rows, c] of type `written` is
-    written. A task is one row of an image's tiles.
+    zero around it, is cut into tiles, the first of which begins `padding` before it; `found` [rows, c] of type
+    `written` is written, past caches, which are full by the time that it is read. A task is a row of an image's tiles.
     """
     last = points - 1  # a constant here, so that loops to it are unrolled
 
-    @compiled(signature_of([(np.float32, 3), (read, 4), (written, 2)], 6), "to_points", points, inputs, read, written)
-    def loop(start, stop, matrices, x, found, padding, step, down, long_down, across, long_across):  # type: ignore[no-untyped-def]
-        n, h, w, c = x.shape
+    @compiled("to_points", points, inputs, read, written, BLOCK)
+    def loop(address: Any) -> None:
+        job = carray(address, (16,), np.int64)
+        n, h, w, c, padding, step, down, long_down, across, long_across, rows = _numbers(job)
+        matrices = carray(pointer(job[2]), (2, points, inputs), np.float32)
+        x, found = carray(pointer(job[3]), (n, h, w, c), read), carray(pointer(job[4]), (rows, c), written)
         shared, of_row, of_column, of_both = _runs(last, n, down, long_down, across, long_across)
         tile = np.empty((inputs, inputs, BLOCK), np.float32)
         half = np.empty((points, inputs, BLOCK), np.float32)
-        row = np.empty((points, BLOCK), np.float32)
-        for t in range(start, stop):
+        row, line = np.empty((points, BLOCK), np.float32), np.empty(BLOCK, written)
+        while True:
+            t = next_task(job)
+            if t >= job[1]:
+                break
             i, r = t // down, t % down
             row_kind = 0 if r < long_down else 1
             top = r * step - max(r - long_down, 0) - padding
@@ -114,34 +143,40 @@ def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
                                     total += matrices[column_kind, p, z] * half[o, z, k]
                                 row[p, k] = total
                         for p in range(points if q < long_across else last):
-                            place = np.uintp(first + p * apart if p < last else final)
+                            place = first + p * apart if p < last else final
                             for k in range(BLOCK):
-                                found[place, begin + k] = narrowed(row[p, k], found)
+                                line[k] = narrowed(row[p, k], found)
+                            write_past_caches(line, found, place, begin, BLOCK)
 
     return loop
 
 
 @lru_cache
-def from_points(outputs: int, points: int, read: Any, written: Any) -> Any:
-    """Loop with the arguments of `to_points`: `x` are points [rows, c], and `found` [n, h, w, c] is written.
+def from_points(outputs: int, points: int, read: Any, written: Any, past: bool) -> Any:
+    """Of a job as of `to_points`, `x` being the points, [rows, c], and `found` [n, h, w, c].
 
-    Tiles of outputs×outputs are added at their places, the first of which begins at `-padding`. `matrices`, float32
-    [2, outputs, points], have zeros for what a shorter tile lacks. A task is an image.
+    Tiles of outputs×outputs are added where they lie, the first of which begins `padding` before `found`. `matrices`,
+    float32 [2, outputs, points], have zeros for what a shorter tile lacks. `found` is written past caches if `past`. A
+    task is an image.
     """
     last = points - 1
 
-    @compiled(
-        signature_of([(np.float32, 3), (read, 2), (written, 4)], 6), "from_points", outputs, points, read, written
-    )
-    def loop(start, stop, matrices, values, found, padding, step, down, long_down, across, long_across):  # type: ignore[no-untyped-def]
-        n, h, w, c = found.shape
+    @compiled("from_points", outputs, points, read, written, past, BLOCK)
+    def loop(address: Any) -> None:
+        job = carray(address, (16,), np.int64)
+        n, h, w, c, padding, step, down, long_down, across, long_across, rows = _numbers(job)
+        matrices = carray(pointer(job[2]), (2, outputs, points), np.float32)
+        values, found = carray(pointer(job[3]), (rows, c), read), carray(pointer(job[4]), (n * h * w, c), written)
         shared, of_row, of_column, of_both = _runs(last, n, down, long_down, across, long_across)
         high = (down - 1) * step - max(down - 1 - long_down, 0) + outputs
         wide = (across - 1) * step - max(across - 1 - long_across, 0) + outputs
         whole = np.empty((max(high, h + padding), max(wide, w + padding), BLOCK), np.float32)
         places, column = np.empty((points, points), np.int64), np.empty((points, BLOCK), np.float32)
-        half = np.empty((outputs, points, BLOCK), np.float32)
-        for i in range(start, stop):
+        half, line = np.empty((outputs, points, BLOCK), np.float32), np.empty(BLOCK, written)
+        while True:
+            i = next_task(job)
+            if i >= job[1]:
+                break
             for b in range(c // BLOCK):
                 begin = b * BLOCK
                 whole[:] = 0
@@ -152,7 +187,7 @@ def from_points(outputs: int, points: int, read: Any, written: Any) -> Any:
                         column_kind = 0 if q < long_across else 1
                         left = q * step - max(q - long_across, 0)
                         for z in range(points):
-                            # A shorter tile's matrix is zero there, so another of its values is read.
+                            # What a shorter tile lacks counts nothing, so another of its values is read.
                             if z < last or q >= long_across:
                                 first = (z % last) * shared + (i * down + r) * across + q
                                 apart = last * shared
@@ -164,6 +199,7 @@ def from_points(outputs: int, points: int, read: Any, written: Any) -> Any:
                                 final = first
                             for v in range(points):
                                 places[z, v] = first + v * apart if v < last else final
+                                ask_ahead(values, places[z, v], begin, BLOCK)
                         for z in range(points):
                             for v in range(points):
                                 place = np.uintp(places[z, v])
@@ -184,7 +220,13 @@ def from_points(outputs: int, points: int, read: Any, written: Any) -> Any:
                                     whole[np.uintp(top + o), np.uintp(left + p), k] += total
                 for y in range(h):
                     for z in range(w):
-                        for k in range(BLOCK):
-                            found[i, y, z, begin + k] = narrowed(whole[padding + y, padding + z, k], found)
+                        place = (i * h + y) * w + z
+                        if past:
+                            for k in range(BLOCK):
+                                line[k] = narrowed(whole[padding + y, padding + z, k], found)
+                            write_past_caches(line, found, place, begin, BLOCK)
+                        else:
+                            for k in range(BLOCK):
+                                found[place, begin + k] = narrowed(whole[padding + y, padding + z, k], found)
 
     return loop
