@@ -34,7 +34,7 @@ from tumorlens.data.near_duplicates import THRESHOLD
 from tumorlens.data.phantom.generator import VIEWS
 from tumorlens.export.trained_run import TrainedRun, open_trained_run
 from tumorlens.inference.classifier import Classifier, load_classifier
-from tumorlens.inference.uncertainty import LabelledOutputs
+from tumorlens.inference.uncertainty.fitting import LabelledOutputs
 from tumorlens.readers.pixels import read_image
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from robustness.conformal import SCORES, class_quantiles, nonconformity
 from robustness.selective import risk_coverage
 from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
@@ -25,13 +26,7 @@ from tumorlens.inference.uncertainty.calibration import (
     reliability,
     reliability_equal_mass,
 )
-from tumorlens.inference.uncertainty.conformal import (
-    Score,
-    class_quantiles,
-    prediction_sets,
-    quantile,
-    scores,
-)
+from tumorlens.inference.uncertainty.conformal import prediction_sets, quantile
 from tumorlens.inference.uncertainty.fitting import LabelledOutputs
 from tumorlens.inference.uncertainty.verdicts import (
     NO_TUMOR,
@@ -198,18 +193,22 @@ def measure_sets(validation: Floats, validation_labels: Ints, test: Floats, test
         `coverage_unfilled` should lie if images were exchangeable (see `coverage_interval`); twins, and patients in
         both splits, violate that.
     """
-    kinds: tuple[Score, ...] = ("lac", "aps")
     return {
         kind: {
             mode: {
                 str(coverage): _sets(
-                    scores(validation, kind), validation_labels, scores(test, kind), test_labels, coverage, mode
+                    nonconformity(validation, kind),
+                    validation_labels,
+                    nonconformity(test, kind),
+                    test_labels,
+                    coverage,
+                    mode,
                 )
                 for coverage in COVERAGES
             }
             for mode in ("marginal", "class_conditional")
         }
-        for kind in kinds
+        for kind in SCORES
     }
 
 

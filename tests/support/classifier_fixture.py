@@ -14,16 +14,8 @@ from torchvision.models import ResNet, resnet18
 from tumorlens.export.export import write_model
 from tumorlens.export.onnx_graph import build_graph
 from tumorlens.inference.classifier import FORMAT, Classifier
-from tumorlens.inference.uncertainty import (
-    OK,
-    REFUSED,
-    UNCERTAIN,
-    Classification,
-    LabelledOutputs,
-    TrainingOutputs,
-    UncertaintyModel,
-    fit_uncertainty,
-)
+from tumorlens.inference.uncertainty import OK, REFUSED, UNCERTAIN, Classification, UncertaintyModel
+from tumorlens.inference.uncertainty.fitting import LabelledOutputs, TrainingOutputs, fit_uncertainty
 from tumorlens.inference.uncertainty.ood import appearance_features
 from tumorlens.readers import Slice, Unreadable
 from tumorlens.readers.pixels import PREPROCESSING

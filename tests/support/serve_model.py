@@ -21,7 +21,7 @@ from PIL import Image
 
 from tumorlens.inference.classifier import CARD_KEY, FORMAT, UNCERTAINTY_KEY, Classifier, load_classifier
 from tumorlens.inference.network import OUTPUTS, Outputs, open_session
-from tumorlens.inference.uncertainty import LabelledOutputs, TrainingOutputs, fit_uncertainty
+from tumorlens.inference.uncertainty.fitting import LabelledOutputs, TrainingOutputs, fit_uncertainty
 from tumorlens.inference.uncertainty.ood import appearance_features
 from tumorlens.readers.pixels import PREPROCESSING, SIZE, resized
 from tumorlens.serve.app import create_app

@@ -22,7 +22,8 @@ from tumorlens.export.quantize import CALIBRATION, check_accuracy, quantize
 from tumorlens.export.trained_run import TrainedRun, open_trained_run
 from tumorlens.inference.classifier import CARD_KEY, FILE, FORMAT, INT8_FILE, UNCERTAINTY_KEY
 from tumorlens.inference.network import INPUT, OUTPUTS, Outputs, open_session
-from tumorlens.inference.uncertainty import LabelledOutputs, TrainingOutputs, UncertaintyModel, fit_uncertainty
+from tumorlens.inference.uncertainty import UncertaintyModel
+from tumorlens.inference.uncertainty.fitting import LabelledOutputs, TrainingOutputs, fit_uncertainty
 from tumorlens.inference.uncertainty.ood import appearance_features
 from tumorlens.readers.pixels import PREPROCESSING, Pixels
 from tumorlens.training.model import forward

@@ -20,6 +20,7 @@ read belongs to no series.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import PurePath
 
 import numpy as np
@@ -30,6 +31,7 @@ from tumorlens.inference.uncertainty.verdicts import NO_TUMOR
 
 NEIGHBOURS = 3
 PROBABILITY = 0.9
+_UNNUMBERED = 1 << 32  # added to the position of a slice without a number: above all numbers
 
 
 def call_volume(slices: Sequence[Record], classes: Sequence[str]) -> Record:
@@ -107,24 +109,14 @@ def with_volumes(
 
 def _runs(slices: Sequence[Record], classes: Sequence[str]) -> list[list[Record]]:
     """Runs of neighbouring slices with the same tumour class, each with confidence."""
-    runs: list[list[Record]] = []
-    before: Record | None = None
-    for record in slices:
-        if not _confident_tumour(record, classes):
-            before = None
-            continue
-        if before is not None and record.label == before.label and _follows(before, record):
-            runs[-1].append(record)
-        else:
-            runs.append([record])
-        before = record
-    return runs
-
-
-def _follows(before: Record, record: Record) -> bool:
-    if before.slice is None or record.slice is None:
-        return before.slice is record.slice
-    return record.slice - before.slice == 1
+    tumours = [
+        (record, i + _UNNUMBERED if record.slice is None else record.slice)
+        for i, record in enumerate(slices)
+        if _confident_tumour(record, classes)
+    ]
+    # Number minus position stays the same while the numbers are consecutive.
+    runs = groupby(enumerate(tumours), lambda entry: (entry[1][0].label, entry[1][1] - entry[0]))
+    return [[record for _, (record, _) in run] for _, run in runs]
 
 
 def _confident_tumour(record: Record, classes: Sequence[str]) -> bool:

@@ -5,16 +5,12 @@ import pytest
 from crepes import ConformalClassifier
 from hypothesis import given
 from hypothesis import strategies as st
+from robustness.conformal import class_quantiles, nonconformity
 from robustness.evaluation import COVERAGES, coverage_interval, measure_sets
 
 from tumorlens.core.errors import ConfigError
 from tumorlens.inference.uncertainty.arrays import softmax
-from tumorlens.inference.uncertainty.conformal import (
-    class_quantiles,
-    prediction_sets,
-    quantile,
-    scores,
-)
+from tumorlens.inference.uncertainty.conformal import prediction_sets, quantile, scores
 
 
 def draws(n: int, seed: int, k: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -31,14 +27,14 @@ class TestAgainstCrepes:
     # (n + 1) * coverage is no whole number for 500: crepes keeps p = 1 − coverage, we do not
     def test_marginal(self, kind, coverage):
         p, y = draws(500, 0)
-        known, found = scores(p, kind), scores(draws(200, 1)[0], kind)
+        known, found = nonconformity(p, kind), nonconformity(draws(200, 1)[0], kind)
         own = known[np.arange(500), y]
         theirs = ConformalClassifier().fit(own).predict_set(found, confidence=coverage, smoothing=False)
         assert (prediction_sets(found, quantile(own, coverage), fill=False) == theirs).all()
 
     def test_class_conditional(self, kind, coverage):
         p, y = draws(500, 0)
-        known, found = scores(p, kind), scores(draws(200, 1)[0], kind)
+        known, found = nonconformity(p, kind), nonconformity(draws(200, 1)[0], kind)
         own = known[np.arange(500), y]
         ours = prediction_sets(found, class_quantiles(own, y, 4, coverage), fill=False)
         for c in range(4):
@@ -51,8 +47,8 @@ class TestAgainstCrepes:
         for seed in range(100):
             p, y = draws(300, 2 * seed)
             q, z = draws(300, 2 * seed + 1)
-            level = quantile(scores(p, kind)[np.arange(300), y], coverage)
-            sets = prediction_sets(scores(q, kind), level, fill=False)
+            level = quantile(nonconformity(p, kind)[np.arange(300), y], coverage)
+            sets = prediction_sets(nonconformity(q, kind), level, fill=False)
             covered.append(sets[np.arange(300), z].mean())
             low, high = coverage_interval(300, 300, coverage)
             inside += low <= covered[-1] <= high
@@ -63,14 +59,14 @@ class TestAgainstCrepes:
 class TestScores:
     def test_by_hand(self):
         p = np.array([[0.2, 0.5, 0.3]])
-        assert scores(p, "lac")[0] == pytest.approx([0.8, 0.5, 0.7])
-        assert scores(p, "aps")[0] == pytest.approx([1.0, 0.5, 0.8])
+        assert scores(p)[0] == pytest.approx([0.8, 0.5, 0.7])
+        assert nonconformity(p, "aps")[0] == pytest.approx([1.0, 0.5, 0.8])
 
     @given(st.integers(0, 30), st.sampled_from(["lac", "aps"]))
     def test_a_more_probable_class_never_fits_worse(self, seed, kind):
         p = draws(5, seed)[0]
         order = np.argsort(-p, 1)
-        assert (np.diff(np.take_along_axis(scores(p, kind), order, 1)) >= 0).all()
+        assert (np.diff(np.take_along_axis(nonconformity(p, kind), order, 1)) >= 0).all()
 
 
 class TestQuantile:

@@ -32,35 +32,35 @@ def pack_array(values: npt.ArrayLike, dtype: str = "float32") -> Json:
     return {"dtype": dtype, "shape": list(array.shape), "base64": base64.b64encode(array.tobytes()).decode()}
 
 
-def unpack_array(record: Any, shape: tuple[int | None, ...], name: str) -> npt.NDArray[np.float32]:
-    """The array of a record that `pack_array` made, as float32.
+def unpack_array(record: Any, name: str, shape: tuple[int | None, ...], of: str = "") -> npt.NDArray[np.float32]:
+    """The array `name` of the record (of field `of`), which `pack_array` made, as float32.
 
     Parameters
     ----------
     shape
         Required shape; None for any length.
-    name
-        Name of the field, for messages.
 
     Raises
     ------
     WeightsError
         The field is missing, damaged or not finite, or has another shape or dtype.
     """
+    field = f"{of}.{name}" if of else name
     try:
-        dtype, found = record["dtype"], tuple(record["shape"])
+        entry = record[name]
+        dtype, found = entry["dtype"], tuple(entry["shape"])
         if dtype not in _STORED:
             raise ValueError(f"dtype {dtype!r}")
-        content = base64.b64decode(record["base64"], validate=True)
+        content = base64.b64decode(entry["base64"], validate=True)
         values = np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).reshape(found).astype(np.float32)
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise WeightsError(
-            f"The field {name!r} of the uncertainty record is damaged ({error}).", cure=EXPORT_AGAIN
+            f"The field {field!r} of the uncertainty record is damaged ({error}).", cure=EXPORT_AGAIN
         ) from None
     if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
-        raise WeightsError(f"The field {name!r} of the uncertainty record has shape {list(found)}.", cure=EXPORT_AGAIN)
+        raise WeightsError(f"The field {field!r} of the uncertainty record has shape {list(found)}.", cure=EXPORT_AGAIN)
     if not np.isfinite(values).all():
-        raise WeightsError(f"The field {name!r} of the uncertainty record holds NaN or infinity.", cure=EXPORT_AGAIN)
+        raise WeightsError(f"The field {field!r} of the uncertainty record holds NaN or infinity.", cure=EXPORT_AGAIN)
     return values
 
 

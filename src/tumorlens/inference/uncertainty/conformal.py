@@ -9,49 +9,23 @@ is valid on images from another scanner or sequence. Nor are validation images q
 here, they also chose the epoch and the temperature: with a thousand of them that costs tenths of a percentage point of
 coverage, with a hundred up to two points.
 
-Two scores, both of the calibrated probabilities:
-
-- `lac`, 1 − p(class) (Sadinle, Lei and Wasserman, JASA 114, 2019): the smallest sets on average.
-- `aps`, the probability of all classes at least as probable, itself included (Romano, Sesia and Candès,
-  NeurIPS 2020), **not randomized**: the same image always gets the same set. On an accurate model such
-  sets exceed the target coverage and hold most classes, so they are measured but not used.
+The score is 1 − p(class), of the calibrated probability (LAC; Sadinle, Lei and Wasserman, JASA 114, 2019): the smallest
+sets on average. benchmarks/robustness/conformal.py compares others.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 
 from tumorlens.core.errors import ConfigError
-from tumorlens.inference.uncertainty.arrays import Bools, Floats, Ints
-
-Score = Literal["lac", "aps"]
+from tumorlens.inference.uncertainty.arrays import Bools, Floats
 
 
-def scores(probabilities: Floats, kind: Score = "lac") -> Floats:
-    """Nonconformity of every class.
-
-    Parameters
-    ----------
-    probabilities
-        float64 [n, k], calibrated.
-    kind
-        `lac` or `aps`.
-
-    Returns
-    -------
-    float64 [n, k], 0 to 1
-        High for unlikely classes.
-    """
-    if kind == "lac":
-        return 1 - probabilities
-    order = np.argsort(-probabilities, 1, kind="stable")
-    summed = np.cumsum(np.take_along_axis(probabilities, order, 1), 1)
-    found = np.empty_like(probabilities)
-    np.put_along_axis(found, order, summed, 1)
-    return found
+def scores(probabilities: Floats) -> Floats:
+    """Nonconformity of every class, float64 [n, k] of probabilities [n, k], 0 to 1; high for unlikely classes."""
+    return 1 - probabilities
 
 
 def quantile(calibration: Floats, coverage: float) -> float:
@@ -91,8 +65,3 @@ def prediction_sets(found: Floats, thresholds: float | Floats, *, fill: bool = T
         empty = ~sets.any(1)
         sets[empty, found[empty].argmin(1)] = True
     return sets
-
-
-def class_quantiles(calibration: Floats, labels: Ints, classes: int, coverage: float) -> Floats:
-    """float64 [classes], the quantile of each class's validation scores; infinite if there are too few."""
-    return np.array([quantile(calibration[labels == c], coverage) for c in range(classes)])

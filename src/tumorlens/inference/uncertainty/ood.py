@@ -161,10 +161,8 @@ class Bounds:
     @classmethod
     def from_json(cls, record: Any, name: str) -> Bounds:
         """The record that `to_json` made; WeightsError if it is missing or damaged."""
-        if not isinstance(record, dict):
-            raise WeightsError(f"The uncertainty record lacks {name!r}.", cure=EXPORT_AGAIN)
         low, middle, high = (
-            unpack_array(record.get(k), (len(BOUNDED_FEATURES),), f"{name}.{k}") for k in ("low", "middle", "high")
+            unpack_array(record, key, (len(BOUNDED_FEATURES),), name) for key in ("low", "middle", "high")
         )
         if (low >= middle).any() or (middle >= high).any():
             raise WeightsError(f"The uncertainty record's {name!r} are not in order.", cure=EXPORT_AGAIN)
@@ -234,10 +232,8 @@ class Distance:
     @classmethod
     def from_json(cls, record: Any, d: int, name: str) -> Distance:
         """What `to_json` wrote, for values of length `d`; WeightsError if it is damaged."""
-        if not isinstance(record, dict):
-            raise WeightsError(f"The uncertainty record lacks {name!r}.", cure=EXPORT_AGAIN)
         widths, centres, directions = (
-            unpack_array(record.get(key), shape, f"{name}.{key}")
+            unpack_array(record, key, shape, name)
             for key, shape in (("widths", (d,)), ("centres", (None, d)), ("directions", (d, None)))
         )
         if not len(centres) or (widths <= 0).any() or not (directions**2).sum(0).all():

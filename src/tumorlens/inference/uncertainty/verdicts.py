@@ -225,7 +225,7 @@ class UncertaintyModel:
         classes = record.get("classes")
         if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
             raise WeightsError(f"The uncertainty record's classes are {classes!r}.", cure=EXPORT_AGAIN)
-        nonconformity = unpack_array(record.get("nonconformity"), (None,), "nonconformity").astype(np.float64)
+        nonconformity = unpack_array(record, "nonconformity", (None,)).astype(np.float64)
         if not len(nonconformity) or (np.diff(nonconformity) < 0).any():
             raise WeightsError(
                 "The uncertainty record's nonconformity scores are empty or not sorted.", cure=EXPORT_AGAIN

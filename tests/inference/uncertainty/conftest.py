@@ -1,0 +1,5 @@
+"""Fixtures of the tests of the uncertainty model."""
+
+from uncertainty_cases import parts, slices, trust
+
+__all__ = ["parts", "slices", "trust"]
