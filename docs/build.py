@@ -26,6 +26,7 @@ from tumorlens.cli.main import app
 from tumorlens.core.run_folder import Run
 from tumorlens.evaluation.leakage import same_mix
 from tumorlens.evaluation.seeds import paired_seeds, summarise_seeds
+from tumorlens.inference import volumes
 from tumorlens.study.cross_validation import (
     FoldAnswers,
     fold_answers,
@@ -344,10 +345,14 @@ def readme(flat: dict[str, float]) -> str:
     """README.md with its block of results rendered from the figures."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((HERE / "readme-results.md.j2").read_text(encoding="utf-8"))
-    begin, end = "<!-- results: written by `make figures` -->\n", "<!-- /results -->"
-    before, rest = (HERE.parent / "README.md").read_text(encoding="utf-8").split(begin)
-    after = rest.split(end, 1)[1]
-    return f"{before}{begin}{template.render(figures=flat).strip()}\n{end}{after}"
+    return with_block(HERE.parent / "README.md", "results", template.render(figures=flat).strip())
+
+
+def with_block(page: Path, name: str, text: str) -> str:
+    """A page with the text of its generated block `name`."""
+    begin, end = f"<!-- {name}: written by `make figures` -->\n", f"<!-- /{name} -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    return f"{before}{begin}{text}\n{end}{rest.split(end, 1)[1]}"
 
 
 def main(words: list[str]) -> int:
@@ -375,6 +380,8 @@ def main(words: list[str]) -> int:
     if "bench-audit" in found:
         wanted[HERE / "audit.md"] = audit_page(found)
     wanted[HERE.parent / "README.md"] = readme(flat)
+    rule = (volumes.__doc__ or "").split("\n\n", 1)[1].strip()
+    wanted[HERE / "using.md"] = with_block(HERE / "using.md", "volumes", rule)
     wanted[HERE / "lab-notes.md"] = quoted(HERE / "lab-notes.md", flat)
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if words == ["--check"]:

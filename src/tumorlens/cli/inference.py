@@ -126,13 +126,9 @@ def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(n
     verdict: ok, uncertain, refused: not a brain MRI, or error. A refused image
     gets no class.
 
-    A volume or series of two slices or more, one of them readable, also gets a
-    row for the whole, after all slices: refused where over half of the readable
-    slices are; else uncertain where the model has no class notumor; else the
-    tumour class that at least 3 neighbouring slices name, each ok with a
-    probability of 0.9 or more; else notumor where no 2 neighbours name one so and
-    over half of the slices, unreadable ones counted and refused ones not, say
-    notumor with ok; else uncertain.
+    A volume or series with two or more slices, at least one of them readable,
+    also gets one row for the whole, after all slices, by the rule in
+    docs/using.md, "Volume-level results".
 
     Exit code 3: some inputs could not be read, the others were classified. Of a
     4-D NIfTI file the first volume is classified, and an error row reports the
