@@ -1,10 +1,10 @@
-"""How well heatmaps point at lesions whose place is known, for both configurations, beside a central blob.
+"""How well heatmaps point at lesions of known position, for both configurations, compared with a central blob.
 
     python benchmarks/pointing.py --phantom RUN [--n 120]
     python benchmarks/pointing.py --volume T1.nii.gz --mask MASK.nii.gz --real RUN
 
-The first RUN is one on generated slices; the slices measured on come from another seed. The second is one on real
-slices. Updates benchmarks/results/pointing.json.
+The first RUN was trained on generated slices; the slices measured come from another seed. The second was trained on
+real slices. Updates benchmarks/results/pointing.json.
 """
 
 from __future__ import annotations

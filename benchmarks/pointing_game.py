@@ -1,4 +1,4 @@
-"""How well heatmaps point at lesions whose place is known, beside a map that looks at no image."""
+"""How well heatmaps point at lesions of known position, compared with a map that ignores the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tumorlens.inference.heatmap import HeatArray, upsample
 from tumorlens.inference.uncertainty.verdicts import NO_TUMOR
 from tumorlens.readers.pixels import SIZE, Pixels, resized
 
-PHANTOM_SEED = 7_001  # of heads that no data set of the generator's usual seeds holds
+PHANTOM_SEED = 7_001  # of heads that are in no data set of the generator's usual seeds
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ TOLERANCE = 15  # pixels, as in the pointing game's paper
 
 
 def pointing_game(heatmap: npt.ArrayLike, mask: Mask, tolerance: float = TOLERANCE) -> bool:
-    """Does the hottest place lie on the lesion, or within `tolerance` pixels of it?
+    """Whether the maximum lies on the lesion, or within `tolerance` pixels of it.
 
     Zhang et al., "Top-down neural attention by excitation backprop", IJCV 126, 2018, section 4.3.
 
@@ -120,7 +120,7 @@ def heat_inside(heatmap: npt.ArrayLike, mask: Mask) -> float:
 
 
 def centre_blob() -> HeatArray:
-    """A map that looks at no image: a Gaussian in the centre with an sd of a sixth of the side, [224, 224]."""
+    """A map that ignores the image: a Gaussian in the centre with an sd of a sixth of the side, [224, 224]."""
     place = (np.arange(SIZE) + 0.5) / SIZE - 0.5
     bell = np.exp(-0.5 * (place * 6) ** 2)
     return np.outer(bell, bell).astype(np.float32)

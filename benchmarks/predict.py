@@ -1,13 +1,13 @@
-"""Classifying files: the exported classifier beside torch, decoding included, in one process and turn by turn.
+"""Speed of classifying files: the exported classifier and torch, decoding included, alternating in one process.
 
     python benchmarks/predict.py RUN [--configuration finetuned] [--int8 FILE] [--images FOLDER] [--n 256]
 
-RUN must be exported (`tumorlens export RUN`, and with --int8). Images are those of the run's test part where none are
-named. "torch" is the loop that people in this field write: Pillow and torchvision's Resize, ToTensor and Normalize,
-eager forward in eval mode without gradients, softmax, with as many threads as ONNX Runtime. "torch channels_last" is
-the best of eager torch: images read by our reader, weights and images in channels_last. Ours is the whole predict job:
-reading ahead, inference, judgement, rows as JSON. One by one, a job is given all files in batches of one; alone, each
-file is a job of its own, which ends before the next one begins. Writes benchmarks/results/predict.json.
+RUN must be exported (`tumorlens export RUN`, and with --int8). Images are by default those of the run's test split.
+"torch" is the usual loop: Pillow and torchvision's Resize, ToTensor and Normalize, eager forward in eval mode without
+gradients, softmax, with as many threads as ONNX Runtime. "torch channels_last" is the fastest eager torch: images read
+by our reader, weights and images in channels_last. Ours is the whole predict job: prefetching, inference, verdicts,
+records as JSON. "batch1" is one job on all files in batches of one; "alone" is one job per file, one after another.
+Writes benchmarks/results/predict.json.
 """
 
 from __future__ import annotations

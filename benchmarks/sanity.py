@@ -1,9 +1,9 @@
-"""Whether heatmaps depend on what was learned: the sanity check of Adebayo et al., NeurIPS 2018, section 3.
+"""Whether heatmaps depend on the trained weights: the sanity check of Adebayo et al., NeurIPS 2018, section 3.
 
     python benchmarks/sanity.py RUN [--configuration finetuned] [--n 100]
 
-The stages of a trained network are drawn anew one after another, from the head down ("cascading randomisation"). The
-map of the class that the trained network names must change. Writes benchmarks/results/sanity.json.
+The stages of a trained network are randomized one after another, from the head down ("cascading randomization"). The
+map of the class that the trained network predicts must change. Writes benchmarks/results/sanity.json.
 """
 
 from __future__ import annotations

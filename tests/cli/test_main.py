@@ -15,6 +15,7 @@ from folders import write_folder
 from tumorlens.cli import inference as cli_use
 from tumorlens.cli.main import main
 from tumorlens.core.files import cache_dir
+from tumorlens.inference import volumes
 from tumorlens.inference.records import header
 from tumorlens.readers import ReadLimits
 from tumorlens.readers.pixels import MAX_PIXELS
@@ -186,11 +187,14 @@ def plain(text: str) -> str:
     return " ".join(text.replace("`", "").split())
 
 
-def test_documents_and_help_give_the_same_rule_for_volumes() -> None:
+def test_the_rule_for_volumes_is_in_the_documents_and_help_names_the_place() -> None:
     help_text, using = inspect.getdoc(cli_use.predict) or "", (ROOT / "docs" / "using.md").read_text()
-    rule = re.search(r"A volume or series .*?else uncertain\.", plain(help_text))
-    assert rule
-    assert rule[0] in plain(using)
+    rule = (volumes.__doc__ or "").split("\n\n", 1)[1].strip()
+    assert f"of at least {volumes.PROBABILITY}\n" in rule
+    assert f"at least {volumes.NEIGHBOURS} neighbouring slices" in rule
+    assert rule in using
+    assert 'docs/using.md, "Volume-level results"' in plain(help_text)
+    assert "### Volume-level results\n" in using
 
 
 def test_readmes_commands_name_one_run() -> None:
