@@ -27,13 +27,7 @@ from tumorlens.core.run_folder import Run
 from tumorlens.evaluation.leakage import same_mix
 from tumorlens.evaluation.seeds import paired_seeds, summarise_seeds
 from tumorlens.inference import volumes
-from tumorlens.study.cross_validation import (
-    FoldAnswers,
-    fold_answers,
-    fold_baselines,
-    pool_folds,
-    sum_up_folds,
-)
+from tumorlens.study.cross_validation import FoldPredictions, fold_predictions, pool_folds, sum_up_folds
 from tumorlens.training.configurations import BUILT_IN, Configuration
 
 HERE = Path(__file__).resolve().parent
@@ -94,12 +88,13 @@ def collect_folds(root: Path, name: str) -> None:
                 "seed": study["config"]["seed"], "epochs": study["config"]["max_epochs"]}  # fmt: skip
         if (was := next((one.get("same", same) for one in kept.values()), same)) != same:
             sys.exit(f"{path} holds folds of another study ({was}; fold {fold} is of {same}). Choose another name.")
+        configurations, baselines = fold_predictions(run, cv["configurations"], study["classes"])
         kept[str(fold)] = {
             "seconds": study["timing"]["total_s"],
             "same": same,
             **{key: study[key] for key in ("classes", "weights", "device", "environment", "git")},
-            "configurations": {one: packed(fold_answers(run, one), run.root / one) for one in cv["configurations"]},
-            "baselines": {one: packed(said) for one, said in fold_baselines(run, study["classes"]).items()},
+            "configurations": {one: packed(found, run.root / one) for one, found in configurations.items()},
+            "baselines": {one: packed(found) for one, found in baselines.items()},
         }
     kept = dict(sorted(kept.items(), key=lambda item: int(item[0])))
     first = next(iter(kept.values()))
@@ -115,21 +110,22 @@ def collect_folds(root: Path, name: str) -> None:
     keep(name, {"name": name, "cv": cv, "precisions": precisions, "answers": kept})
 
 
-def packed(answers: FoldAnswers, folder: Path | None = None) -> dict[str, Any]:
-    """A fold's answers in little space, and how long it was trained."""
+def packed(fold: FoldPredictions, folder: Path | None = None) -> dict[str, Any]:
+    """A fold's predictions in little space, and how long it was trained."""
     training = read(folder / "training.json") if folder else {}
+    labels, predicted, groups = fold
     return {
         **{key: training[key] for key in ("epochs_run", "best_epoch") if key in training},
-        "labels": "".join(map(str, answers.labels)),
-        "predicted": "".join(map(str, answers.predicted)),
-        "groups": " ".join(answers.groups),
+        "labels": "".join(map(str, labels)),
+        "predicted": "".join(map(str, predicted)),
+        "groups": " ".join(groups),
     }
 
 
-def unpacked(kept: dict[str, Any]) -> FoldAnswers:
+def unpacked(kept: dict[str, Any]) -> FoldPredictions:
     """What `packed` kept; class numbers have one digit."""
     labels, predicted = (np.array(list(kept[key]), np.int64) for key in ("labels", "predicted"))
-    return FoldAnswers(labels, predicted, np.array(kept["groups"].split(" ")))
+    return labels, predicted, np.array(kept["groups"].split(" "))
 
 
 def keep(name: str, content: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     sizes = np.unique(used, return_counts=True)[1]
     study, grouped = runs[0].read_study(), read_json(runs[0].audit)["groups"]
     classes = study["classes"]
-    by_fold = [_test_predictions(run, names, classes) for run in runs]
+    by_fold = [fold_predictions(run, names, classes) for run in runs]
     with_baselines = all(baselines for _, baselines in by_fold)
     result: Json = {
         "done": done,
@@ -73,9 +73,9 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         "cut_pairs": grouped["cut_pairs"],
         "copies_dropped": study["split"]["left_out"],
         "unfinished": sorted({name for one in compared for name in one} - set(names)),
-        "configurations": {name: _pooled([found[name] for found, _ in by_fold], classes) for name in names},
+        "configurations": {name: pool_folds([found[name] for found, _ in by_fold], classes) for name in names},
         "baselines": {
-            name: _pooled([found[name] for _, found in by_fold], classes)
+            name: pool_folds([found[name] for _, found in by_fold], classes)
             for name in (BASELINES if with_baselines else ())
         },
     }
@@ -123,16 +123,16 @@ def check_alike(runs: Sequence[Run], names: Sequence[str], keys: Sequence[str], 
 
 #: Test predictions in one fold: true classes and predicted classes, both int [n], and groups, str [n]. A group has the
 #: same name in every fold.
-_Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.str_]]
+FoldPredictions = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.str_]]
 
 
-def _test_predictions(
+def fold_predictions(
     run: Run, names: Sequence[str], classes: Sequence[str]
-) -> tuple[dict[str, _Fold], dict[str, _Fold]]:
+) -> tuple[dict[str, FoldPredictions], dict[str, FoldPredictions]]:
     """Test predictions of each configuration and of each baseline; runs of older versions have no baselines."""
     rows = {row.path: row for row in read_index(run.index)}
 
-    def fold(paths: Sequence[str], predicted: npt.ArrayLike) -> _Fold:
+    def fold(paths: Sequence[str], predicted: npt.ArrayLike) -> FoldPredictions:
         labels = np.array([classes.index(rows[path].label) for path in paths])
         return labels, np.asarray(predicted), np.array([rows[path].group for path in paths])
 
@@ -148,7 +148,7 @@ def _test_predictions(
     return configurations, baselines
 
 
-def _pooled(folds: Sequence[_Fold], classes: Sequence[str]) -> Json:
+def pool_folds(folds: Sequence[FoldPredictions], classes: Sequence[str]) -> Json:
     """The entry of one configuration or baseline in cv.json."""
     labels, predicted, groups = (np.concatenate(arrays) for arrays in zip(*folds, strict=True))
     found = measure(labels, np.eye(len(classes))[predicted], classes)

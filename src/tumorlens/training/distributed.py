@@ -118,7 +118,7 @@ def process_group(device: str) -> Iterator[World]:
         if (leaders := world.run_on_rank0(lambda: kind)) != kind:
             raise ConfigError(
                 f"Process 0 computes on {leaders} and process {world.rank} on {kind}.",
-                cure="Say --device cpu, or use hosts that all have GPUs.",
+                cure="Use --device cpu, or hosts that all have GPUs.",
             )
         yield world
         distributed.destroy_process_group()
@@ -129,8 +129,12 @@ def _answering_sigterm(world: World) -> Iterator[None]:
     """Say why, and end at once, on the SIGTERM that torchrun sends to all when one process ends.
 
     A Python handler would not run while the main thread waits for the others inside a collective, and torchrun
-    kills without a word after 30 s; so a thread reads the signal from the wakeup descriptor.
+    kills without a word after 30 s; so a thread reads the signal from the wakeup descriptor. Windows has no SIGTERM
+    that a process could answer.
     """
+    if sys.platform == "win32":
+        yield
+        return
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
 

@@ -10,7 +10,6 @@ memory, and this keeps it constant however many images there are.
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -85,8 +84,8 @@ class CachedFeatures:
         size = out[0].nbytes if len(hashes) else 0
         with self.path.open("rb", buffering=0) as file:
             for i, sha256 in enumerate(hashes):
-                got = os.preadv(file.fileno(), [out[i]], self.offset + self.row_of[sha256] * size)
-                if got != size:
+                file.seek(self.offset + self.row_of[sha256] * size)
+                if file.readinto(out[i]) != size:
                     raise RunError(
                         f"The cache {self.path} is truncated.", cure="Delete it and run the same command again."
                     )
