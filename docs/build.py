@@ -22,7 +22,7 @@ import performance
 import trust_plots
 from cyclopts import App
 
-from tumorlens.cli.main import app
+from tumorlens.cli.app import app
 from tumorlens.core.run_folder import Run
 from tumorlens.evaluation.leakage import same_mix
 from tumorlens.evaluation.seeds import paired_seeds, summarise_seeds
@@ -240,7 +240,7 @@ def cli_reference() -> str:
     """docs/cli.md: the --help of every command, as it is printed, and the keys of configuration files."""
     lines = ["# Command line", "", "Written by `make figures` from `--help`.", ""]
     for words in ((), *commands(app)):
-        code = "import sys; from tumorlens.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        code = "import sys; from tumorlens.cli.app import main; sys.exit(main(sys.argv[1:]))"
         shown = subprocess.run(
             [sys.executable, "-c", code, *words, "--help"],
             capture_output=True, text=True, check=True, env={"COLUMNS": "100", "NO_COLOR": "1", "PATH": ""},

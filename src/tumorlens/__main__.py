@@ -22,7 +22,7 @@ def _exit_at_once() -> None:
     os._exit(_code)
 
 
-from tumorlens.cli.main import main  # noqa: E402 - its exit handlers must be called first
+from tumorlens.cli.app import main  # noqa: E402 - its exit handlers must be called first
 
 
 def run() -> NoReturn:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from folders import write_folder
 
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.study import audit as auditing
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from classifier_fixture import grey, write_classifier
 
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.inference.uncertainty import REFUSED, UNCERTAIN
 
 

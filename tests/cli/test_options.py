@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from folders import write_folder
 
-from tumorlens.cli.main import _GROUPS, app, main
+from tumorlens.cli.app import _GROUPS, app, main
 from tumorlens.cli.options import Output, shown_default
 from tumorlens.cli.serve import _GROUPS as SERVE_GROUPS
 from tumorlens.core.progress import Bar, log

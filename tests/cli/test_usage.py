@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
-from tumorlens.cli.main import app, main
+from tumorlens.cli.app import app, main
 from tumorlens.study.options import Study
 from tumorlens.training.configurations import Configuration
 

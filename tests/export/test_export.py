@@ -12,7 +12,7 @@ from classifier_fixture import CLASSES, arrays, network
 from folders import write_folder
 
 from tumorlens import Study, run_study
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.core.errors import DataError, RunError
 from tumorlens.core.files import read_json
 from tumorlens.export import export

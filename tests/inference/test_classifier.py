@@ -178,7 +178,7 @@ def test_predict_works_where_torch_and_the_studys_libraries_are_missing(path, tm
         "        if name.split('.')[0] in ('torch', 'torchvision', 'onnx', 'scipy', 'sklearn', 'matplotlib'):\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Block())\n"
-        "from tumorlens.cli.main import main\n"
+        "from tumorlens.cli.app import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     words = ["predict", str(tmp_path / "a.png"), "--model", str(path), "--format", "json", "--heatmaps", str(tmp_path)]

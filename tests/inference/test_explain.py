@@ -10,7 +10,7 @@ from classifier_fixture import CLASSES, fake_classifier, grey, level
 from phantom_files import write_dicom
 from PIL import Image
 
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.inference.explain import (
     PictureOptions,

@@ -25,7 +25,7 @@ import pytest
 from classifier_fixture import CLASSES, FakeSession, fake_classifier, grey, level, volume
 from input_files import seeds
 
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.inference import predict as predicting
 from tumorlens.inference.classifier import Classifier, load_classifier

@@ -11,7 +11,7 @@ from folders import picture
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.study import experiment
 
 pytest_plugins = ["page_fixtures"]

@@ -18,7 +18,7 @@ import uvicorn
 from serve_model import png, problem_of
 from service_process import process, until
 
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.core.errors import RunError
 from tumorlens.inference.classifier import load_classifier
 from tumorlens.serve import admission
@@ -285,7 +285,7 @@ def test_without_the_extra_the_cure_is_one_for_the_source(monkeypatch, capsys):
 
 
 def test_what_cannot_be_served_is_told_before_anything_listens(model, tmp_path):
-    with pytest.raises(RunError, match="not there"):
+    with pytest.raises(RunError, match="does not exist"):
         serve(Settings(model=tmp_path / "none.onnx"))
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RunError, match="port"):
         serve(Settings(model=model, port=taken.getsockname()[1]))

@@ -14,7 +14,7 @@ from folders import picture
 from PIL import Image
 
 from tumorlens import Study, run_study
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.core.errors import ConfigError, DataError, RunError
 from tumorlens.core.files import read_json, write_json
 from tumorlens.data import fetch, index

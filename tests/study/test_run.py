@@ -26,7 +26,7 @@ from tumorlens import (
     report_run,
     run_study,
 )
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.core.errors import (
     ConfigError,
     DataError,

@@ -23,7 +23,7 @@ import torch
 from torch import distributed, nn
 
 from tumorlens import Study, run_study
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.core.errors import ConfigError
 from tumorlens.training.configurations import INITIAL, Configuration
 from tumorlens.training.devices import Compute

@@ -13,7 +13,7 @@ import pytest
 from folders import write_folder
 
 from tumorlens.cli import inference as cli_use
-from tumorlens.cli.main import main
+from tumorlens.cli.app import main
 from tumorlens.core.files import cache_dir
 from tumorlens.inference import volumes
 from tumorlens.inference.records import header
@@ -28,7 +28,7 @@ COMMANDS = [*STAGES, "export", "predict", "explain", "serve"]
 
 
 def run(*words: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    code = f"import sys\n{before}\nfrom tumorlens.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    code = f"import sys\n{before}\nfrom tumorlens.cli.app import main\nsys.exit(main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120,
         env={**os.environ, "COLUMNS": "100"},
@@ -69,9 +69,8 @@ def test_a_process_ends_with_all_that_it_printed(before: str, code: int, collect
 @pytest.mark.parametrize("torch", ["", "sys.modules['torch'] = sys"])
 @pytest.mark.parametrize("n", [5, 200_000])  # less and more than is written at once
 def test_a_closed_pipe_gives_141(torch: str, n: int, tmp_path: Path) -> None:
-    code = (
-        f"import sys\nfrom tumorlens import __main__ as program\nfrom tumorlens.cli import main as cli\n{torch}\n"
-        + (f"cli._run = lambda: print('x' * {n})\nprogram.run()")
+    code = f"import sys\nfrom tumorlens import __main__ as program\nfrom tumorlens.cli import app as cli\n{torch}\n" + (
+        f"cli._run = lambda: print('x' * {n})\nprogram.run()"
     )
     read, write = os.pipe()
     os.close(read)
