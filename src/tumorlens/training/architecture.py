@@ -1,4 +1,4 @@
-"""ResNet18 as one table: its stages in the order of the data, and the boundary that follows each."""
+"""ResNet18 as one table: its stages in forward order, and the boundary after each stage."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Stage:
 
     name: str
     modules: tuple[str, ...]
-    """torchvision's modules that have its parameters."""
+    """Names of the torchvision modules that hold its parameters."""
     boundary: str
-    """Name of its output."""
+    """Name of the boundary at its output."""
     shape: tuple[int, ...]
-    """Output of one image, channels last."""
+    """Shape of its output for one image, channels last."""
 
 
 TABLE = (
@@ -27,13 +27,13 @@ TABLE = (
     Stage("fc", ("fc",), "logits", ()),
 )
 STAGES = tuple(stage.name for stage in TABLE)
-#: Each boundary and the index of the stage that follows it.
+#: Maps each boundary to the index of the stage after it.
 BOUNDARIES = {"image": 0} | {stage.boundary: i for i, stage in enumerate(TABLE, start=1)}
-#: Shape of one image at each boundary at which features can be cached, channels last. 224 is `readers.pixels.SIZE`,
-#: which is not imported because that loads NumPy, and --help would wait for it; a test compares the two.
+#: Shape of one image at each boundary where features can be cached, channels last. 224 is `readers.pixels.SIZE`,
+#: which is not imported because it loads NumPy and would slow down --help; a test compares the two.
 SHAPES: dict[str, tuple[int, ...]] = {"image": (224, 224, 3)} | {s.boundary: s.shape for s in TABLE[:-1]}
 
 
 def parameter_prefixes(stages: tuple[str, ...]) -> tuple[str, ...]:
-    """What the names of these stages' parameters and buffers begin with in a state dict."""
+    """Return the prefixes of these stages' parameters and buffers in a state dict."""
     return tuple(f"{module}." for stage in TABLE if stage.name in stages for module in stage.modules)

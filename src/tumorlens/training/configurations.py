@@ -1,6 +1,6 @@
-"""Configurations as data: which layers learn, from which start, with which optimiser.
+"""Configurations as data: which layers are trained, from which initial weights, and with which optimiser.
 
-Two are the published pair, `initial` and `finetuned`. A third is a few lines of TOML:
+Two of them, `initial` and `finetuned`, are the published pair. Adding another takes a few lines of TOML:
 
     [[configuration]]
     name = "layer4"
@@ -59,7 +59,7 @@ class Configuration:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Configuration:
-        """From a run's JSON; a field that is newer than the run had its default value then."""
+        """Create one from a run's JSON; a field added since that run has its default value."""
         known = {f.name for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k in known}
         return cls(**values)
@@ -85,7 +85,7 @@ class Configuration:
         if self.head_solver == "lbfgs" and self.learns != ("fc",):
             raise ConfigError(
                 f"{where}: head_solver = 'lbfgs' solves the head alone, but learns = {list(self.learns)}.",
-                cure='Say learns = ["fc"], or head_solver = "gradient".',
+                cure='Use learns = ["fc"], or head_solver = "gradient".',
             )
         if self.refit and self.head_solver != "lbfgs":
             raise ConfigError(
@@ -96,15 +96,15 @@ class Configuration:
         for field in ("batch_size", "max_epochs", "patience"):
             _positive(where, field, getattr(self, field))
         if not 0 <= self.weight_decay < float("inf"):
-            raise ConfigError(f"{where}: weight_decay = {self.weight_decay} is negative.", cure="Say 0 or more.")
+            raise ConfigError(f"{where}: weight_decay = {self.weight_decay} is negative.", cure="Use 0 or more.")
         if self.seed is not None:
             check_seed(self.seed, f"{where}: seed =")
         if self.batch_size == 1 and any(stage != "fc" for stage in self.learns):
-            raise ConfigError(f"{where}: BatchNorm cannot learn from batches of 1.", cure="Say batch_size = 2 or more.")
+            raise ConfigError(f"{where}: BatchNorm cannot learn from batches of 1.", cure="Use batch_size = 2 or more.")
 
     @property
     def checkpoint(self) -> str:
-        """File name of the best weights; the published two have the published names."""
+        """File name of the best weights; the published pair keeps its published names."""
         suffix = "" if self.name == "initial" else f"_{self.name}"
         return f"best_brain_tumor_resnet18{suffix}.pth"
 
@@ -115,9 +115,9 @@ class Configuration:
 
 
 def check_seed(seed: int, name: str = "--seed") -> None:
-    """ConfigError where it is no seed of numpy and torch."""
+    """Raise a ConfigError unless `seed` is valid for both NumPy and PyTorch."""
     if not 0 <= seed < 2**31:
-        raise ConfigError(f"{name} {seed} is out of range.", cure="Say 0 to 2147483647.")
+        raise ConfigError(f"{name} {seed} is out of range.", cure="Use 0 to 2147483647.")
 
 
 def _choose(where: str, field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -127,7 +127,7 @@ def _choose(where: str, field: str, value: str, choices: tuple[str, ...]) -> Non
 
 def _positive(where: str, field: str, value: float) -> None:
     if not 0 < value < float("inf"):
-        raise ConfigError(f"{where}: {field} = {value} is not a positive number.", cure="Say a number above 0.")
+        raise ConfigError(f"{where}: {field} = {value} is not a positive number.", cure="Use a number above 0.")
 
 
 INITIAL = Configuration("initial", ("fc",), learning_rate=1e-3)
@@ -138,12 +138,12 @@ BUILT_IN = {c.name: c for c in (INITIAL, FINETUNED, INITIAL_LBFGS, INITIAL_LBFGS
 
 
 def read_configurations(path: Path) -> tuple[Configuration, ...]:
-    """Read `[[configuration]]` tables from a TOML file. A built-in name sets that one's defaults.
+    """Read `[[configuration]]` tables from a TOML file. A built-in name uses that configuration's values as defaults.
 
     Raises
     ------
     ConfigError
-        The file is missing or no TOML, a key is unknown, or a value has the wrong type or range.
+        The file is missing or not valid TOML, a key is unknown, or a value has the wrong type or range.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -199,12 +199,12 @@ def _from_table(table: dict[str, Any], path: Path) -> Configuration:
 
 
 def check_order(configurations: tuple[Configuration, ...]) -> None:
-    """Each `start` must be `imagenet` or stand earlier in the list.
+    """Check that each `start` is `imagenet` or a configuration earlier in the list.
 
     Raises
     ------
     ConfigError
-        It is unknown, stands later, or learned from the validation images.
+        A `start` is unknown, comes later in the list, or was trained on the validation images.
     """
     seen = {"imagenet"}
     refits = {configuration.name for configuration in configurations if configuration.refit}

@@ -1,4 +1,4 @@
-"""Where and how to compute: device, precision, convolution algorithm and processes; with reasons for the record."""
+"""Choose device, precision, convolution algorithm and processes, and record the reasons."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Backend:
-    """What differs between kinds of device. Functions take no argument and concern the current device of the kind."""
+    """Properties of a kind of device. The functions take no argument and refer to the current device of that kind."""
 
     title: str
-    """For messages, with its article."""
+    """Name with article, for messages."""
     is_available: Callable[[], bool]
     has_bf16: Callable[[], bool]
-    """Whether there are bfloat16 instructions; emulating them takes several times as long as float32."""
+    """Whether it has bfloat16 instructions; emulated bfloat16 takes several times as long as float32."""
     name: Callable[[], str]
-    """Name of the model, for the record."""
+    """Name of the hardware model, for the record."""
     free_memory: Callable[[], int]
-    """Bytes of device memory that can still be allocated; 0 for the CPU, whose memory is not planned."""
+    """Bytes of device memory that can still be allocated; 0 for the CPU, whose memory use is not planned."""
     collectives: str = "gloo"
-    """Backend of torch.distributed."""
+    """The torch.distributed backend."""
     has_graphs: bool = False
     """Whether steps can be recorded as a CUDA graph."""
 
 
 def _cpu_has_bf16() -> bool:
-    # AVX-512 alone emulates bf16, although oneDNN reports that it supports it.
+    # With plain AVX-512, oneDNN only emulates bf16, although it reports support.
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def _cpu_name() -> str:
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()  # the maker's family alone
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()  # may be just the vendor's product family
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
         models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else name
@@ -56,7 +56,7 @@ def _mps_free_memory() -> int:
     return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
 
 
-#: ROCm is `cuda` in PyTorch.
+#: PyTorch names ROCm devices `cuda`.
 BACKENDS = {
     "cuda": Backend(
         "a CUDA device", torch.cuda.is_available, torch.cuda.is_bf16_supported, torch.cuda.get_device_name,
@@ -72,28 +72,28 @@ BACKENDS = {
     ),
     "cpu": Backend("the CPU", lambda: True, _cpu_has_bf16, _cpu_name, lambda: 0),
 }  # fmt: skip
-_AUTO = ("cuda",)  # the others have not been tested on hardware
+_AUTO = ("cuda",)  # the other GPU kinds have not been tested on hardware
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how to compute. `resolve_compute` makes one from options."""
+    """Where and how to compute. `resolve_compute` creates one from options."""
 
     device: torch.device
     precision: torch.dtype
-    """Of convolutions, by autocast: float32 or bfloat16. Weights and losses are float32 in any case."""
+    """Precision of convolutions, by autocast: float32 or bfloat16. Weights and losses are always float32."""
     convolutions: Literal["winograd", "direct"] = "direct"
     """CPU convolution algorithm of trainable layers."""
     device_reason: str = ""
     precision_reason: str = ""
     threads: int = field(default_factory=torch.get_num_threads)
-    """CPU threads of PyTorch."""
+    """Number of CPU threads that PyTorch uses."""
     world: World = SINGLE_PROCESS
     """The processes that share the work."""
 
     @property
     def backend(self) -> Backend:
-        """Properties of the device's kind."""
+        """Properties of this kind of device."""
         return BACKENDS[self.device.type]
 
     @property
@@ -102,12 +102,12 @@ class Compute:
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.precision)
 
     def autocast(self, *, cache_weights: bool = True) -> torch.autocast:
-        """Context in which convolutions and products are computed in `precision`."""
+        """Return a context in which convolutions and matrix products are computed in `precision`."""
         enabled = self.precision == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache_weights)
 
     def record(self) -> dict[str, Any]:
-        """As written to study.json."""
+        """Return what is written to study.json."""
         return {
             "device": self.device.type,
             "why": self.device_reason,
@@ -134,11 +134,11 @@ def resolve_compute(
     device
         `auto`, or a key of BACKENDS.
     precision
-        `auto`, `fp32` or `bf16`; `auto` is bf16 if the device has instructions for it.
+        `auto`, `fp32` or `bf16`; `auto` is bf16 if the device has bf16 instructions.
     convolutions
         `auto` or `direct`; `auto` is Winograd's algorithm on the CPU.
     earlier
-        `Compute.record()` of a run to be resumed: `auto` keeps its precision if the device is of the same kind.
+        `Compute.record()` of the run to resume: `auto` keeps its precision if the device is of the same kind.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def resolve_compute(
 
 
 def choose_device(requested: str) -> tuple[torch.device, str]:
-    """The device and why, from `auto` or a key of BACKENDS.
+    """Return the device and the reason for it, given `auto` or a key of BACKENDS.
 
     Raises
     ------
@@ -179,8 +179,10 @@ def choose_device(requested: str) -> tuple[torch.device, str]:
 
 
 def choose_precision(requested: str, device: torch.device, begun: str = "") -> tuple[torch.dtype, str]:
-    """The precision of convolutions and why, from `auto`, `fp32` or `bf16`; `begun` is that of a run to be resumed,
-    which `auto` keeps."""
+    """Return the precision of convolutions and the reason for it, given `auto`, `fp32` or `bf16`.
+
+    `begun` is the precision of the run to resume, if any; `auto` keeps it.
+    """
     native = BACKENDS[device.type].has_bf16()
     if requested == "auto" and not begun:
         if native:
@@ -194,10 +196,10 @@ def choose_precision(requested: str, device: torch.device, begun: str = "") -> t
 
 
 def limit_threads() -> int:
-    """Limit PyTorch to as many threads as there are usable cores, unless OMP_NUM_THREADS is set; returns how many.
+    """Limit PyTorch's threads to the usable cores, unless OMP_NUM_THREADS is set; return the number of threads.
 
-    PyTorch counts the machine's cores. Threads beyond a container's quota are throttled in the middle of a layer, and
-    all others wait for them.
+    By default PyTorch uses all cores of the machine. Threads beyond a container's CPU quota are throttled in the middle
+    of a layer, and all others wait for them.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
@@ -206,9 +208,9 @@ def limit_threads() -> int:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Make cuDNN choose the same deterministic kernels each time, in full float32 rather than TensorFloat-32.
+    """Make cuDNN choose the same deterministic kernels every time, in full float32 rather than TensorFloat-32.
 
-    A value of `torch.backends.fp32_precision` that the user has set takes precedence. Other devices are not affected.
+    A `torch.backends.fp32_precision` set by the user takes precedence. Devices without cuDNN are not affected.
     """
     enabled = torch.backends.cudnn.enabled
     with torch.backends.cudnn.flags(enabled=enabled, benchmark=False, deterministic=True, allow_tf32=False):

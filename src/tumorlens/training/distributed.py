@@ -1,6 +1,6 @@
-"""Several processes that train as one, started by torchrun: which of them leads, and what they tell each other.
+"""Training with several processes started by torchrun: their ranks, process group and shutdown.
 
-Nothing here imports torch until torchrun has started more than one process.
+torch is imported only if torchrun has started more than one process.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from pathlib import Path
 from tumorlens.core.errors import ConfigError
 from tumorlens.training.world import SINGLE_PROCESS, World
 
-# How long a rank waits for another. Rank 0 may fetch and index for hours; a rank that ends is noticed at once.
+# How long a rank waits for another. Rank 0 may download and index for hours; a rank that ends is noticed at once.
 _PATIENCE = timedelta(hours=12)
 
 
 def process_count() -> int:
-    """Number of processes that torchrun started for this run; 1 without torchrun."""
+    """Return the number of processes that torchrun started for this run; 1 without torchrun."""
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def is_rank0() -> bool:
-    """Whether this process is the one that prints; true without torchrun."""
+    """Return whether this process is the one that prints; always true without torchrun."""
     return process_count() == 1 or os.environ["RANK"] == "0"
 
 
 def launch_prefix() -> list[str]:
-    """What stands before `tumorlens` in a command line that starts this run again."""
+    """Return what precedes `tumorlens` on the command line that starts this run again."""
     if process_count() == 1:
         return []
     hosts = os.environ.get("GROUP_WORLD_SIZE", "1")
@@ -41,9 +41,9 @@ def launch_prefix() -> list[str]:
 
 
 def refuse_multiple_processes(argv: Sequence[str]) -> None:
-    """Stop a command line that several processes would carry out several times over, into the same files.
+    """Reject a command that several processes would each run in full, writing to the same files.
 
-    The others leave without a word, and with 0: torchrun might stop rank 0 before it has said why.
+    The other ranks exit silently with status 0; otherwise torchrun might stop rank 0 before it has printed the error.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def refuse_multiple_processes(argv: Sequence[str]) -> None:
 
 @contextmanager
 def silence_other_ranks() -> Iterator[None]:
-    """Discard what every rank but 0 prints: they would all print the same."""
+    """Discard the output of every rank but 0, as all ranks would print the same."""
     if is_rank0():
         yield
         return
@@ -74,17 +74,17 @@ def silence_other_ranks() -> Iterator[None]:
 
 @contextmanager
 def process_group(device: str) -> Iterator[World]:
-    """This process's place among those that torchrun started; a world of one without torchrun.
+    """Yield the World of the processes that torchrun started; a single-process one without torchrun.
 
     Parameters
     ----------
     device
-        As in `Study.device`. On CUDA each process takes the device of its `local_rank`.
+        As in `Study.device`. On CUDA, each process uses the device whose index is its `local_rank`.
 
     Raises
     ------
     ConfigError
-        A host has fewer CUDA devices than processes, or the processes compute on different kinds of device.
+        A host has fewer CUDA devices than processes, or the processes use different kinds of device.
     RunError
         Another process of the run has ended.
     """
@@ -104,12 +104,12 @@ def process_group(device: str) -> Iterator[World]:
             raise ConfigError(
                 f"torchrun started {os.environ['LOCAL_WORLD_SIZE']} processes on a host with "
                 f"{torch.accelerator.device_count()} {kind} device(s).",
-                cure=f"Say --nproc-per-node {torch.accelerator.device_count()} or fewer, or --device cpu.",
+                cure=f"Use --nproc-per-node {torch.accelerator.device_count()} or fewer, or --device cpu.",
             )
-        torch.accelerator.set_device_index(world.local_rank)  # from here on torch.device(kind) means this one
+        torch.accelerator.set_device_index(world.local_rank)  # from here on, torch.device(kind) refers to this device
     with silence_other_ranks(), _answering_sigterm(world):
         try:
-            # Objects travel between the hosts' memories, gradients between the GPUs.
+            # Objects are exchanged through host memory, gradients between the GPUs.
             distributed.init_process_group(
                 f"cpu:gloo,{kind}:{backend.collectives}" if kind != "cpu" else "gloo", timeout=_PATIENCE
             )
@@ -126,11 +126,11 @@ def process_group(device: str) -> Iterator[World]:
 
 @contextmanager
 def _answering_sigterm(world: World) -> Iterator[None]:
-    """Say why, and end at once, on the SIGTERM that torchrun sends to all when one process ends.
+    """Print the reason and exit at once on SIGTERM, which torchrun sends to all processes when one of them ends.
 
-    A Python handler would not run while the main thread waits for the others inside a collective, and torchrun
-    kills without a word after 30 s; so a thread reads the signal from the wakeup descriptor. Windows has no SIGTERM
-    that a process could answer.
+    A Python signal handler would not run while the main thread waits inside a collective, and torchrun kills the
+    process after 30 s. Therefore a thread reads the signal from the wakeup file descriptor. On Windows, a process
+    cannot handle SIGTERM.
     """
     if sys.platform == "win32":
         yield
@@ -152,7 +152,7 @@ def _answering_sigterm(world: World) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        before = signal.SIG_IGN  # it ends with a message of its own, which nothing may cut short
+        before = signal.SIG_IGN  # the process now ends with its own error message, which must not be cut short
         raise
     finally:
         signal.set_wakeup_fd(descriptor)

@@ -1,4 +1,4 @@
-"""One cache of activations on disk: its key, its header, and how far an interrupted pass has come."""
+"""A cache of activations on disk: its key, its header, and the progress of an interrupted pass."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tumorlens.training.devices import Compute
 from tumorlens.training.model import state_hash
 
 _VERSION = 2  # 2: BatchNorm folded into the convolutions
-_KERNELS = {"cuda": "cuda, repeatable"}  # before, float32 was rounded to TensorFloat-32 there
+_KERNELS = {"cuda": "cuda, repeatable"}  # older ones, keyed "cuda", rounded float32 to TensorFloat-32
 
 
 @dataclass
 class CacheFile:
-    """A `.npy` file of one boundary's rows and the JSON note beside it; `done` rows of `n` are computed."""
+    """A `.npy` file with the rows of one boundary, and the JSON note next to it; `done` of `n` rows are computed."""
 
     boundary: str
     path: Path
@@ -50,7 +50,7 @@ class CacheFile:
         cache: Path,
         compute: Compute,
     ) -> CacheFile:
-        """The file for these images, weights and precision; rows that an interrupted pass left count as done."""
+        """Return the file for these images, weights and precision; rows from an interrupted pass count as done."""
         key = {
             "version": _VERSION,
             "boundary": boundary,
@@ -75,7 +75,7 @@ class CacheFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within it no other study writes this file."""
+        """Keep other studies from writing this file inside a `with` block."""
         with ExitStack() as held:
             try:
                 held.enter_context(locked(self.path.with_suffix(".lock")))
@@ -84,7 +84,7 @@ class CacheFile:
             yield
 
     def refreshed(self) -> bool:
-        """Look once more at how far the file is; whether it is complete."""
+        """Read the progress again, and return whether the file is complete."""
         self.done = self._already()
         return self.complete
 
@@ -93,7 +93,7 @@ class CacheFile:
         return self.path.with_suffix(".json")
 
     def _already(self) -> int:
-        """Rows that a finished or interrupted pass left; 0 for anything in doubt."""
+        """Return the number of rows from a finished or interrupted pass; 0 if in any doubt."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             with self.path.open("rb") as file:
@@ -114,7 +114,7 @@ class CacheFile:
         return int(np.prod(SHAPES[self.boundary])) * self.dtype.itemsize
 
     def start(self) -> None:
-        """Begin the file anew unless an interrupted pass can go on."""
+        """Create the file, unless an interrupted pass can be continued."""
         if self.done:
             return
         try:
@@ -136,16 +136,16 @@ class CacheFile:
             raise disk_error(error, self.path) from None
 
     def append(self, first: int, values: npt.NDArray[Any]) -> None:
-        """Write rows from `first` on."""
+        """Write rows starting at row `first`."""
         try:
-            with self.path.open("r+b") as file:  # buffered: a raw write may write a part
+            with self.path.open("r+b") as file:  # buffered, because a raw write may be partial
                 file.seek(self.offset + first * self._row_bytes())
                 file.write(np.ascontiguousarray(values).data)
         except OSError as error:
             raise disk_error(error, self.path) from None
 
     def note_done(self, done: int, seconds: float) -> None:
-        """Say that rows before `done` are on the disk, and that `seconds` more were spent."""
+        """Record that all rows before `done` are on disk, and that computing them took another `seconds`."""
         try:
             with self.path.open("rb+") as file:
                 os.fsync(file.fileno())

@@ -1,10 +1,9 @@
 """Activations of the frozen layers, computed once per image and kept on disk.
 
-The published pipeline has no augmentation, so what frozen layers give for an image never
-changes. A cache is a `.npy` file and a JSON file beside it with its key: the hash of every
-image, of the layers' weights, of the preprocessing, the boundary and the precision. Rows are
-read with positioned reads, not through a memory map: mapped pages count as the process's
-memory, and this keeps it constant however many images there are.
+The published pipeline has no augmentation, so the activations of frozen layers for an image never change. A cache is a
+`.npy` file with a JSON file next to it that holds its key: the hashes of the images and of the layers' weights, the
+preprocessing, the boundary and the precision. Rows are read by seeking in the file rather than through a memory map:
+mapped pages would count as memory of the process, whereas this way its memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ from tumorlens.training.devices import Compute, deterministic
 from tumorlens.training.feature_cache import CacheFile
 from tumorlens.training.model import forward
 
-_SAVE_EVERY = 16  # batches between notes of how far the pass has come
-_CPU_BATCH = 8  # images whose activations stay in a core's cache; of 8, 16 and 32 the fastest
-_READ = 1024  # rows that are read at once
+_SAVE_EVERY = 16  # batches between saves of the progress
+_CPU_BATCH = 8  # images per core, so that activations stay in its cache; the fastest of 8, 16 and 32
+_READ = 1024  # rows read at once
 
 
 @dataclass(frozen=True)
 class CachedFeatures:
     """Rows of a finished cache.
 
-    `boundary` names where in the network they stand; `row_of` maps an image's SHA-256 to its row;
-    `seconds` is what the pass took that computed them, decoding included.
+    `boundary` is their position in the network; `row_of` maps an image's SHA-256 to its row; `seconds` is how long
+    computing them took, including decoding.
     """
 
     boundary: str
@@ -62,12 +61,12 @@ class CachedFeatures:
 
     @property
     def kind(self) -> torch.dtype:
-        """Of `rows`."""
+        """Data type of the tensors that `rows` returns."""
         return torch.bfloat16 if self.dtype == np.int16 else torch.from_numpy(np.empty(0, self.dtype)).dtype
 
     @property
     def row_bytes(self) -> int:
-        """Of one image."""
+        """Bytes per row, that is, per image."""
         return int(np.prod(SHAPES[self.boundary])) * self.dtype.itemsize
 
     def rows(self, hashes: Sequence[str]) -> Tensor:
@@ -76,8 +75,8 @@ class CachedFeatures:
         Returns
         -------
         Tensor
-            [n, 512] at `avgpool`, else [n, c, h, w] with channels-last strides; uint8 at
-            `image`, else float32 or bfloat16 as stored.
+            [n, 512] at `avgpool`, otherwise [n, c, h, w] with channels-last strides; uint8 at `image`, otherwise
+            float32 or bfloat16 as stored.
         """
         shape = SHAPES[self.boundary]
         out = np.empty((len(hashes), *shape), self.dtype)
@@ -97,8 +96,11 @@ class CachedFeatures:
 
 @dataclass(frozen=True)
 class InMemoryFeatures:
-    """Activations held in memory: for small ones, whose reading would cost more than the step, and on a GPU, which
-    would wait for any reading."""
+    """Activations held in memory.
+
+    Used for small activations, which take longer to read than to train on, and on a GPU, which would wait for every
+    read.
+    """
 
     boundary: str
     values: Tensor
@@ -107,7 +109,7 @@ class InMemoryFeatures:
 
     @classmethod
     def load(cls, source: CachedFeatures, hashes: Sequence[str], device: torch.device) -> InMemoryFeatures:
-        """Read the rows of some images once; `avgpool` as float32, others as they are stored."""
+        """Read the rows of some images once: `avgpool` as float32, others as stored."""
         row_of = {sha256: i for i, sha256 in enumerate(dict.fromkeys(hashes))}
         kind = torch.float32 if source.boundary == "avgpool" else source.kind
         values = torch.empty((len(row_of), *SHAPES[source.boundary]), dtype=kind, device=device)
@@ -118,11 +120,11 @@ class InMemoryFeatures:
         return cls(source.boundary, values, row_of)
 
     def rows(self, hashes: Sequence[str]) -> Tensor:
-        """As `CachedFeatures.rows`, on the device."""
+        """Return the same as `CachedFeatures.rows`, on the device."""
         return self.at(torch.tensor([self.row_of[sha256] for sha256 in hashes], device=self.values.device))
 
     def at(self, places: Tensor) -> Tensor:
-        """The same for places in `values`, int64 [n] on its device."""
+        """Return the rows at indices into `values`, int64 [n] on its device."""
         found = self.values.index_select(0, places)
         return found.permute(0, 3, 1, 2) if found.ndim == 4 else found
 
@@ -138,45 +140,45 @@ def extract_features(
     compute: Compute,
     batch_size: int = 64,
 ) -> tuple[dict[str, CachedFeatures], int]:
-    """Activations of `model`'s frozen stages for every image, from the cache or from one pass.
+    """Return activations of `model`'s frozen stages for every image, from the cache or from one pass.
 
     Parameters
     ----------
     model
-        In eval mode; stages before the furthest boundary must be the frozen ones.
+        The network in eval mode; all stages before the last boundary must be frozen.
     boundaries
-        Where to keep activations, of SHAPES. All that are missing come from a single pass.
+        Where to store activations, keys of SHAPES. All missing ones are computed in a single pass.
     rows
-        Images; each content (SHA-256) is computed once.
+        Images; identical files (by SHA-256) are computed once.
     root
-        Folder of the rows' paths.
+        Folder to which the paths in `rows` are relative.
     cache
         Folder for caches.
     compute
         Where and how to compute. Features are stored in its precision.
     batch_size
-        Images a step; halved while memory does not suffice.
+        Images per forward pass; halved until they fit in memory.
 
     Returns
     -------
     caches
-        One per boundary.
+        One cache per boundary.
     computed
-        Number of images that went through the network; 0 where the cache had all.
+        Number of images that went through the network; 0 if all were cached.
 
     Raises
     ------
     RunError
         The cache cannot be written.
     DataError
-        An image changed or vanished since it was indexed.
+        An image was changed or deleted since it was indexed.
     """
     unique = {row.sha256: row.path for row in sorted(rows, key=lambda row: (row.sha256, row.path))}
     row_of = {sha256: i for i, sha256 in enumerate(unique)}
     files = {b: CacheFile.of(model, b, unique, cache, compute) for b in boundaries}
     missing = {b: file for b, file in files.items() if not file.complete}
     computed = 0
-    with ExitStack() as held:  # what two studies wrote at once would be neither's: the second waits
+    with ExitStack() as held:  # if two studies wrote a cache at once, it would be corrupt: the second waits
         for file in sorted(missing.values(), key=lambda file: file.path):
             held.enter_context(file.locked())
         missing = {b: file for b, file in missing.items() if not file.refreshed()}
@@ -195,7 +197,7 @@ def _compute(
     compute: Compute,
     batch_size: int,
 ) -> int:
-    """One pass over the images that any of the files lacks; returns how many."""
+    """Compute the images that are missing in any of the files, in one pass; return their number."""
     for file in files.values():
         file.start()
     first = min(file.done for file in files.values())
@@ -220,9 +222,10 @@ def _compute(
 
 
 def _folded(model: ResNet, stop: str, device: torch.device) -> ResNet:
-    """A copy whose BatchNorm up to a boundary is part of the convolutions: a pass over memory less each.
+    """Return a copy with the BatchNorm layers up to a boundary folded into the convolutions.
 
-    The same function up to rounding (Jacob et al. 2018, section 3.2).
+    It computes the same function up to rounding (Jacob et al. 2018, section 3.2), with one pass over memory less per
+    layer.
     """
     copied: Any = copy.deepcopy(model).eval()
     pairs = [(copied, "conv1", "bn1")] if BOUNDARIES[stop] > 0 else []
@@ -239,7 +242,7 @@ def _folded(model: ResNet, stop: str, device: torch.device) -> ResNet:
 
 @dataclass
 class _Network:
-    """The frozen layers, and how many images at once fit into memory."""
+    """The frozen layers, and the number of images that fit in memory at once."""
 
     model: ResNet
     boundaries: Sequence[str]
@@ -247,7 +250,7 @@ class _Network:
     batch_size: int
 
     def run(self, pixels: Pixels) -> dict[str, npt.NDArray[Any]]:
-        """Activations of uint8 [n, 224, 224, 3] at each boundary as arrays [n, *SHAPES[boundary]]."""
+        """Compute activations of uint8 [n, 224, 224, 3] at each boundary, as arrays [n, *SHAPES[boundary]]."""
         found: list[dict[str, npt.NDArray[Any]]] = []
         done = 0
         while done < len(pixels):
@@ -263,7 +266,7 @@ class _Network:
 
 
 def _smaller(batch_size: int, error: BaseException) -> int:
-    """Half the batch after an out-of-memory error; any other error goes on up."""
+    """Halve the batch size after an out-of-memory error; raise any other error again."""
     text = str(error).lower()
     is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in text
     if not is_memory:
@@ -279,7 +282,7 @@ def _smaller(batch_size: int, error: BaseException) -> int:
 def _forward_all(
     model: ResNet, pixels: Pixels, boundaries: Sequence[str], compute: Compute
 ) -> dict[str, npt.NDArray[Any]]:
-    """Activations of one batch at each boundary as arrays [n, *SHAPES[boundary]]."""
+    """Compute activations of one batch at each boundary, as arrays [n, *SHAPES[boundary]]."""
     found: dict[str, npt.NDArray[Any]] = {}
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(compute.device)  # (B, 3, 224, 224) uint8, channels last
     at = "image"
@@ -299,10 +302,10 @@ def _forward_all(
 def _found_batches(
     network: _Network, paths: Sequence[str], first: int, root: Path
 ) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
-    """(index of the first image, activations) in order.
+    """Yield the index of the first image and the activations of each batch, in order.
 
-    On the CPU each core decodes and computes small batches of its own, which stay in its cache; several
-    cores at one batch would wait for each other. A GPU is fed by threads that decode ahead.
+    On the CPU, each core decodes and computes its own small batches, which fit in its cache; if several cores shared a
+    batch, they would wait for each other. On a GPU, threads decode images ahead.
     """
     on_cpu = network.compute.device.type == "cpu"
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Fit one configuration: epochs over cached activations, early stopping, resumable."""
+"""Train one configuration on cached activations, with early stopping; an interrupted training can be resumed."""
 
 from __future__ import annotations
 
@@ -44,42 +44,45 @@ def fit(
 ) -> tuple[list[Json], str]:
     """Train `model` in place and leave it with the weights of its best epoch.
 
-    An epoch's batch order depends on `seed` and the epoch's number alone, and nothing else is
-    random, so a run that goes on from `last` ends where an uninterrupted one does.
+    The batch order of an epoch depends only on `seed` and the epoch number, and nothing else is random, so a run
+    resumed from `last` gives the same result as an uninterrupted one.
 
-    Several processes take the steps that one would: each computes its share of every batch, and gradients
-    and the statistics of learning BatchNorm are those of the whole batch. All begin with the same `model`.
+    Several processes take the same steps as one: each computes its share of every batch, and gradients and the
+    statistics of trainable BatchNorm layers are those of the whole batch. All processes start with the same `model`.
 
     Parameters
     ----------
     model
-        At its start; changed in place. Frozen stages and their BatchNorm statistics stay bit-identical.
+        The network with its initial weights; changed in place. Frozen stages and their BatchNorm statistics stay
+        bit-identical.
     data
-        Features at a boundary before every trainable stage, the images to train on, and those that choose the epoch.
+        Features at a boundary before every trainable stage, the training images, and the validation images, which
+        choose the best epoch.
     compute
-        Where and how to compute. Of its processes, rank 0 alone reads and writes `last`.
+        Where and how to compute. Only rank 0 reads and writes `last`.
     seed
-        Of the batch order.
+        Seed of the batch order.
     last
-        Where to keep the state after every epoch, written by one process while the next epoch runs, by several before
-        it; on a GPU, whose epochs may take less time than that, for a fifth of the time at most. An existing one of the
-        same configuration is gone on from.
+        File to which the state is saved after every epoch. A single process writes it while the next epoch runs;
+        several processes finish writing it first. A single process on a GPU, whose epochs can be shorter than the
+        write, skips saves so that they take at most a fifth of the time. If the file exists and belongs to the same
+        configuration, training resumes from it.
     on_epoch
-        Called with each epoch's record, those of a resumed run's first part included.
+        Called with the record of each epoch, including those before a resumed run was interrupted.
 
     Returns
     -------
     history
-        One record an epoch: epoch, train_loss, train_accuracy, validation_loss, validation_accuracy,
+        One record per epoch: epoch, train_loss, train_accuracy, validation_loss, validation_accuracy,
         seconds, images_per_s, best.
     stopped
-        Why it stopped, as a phrase.
+        Why training stopped, as a phrase.
 
     Raises
     ------
     RunError
-        The loss is no finite number, another process has ended, or the state cannot be written, which is said when it
-        is to be written again or all epochs have run.
+        The loss is not finite, another process has ended, or the state could not be written; a failed write is
+        reported at the next write or after the last epoch.
     ConfigError
         There are more processes than images in a batch.
     """
@@ -131,7 +134,7 @@ def fit(
                 state.best = trainable_state(model, configuration)
             if last and (world.size > 1 or compute.device.type == "cpu" or state.is_due()):
                 world.run_on_rank0(state.save, last, model, optimizer)
-                if world.size > 1:  # the hint must be true
+                if world.size > 1:  # the hint below must not be given before the file is written
                     world.run_on_rank0(state.wait)
                 world.resume_hint[:] = [f"{configuration.name} resumes after epoch {epoch}"]
             on_epoch(record)
@@ -145,7 +148,7 @@ def fit(
 def trainable_convolutions(
     model: ResNet, configuration: Configuration, compute: Compute
 ) -> AbstractContextManager[None]:
-    """Within it the learning stages convolve by Winograd's algorithm, where that is faster and `auto` lets it."""
+    """Return a context in which trainable stages use Winograd convolutions where faster, if `compute` selects them."""
     learning = [m for stage in configuration.learns for m in stage_modules(model, stage)]
     return fast_convolutions(learning if compute.convolutions == "winograd" else ())
 
@@ -153,7 +156,7 @@ def trainable_convolutions(
 def _validated(
     configuration: Configuration, epoch: int, train_loss: float, logits: Tensor, labels: Tensor
 ) -> tuple[float, float]:
-    """Validation loss and accuracy; rank 0's decide for all, whose processors may round otherwise."""
+    """Return validation loss and accuracy; all ranks use rank 0's, as their processors may round differently."""
     loss = float(nn.functional.cross_entropy(logits, labels))
     if not np.isfinite(loss) or not np.isfinite(train_loss):
         raise RunError(
@@ -164,12 +167,12 @@ def _validated(
 
 
 def _one_epoch(steps: Steps, configuration: Configuration, epoch: int, seed: int) -> tuple[float, float]:
-    """One pass over the training images in a fresh order; returns mean loss and accuracy on the way."""
+    """Train for one epoch in a new random order; return the mean loss and accuracy during the epoch."""
     set_trainable(steps.model, configuration.learns, training=True)
     n, world = len(steps.train), steps.world
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
     batches = list(steps.begin(order).split(configuration.batch_size))  # type: ignore[no-untyped-call]
-    # BatchNorm cannot take one image, and a process cannot take none.
+    # BatchNorm needs at least two images per batch, and every process needs at least one.
     if len(batches) > 1 and len(batches[-1]) < max(2, world.size):
         batches[-2:] = [torch.cat(batches[-2:])]
     with Bar(f"{configuration.name}, epoch {epoch}", n) as bar:
@@ -189,9 +192,9 @@ def predict_logits(
     *,
     title: str = "Predicting",
 ) -> Tensor:
-    """Logits float32 [n, classes] on the CPU, from activations; the model is put into eval mode.
+    """Compute logits, float32 [n, classes] on the CPU, from activations; puts the model into eval mode.
 
-    Several processes predict a share each, and all get the logits of all images.
+    With several processes, each predicts a share of the images, and all get the logits of all images.
     """
     model.eval()
     world = compute.world
@@ -208,4 +211,4 @@ def predict_logits(
     logits = torch.zeros(len(hashes), model.fc.out_features)
     if found:  # there may be fewer images than processes
         logits[world.rank :: world.size] = torch.cat(found).cpu()
-    return world.all_reduce(logits)  # exact: each row is one process's, and zero at all others
+    return world.all_reduce(logits)  # exact: each row is nonzero in one process only

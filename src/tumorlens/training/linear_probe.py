@@ -1,4 +1,4 @@
-"""The head alone, solved to convergence on frozen features."""
+"""Solve the head alone to convergence on frozen features."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tumorlens.training.configurations import Configuration
 from tumorlens.training.model import set_trainable
 from tumorlens.training.steps import TrainingData
 
-#: Inverse regularisation strengths that L-BFGS tries; validation loss chooses.
+#: Inverse regularisation strengths that are tried; validation loss chooses one.
 LBFGS_C = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-_ITERATIONS = 20_000  # at most; it takes some hundred
+_ITERATIONS = 20_000  # limit; a few hundred are usually enough
 
 
 def fit_linear_probe(model: ResNet, configuration: Configuration, data: TrainingData) -> tuple[list[Json], str]:
     """Solve the head on frozen features to convergence, in place.
 
-    Multinomial logistic regression with an L2 penalty by L-BFGS (Liu and Nocedal, Mathematical
-    Programming 45, 1989), as scikit-learn has it; the strength with the lowest validation loss is kept.
+    Fits scikit-learn's multinomial logistic regression with an L2 penalty by L-BFGS (Liu and Nocedal, Mathematical
+    Programming 45, 1989) and keeps the strength with the lowest validation loss.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -73,7 +73,7 @@ def fit_linear_probe(model: ResNet, configuration: Configuration, data: Training
 
 
 def _both_rows(coefficients: Any, intercepts: Any) -> tuple[Tensor, Tensor]:
-    """scikit-learn gives one row for two classes: that of the second against the first."""
+    """Add the first class's row of zeros: for two classes, scikit-learn returns only the second against the first."""
     if len(coefficients) == 1:
         coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
         intercepts = np.append(0.0, intercepts)

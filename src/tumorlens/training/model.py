@@ -1,4 +1,4 @@
-"""ResNet18: building it, freezing stages, and running it from one boundary to another."""
+"""Build ResNet18, freeze its stages, and run it from one boundary to another."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tumorlens.training.weights import Weights, read_state_dict
 
 
 def build_model(weights: Weights, n_classes: int, seed: int) -> ResNet:
-    """The initial network: `weights` up to the pooling, and a new head of `n_classes`.
+    """Build the initial network: `weights` up to the pooling, and a new head with `n_classes` outputs.
 
-    The head (and everything, without weights) is torchvision's own initialisation, drawn from `seed`.
+    The head, or the whole network if `weights` has no file, uses torchvision's default initialisation, seeded with
+    `seed`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -31,24 +32,24 @@ def build_model(weights: Weights, n_classes: int, seed: int) -> ResNet:
 
 @lru_cache(maxsize=1)
 def _without_head(path: Path, _sha256: str) -> dict[str, Tensor]:
-    """Cached, as a study builds its network many times; loading copies the tensors."""
+    """Read weights without the head. Cached, as a study builds many networks; load_state_dict copies the tensors."""
     return {k: v for k, v in read_state_dict(path).items() if not k.startswith("fc.")}
 
 
 def stage_modules(model: ResNet, stage: str) -> list[nn.Module]:
-    """Modules that have the parameters of one of STAGES."""
+    """Return the modules that hold the parameters of a stage, one of STAGES."""
     return [getattr(model, name) for name in TABLE[STAGES.index(stage)].modules]
 
 
 def set_trainable(model: ResNet, learns: Iterable[str], *, training: bool) -> None:
-    """Freeze all other stages: no gradients, and BatchNorm in eval mode, which keeps its statistics.
+    """Freeze all other stages: they get no gradients, and their BatchNorm statistics stay fixed (eval mode).
 
     Parameters
     ----------
     learns
-        Trainable stages, of STAGES.
+        Trainable stages, a subset of STAGES.
     training
-        Whether trainable stages are in train mode (batch statistics) or eval mode.
+        Whether trainable stages are in train mode (BatchNorm uses batch statistics) or in eval mode.
     """
     learns = set(learns)
     model.eval()
@@ -64,37 +65,37 @@ def forward(model: ResNet, x: Tensor, start: str = "image", stop: str = "logits"
     Parameters
     ----------
     x
-        Values at `start`: for `image` uint8 [n, 3, 224, 224], 0 to 255, or normalised floats; for `avgpool` float
-        [n, 512]; else float [n, c, h, w].
+        Values at `start`: uint8 [n, 3, 224, 224] (0 to 255) or normalised floats at `image`, float [n, 512] at
+        `avgpool`, and float [n, c, h, w] otherwise.
     start, stop
         Keys of BOUNDARIES.
 
     Returns
     -------
     Tensor
-        Activations at `stop`; logits float [n, classes].
+        Activations at `stop`; at `logits`, float [n, classes].
     """
     for stage in STAGES[BOUNDARIES[start] : BOUNDARIES[stop]]:
         if stage == "stem":
             x = model.maxpool(model.bn1(model.conv1(normalise(x))))
-            x = model.relu(x)  # the same values as before pooling, for a quarter of the numbers
+            x = model.relu(x)  # gives the same values as ReLU before pooling, on a quarter as many numbers
         else:
             x = getattr(model, stage)(x)
         if stage == "layer4":
             if x.requires_grad and x.device.type == "cpu":
-                # The pooling's gradient is an expanded view, slow to read for the kernels that follow.
+                # The gradient of the pooling is an expanded view, which the next kernels are slow to read.
                 x.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))  # type: ignore[no-untyped-call]
             x = torch.flatten(model.avgpool(x), 1)  # (B, 512)
     return x
 
 
 def normalise(x: Tensor) -> Tensor:
-    """uint8 [n, 3, h, w] of 0 to 255 → float32 of -1 to 1: Normalize(mean 0.5, std 0.5) after scaling by 1/255."""
+    """Scale uint8 [n, 3, h, w] by 1/255 and apply Normalize(mean=0.5, std=0.5): float32 from -1 to 1."""
     return x if x.is_floating_point() else (x.float() / 255 - 0.5) / 0.5
 
 
 def state_hash(model: ResNet, stop: str) -> str:
-    """SHA-256 of all parameters and buffers up to a boundary, hex: part of the key of cached features."""
+    """Return the hex SHA-256 of all parameters and buffers up to a boundary: part of the key of cached features."""
     digest = hashlib.sha256()
     for stage in STAGES[: BOUNDARIES[stop]]:
         for module in stage_modules(model, stage):
@@ -107,7 +108,7 @@ def state_hash(model: ResNet, stop: str) -> str:
 
 
 def count_parameters(model: ResNet, configuration: Configuration) -> tuple[int, int]:
-    """(trainable parameters, all parameters)."""
+    """Return the numbers of trainable parameters and of all parameters."""
     learned = sum(
         p.numel() for s in configuration.learns for m in stage_modules(model, s) for p in m.parameters()
     )  # fmt: skip

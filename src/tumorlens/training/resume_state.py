@@ -1,4 +1,4 @@
-"""What an interrupted training needs to resume: weights, optimiser state, history and the best weights so far."""
+"""The state from which a training resumes: weights, optimiser state, history and the best weights so far."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tumorlens.training.configurations import Configuration
 
 
 def trainable_state(model: ResNet, configuration: Configuration) -> dict[str, Tensor]:
-    """A copy on the CPU of parameters and statistics of the trainable stages."""
+    """Return a copy, on the CPU, of the trainable stages' parameters and BatchNorm statistics."""
     prefixes = parameter_prefixes(configuration.learns)
     return {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items() if k.startswith(prefixes)}
 
 
 def restore_state(model: ResNet, state: dict[str, Tensor]) -> None:
-    """Load tensors of `trainable_state` into the model.
+    """Load the tensors from `trainable_state` into the model.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def restore_state(model: ResNet, state: dict[str, Tensor]) -> None:
 class ResumeState:
     """History and best weights of a training; `save` writes them with weights and optimiser state to a file.
 
-    As a context manager, it waits at the end for the file being written.
+    Used as a context manager, it waits on exit until the file is written.
     """
 
     configuration: Configuration
@@ -51,7 +51,7 @@ class ResumeState:
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._written, self._cost = 0.0, 0.0  # time of the last write, and the seconds that it took
+        self._written, self._cost = 0.0, 0.0  # time of the last write, and how many seconds it took
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -59,7 +59,7 @@ class ResumeState:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for the file being written. If an error ends the training, that error is raised, not one of writing."""
+        """Wait until the file is written. An error that ended the training takes precedence over a write error."""
         try:
             self.wait()
         except RunError as error:
@@ -69,17 +69,17 @@ class ResumeState:
 
     @property
     def key(self) -> str:
-        """What must agree for a file to be resumed from, as JSON."""
+        """Values that must match those in a file for training to resume from it, as JSON."""
         values = {"configuration": asdict(self.configuration), "seed": self.seed, "stages": STAGES}
         return json.dumps(values, sort_keys=True)
 
     def is_due(self) -> bool:
-        """Whether four times as long as writing takes has passed since the last write."""
+        """Whether at least four times the duration of the last write has passed since then."""
         done = self._writing is None or self._writing.done()
         return done and time.perf_counter() - self._written >= 4 * self._cost
 
     def read(self, path: Path) -> Json | None:
-        """Content of a file of this training; None if there is none, or it is damaged.
+        """Read a state file of this training; return None if it does not exist or is damaged.
 
         Raises
         ------
@@ -102,16 +102,16 @@ class ResumeState:
         return saved
 
     def resume(self, saved: Json, model: ResNet, optimizer: torch.optim.Optimizer) -> None:
-        """Put model, optimiser, history and best weights into a saved state."""
+        """Restore model, optimiser, history and best weights from a saved state."""
         restore_state(model, saved["weights"])
-        # How parameters are stepped (fused, capturable) depends on this device, not on the one that saved.
+        # The optimiser's implementation (fused, capturable) depends on this device, not the one that saved the state.
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
         self.history, self.best = json.loads(saved["history"]), saved["best"]
         log.info(f"{self.configuration.name}: resuming after epoch {len(self.history)}.")
 
     def save(self, path: Path, model: ResNet, optimizer: torch.optim.Optimizer) -> None:
-        """Copy the current state, and write it on a thread: the disk takes longer than the copy."""
+        """Copy the current state and write it in a background thread, as writing takes longer than copying."""
         self.wait()
         began = time.perf_counter()
         buffer = io.BytesIO()
@@ -139,11 +139,11 @@ class ResumeState:
         Raises
         ------
         RunError
-            It could not be.
+            The file could not be written.
         """
         if self._writing:
             try:
                 self._writing.result()
-            finally:  # a Ctrl-C may end the wait but not the writing
+            finally:  # Ctrl-C may interrupt the wait but not the write
                 if self._writing.done():
                     self._writing = None

@@ -1,7 +1,7 @@
-"""Steps of an optimiser: one by one, or on CUDA recorded once and replayed.
+"""Optimiser steps, taken eagerly or, on CUDA, recorded once as a graph and replayed.
 
-The kernels of a step on 32 images take an H100 less time than launching them from Python, one after the other. A CUDA
-graph launches all of them at once (Nguyen et al., "Accelerating PyTorch with CUDA Graphs", PyTorch blog 2021).
+On an H100, the kernels of a step on 32 images take less time than launching them one by one from Python. A CUDA graph
+launches all of them at once (Nguyen et al., "Accelerating PyTorch with CUDA Graphs", PyTorch blog 2021).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tumorlens.training.features import InMemoryFeatures
 from tumorlens.training.model import forward
 from tumorlens.training.sync_batchnorm import all_reduce_gradients
 
-_EAGER = 3  # steps before a graph is recorded: libraries and the optimiser make their working memory in them
+_EAGER = 3  # steps before recording a graph, in which libraries and the optimiser allocate their memory
 
 
 class FeatureSource(Protocol):
-    """Where rows of activations come from."""
+    """A source of activations, one row per image."""
 
     @property
     def boundary(self) -> str: ...
@@ -37,7 +37,7 @@ class FeatureSource(Protocol):
 class Subset:
     """Images of one split.
 
-    `hashes` are SHA-256 of the files; `labels` int64 [n], indices into the classes.
+    `hashes` are the SHA-256 of the files; `labels` are class indices, int64 [n].
     """
 
     hashes: tuple[str, ...]
@@ -49,7 +49,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Features of the images that a training needs, and which of them it trains and validates on."""
+    """Features of all images that a training needs, and its training and validation subsets."""
 
     source: FeatureSource
     """Features at a boundary before every trainable stage."""
@@ -59,10 +59,10 @@ class TrainingData:
 
 @dataclass(eq=False)
 class Steps:
-    """Takes steps on batches of training images, and adds up loss and right answers on the way.
+    """Takes optimiser steps on batches of training images, and sums up the loss and the correct predictions.
 
-    `model` lies on the device, and what learns has gradients switched on. `loss` and `correct` are float32 scalars
-    there, sums over images since `begin`.
+    `model` is on the device, and its trainable parameters require gradients. `loss` and `correct` are float32 scalars
+    on the device, summed over the images since `begin`.
     """
 
     model: ResNet
@@ -78,15 +78,15 @@ class Steps:
         self.loss, self.correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
 
     def begin(self, order: Tensor) -> Tensor:
-        """Set the sums to zero, and give an epoch's order of images, int64 [n], as `each` wants parts of it."""
+        """Reset the sums; return an epoch's image order, int64 [n], on the device where `each` expects its batches."""
         self.loss.zero_()
         self.correct.zero_()
         return order
 
     def each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Take a step on each batch, indices int64 [B] into the training images, then give it back.
+        """Take a step on each batch, int64 [B] indices into the training images, then yield the batch.
 
-        Every process computes its share. What lies in a file is read while the batch before is learned from.
+        Every process computes its share. Rows stored in a file are read while the previous batch is being processed.
         """
         shares = ((batch, self._share(batch)) for batch in batches)
         for batch, (x, y) in shares if isinstance(self.source, InMemoryFeatures) else prefetch(shares, 1):
@@ -94,13 +94,13 @@ class Steps:
             yield batch
 
     def _share(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Activations and labels of what this process computes of a batch."""
+        """Return activations and labels of this process's share of a batch."""
         mine = batch[self.world.rank :: self.world.size]
         return self.source.rows([self.train.hashes[i] for i in mine.tolist()]), self.train.labels[mine]
 
     def _step(self, x: Tensor, y: Tensor, n: int) -> None:
-        """A step on this process's activations and labels [b] of a batch of `n`."""
-        # Every weight is cast once a step anyhow, and a recorded one must not find what was cast before.
+        """Take a step on this process's share, activations and labels [b], of a batch of `n` images."""
+        # Each weight is cast only once per step anyway, and a recorded step must not reuse casts from an earlier one.
         with self.compute.autocast(cache_weights=False):
             logits = forward(self.model, x, self.source.boundary).float()  # (b, classes)
         loss = nn.functional.cross_entropy(logits, y)
@@ -108,7 +108,7 @@ class Steps:
         if self.world.size == 1:
             loss.backward()  # type: ignore[no-untyped-call]
         else:
-            (loss * (len(y) / n)).backward()  # type: ignore[no-untyped-call]  # summed: the batch's mean
+            (loss * (len(y) / n)).backward()  # type: ignore[no-untyped-call]  # sums to the mean over the batch
             all_reduce_gradients(self.learning, self.world)
         self.optimizer.step()
         self.loss += loss.detach() * len(y)
@@ -116,7 +116,7 @@ class Steps:
 
 
 class GraphSteps(Steps):
-    """The same of one process on CUDA, with activations in the device's memory: full batches replay one CUDA graph."""
+    """Steps of a single process on CUDA, with activations in device memory: full batches replay one CUDA graph."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,7 +138,7 @@ class GraphSteps(Steps):
             yield batch
 
     def _take(self, batch: Tensor) -> None:
-        if len(batch) != len(self.batch):  # what is left at an epoch's end
+        if len(batch) != len(self.batch):  # the last, partial batch of an epoch
             self._on(batch)
             return
         self.batch.copy_(batch)
@@ -160,7 +160,7 @@ class GraphSteps(Steps):
 
 
 def make_steps(model: ResNet, configuration: Configuration, data: TrainingData, compute: Compute) -> Steps:
-    """The faster kind that the device, the features and the number of processes allow."""
+    """Return the fastest kind of steps that the device, the features and the number of processes allow."""
     on_device = isinstance(data.source, InMemoryFeatures) and BACKENDS[data.source.values.device.type].has_graphs
     kind = GraphSteps if on_device and compute.world.size == 1 else Steps
     return kind(model, configuration, data, compute)
@@ -169,13 +169,13 @@ def make_steps(model: ResNet, configuration: Configuration, data: TrainingData, 
 def make_optimizer(
     trainable: list[nn.Parameter], configuration: Configuration, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The configuration's optimiser over the trainable parameters."""
+    """Create the configuration's optimiser for the trainable parameters."""
     decay = configuration.weight_decay
     if configuration.optimizer == "sgd":
         return torch.optim.SGD(trainable, configuration.learning_rate, momentum=0.9, weight_decay=decay)
     kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[configuration.optimizer]
-    # Fused: one pass over a weight and its moments on a CPU, one kernel for all weights on CUDA, where the step count
-    # must be on the device to be recorded in a graph.
+    # Fused takes one pass over a weight and its moments on a CPU, and one kernel for all weights on CUDA. There the
+    # step count must be on the device (capturable) so that a step can be recorded in a graph.
     graphs = BACKENDS[device.type].has_graphs
     optimizer = kind(trainable, configuration.learning_rate, weight_decay=decay, fused=True, capturable=graphs)
     if device.type == "cpu":
@@ -184,10 +184,10 @@ def make_optimizer(
 
 
 def _match_strides(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-    """Give each gradient the memory layout of its weight.
+    """Give each gradient the same memory layout as its weight.
 
-    PyTorch's fused Adam for CPUs reads memory in order, so a gradient with other strides than its weight would be
-    paired with the wrong weights.
+    PyTorch's fused Adam for CPUs reads memory in order, so it would pair a gradient whose strides differ from its
+    weight's with the wrong weights.
     """
     for group in optimizer.param_groups:
         for weight in group["params"]:

@@ -1,7 +1,7 @@
-"""What makes the shares of several processes act as one batch: BatchNorm statistics and gradients over all of them.
+"""Make the shares of several processes act as one batch, with BatchNorm statistics and gradients over all of them.
 
-torch's own SyncBatchNorm needs CUDA, and DistributedDataParallel wraps a module's whole forward, which renames the
-keys of its state dict and does not begin at a boundary. What is here runs the same on the CPU, where it is tested.
+PyTorch's SyncBatchNorm needs CUDA, and DistributedDataParallel wraps the whole forward of a module, which renames the
+keys of its state dict and cannot start at a boundary. This module also runs on the CPU, where it is tested.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tumorlens.training.world import World
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over ranks whose gradient is the sum of the ranks' gradients."""
+    """Sum over all ranks; its gradient is the sum of the gradients over all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, world: World) -> Tensor:
@@ -29,13 +29,13 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose batch statistics are those of all ranks' images together; the same in eval mode.
+    """BatchNorm2d whose batch statistics are computed over the images of all ranks; identical to it in eval mode.
 
-    It takes over parameters and buffers of `norm`, so that optimiser and state dict stay what they are.
+    It shares the parameters and buffers of `norm`, so the optimiser and the state dict stay valid.
 
-    Each rank gives mean, variance and count of its share; they are joined as by Chan, Golub and LeVeque ("Updating
-    formulae and a pairwise algorithm for computing sample variances", 1982), in float32 at least, which unlike a sum of
-    squares loses no digits where the mean is large.
+    Each rank contributes the mean, variance and count of its share. They are combined as in Chan, Golub and LeVeque
+    ("Updating formulae and a pairwise algorithm for computing sample variances", 1982), in at least float32. Unlike a
+    sum of squares, this loses no digits if the mean is large.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, world: World) -> None:
@@ -52,12 +52,13 @@ class SyncBatchNorm(nn.BatchNorm2d):
         Parameters
         ----------
         x
-            float [n, c, h, w], n of this rank and at least 1; c, h and w the same at all ranks.
+            float [n, c, h, w], where n is this rank's number of images, at least 1; c, h and w are the same on all
+            ranks.
 
         Returns
         -------
         Tensor
-            As `x` in shape and dtype.
+            Same shape and dtype as `x`.
         """
         if not self.training:
             return super().forward(x)
@@ -80,7 +81,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 def convert_batchnorm(model: nn.Module, world: World) -> None:
-    """Replace every BatchNorm2d of a model by a SyncBatchNorm with the same tensors."""
+    """Replace every BatchNorm2d in a model with a SyncBatchNorm that shares its tensors."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.BatchNorm2d:
@@ -88,9 +89,9 @@ def convert_batchnorm(model: nn.Module, world: World) -> None:
 
 
 def all_reduce_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
-    """Add up the gradients over all ranks, in place, as one flat tensor.
+    """Sum the gradients over all ranks, in place, as one flat tensor.
 
-    One message a step costs less than the hooks that would overlap many with the backward pass: even `finetuned`
+    One message per step costs less than hooks that overlap many small messages with the backward pass: even `finetuned`
     has only 42 MB of gradients.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]

@@ -1,4 +1,4 @@
-"""Weight files: find, download, read, check and save them."""
+"""Find, download, read, check and save weight files."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from tumorlens.readers.pixels import PREPROCESSING
 from tumorlens.training.configurations import Configuration
 
 OFFICIAL_SHA256 = "f37072fd"  # first 8 hex digits, as in the official file's name
-_PATIENCE_SECONDS = 30.0  # for a server that accepts a connection and stays silent
+_PATIENCE_SECONDS = 30.0  # timeout for a server that accepts a connection but sends nothing
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a network starts from."""
+    """The initial weights of a network."""
 
     name: str
     sha256: str
-    """Of the file; of nothing (empty) for random weights."""
+    """SHA-256 of the file; empty for random weights."""
     official: bool
-    """True for torchvision's IMAGENET1K_V1."""
+    """Whether these are torchvision's IMAGENET1K_V1."""
     kind: Literal["imagenet", "file", "none"]
     note: str
     """One sentence for the reader; empty for the official weights."""
     path: Path | None = None
 
     def record(self) -> dict[str, Any]:
-        """As written to study.json."""
+        """Return what is written to study.json."""
         return {k: v for k, v in asdict(self).items() if k != "path"}
 
 
@@ -53,7 +53,7 @@ def find_weights(spec: str) -> Weights:
     FetchError
         The official weights cannot be downloaded.
     WeightsError
-        The file is missing or its content is not ResNet18's.
+        The file is missing or does not hold ResNet18 weights.
     """
     if spec == "none":
         return Weights("random weights", "", False, "none", "The network started from RANDOM weights, not ImageNet's.")
@@ -66,10 +66,10 @@ def find_weights(spec: str) -> Weights:
     sha256 = _sha256(path)
     if sha256.startswith(OFFICIAL_SHA256):
         return Weights("torchvision ResNet18_Weights.IMAGENET1K_V1", sha256, True, "imagenet", "", path)
-    if spec == "imagenet":  # torch.hub checks what it downloads, not what lies there
+    if spec == "imagenet":  # torch.hub checks downloads, but not files that already exist
         raise WeightsError(
             f"{path} is not torchvision's file: its SHA-256 begins with {sha256[:8]}, not {OFFICIAL_SHA256}.",
-            cure="Delete it, then it is downloaded anew; or name your own file with --weights FILE.",
+            cure="Delete it, and it is downloaded again; or name your own file with --weights FILE.",
         )
     read_state_dict(path)
     note = f"The network started from the file {path.name}, not from torchvision's official ImageNet weights."
@@ -102,29 +102,29 @@ def _sha256(path: Path) -> str:
 
 
 def read_state_dict(path: Path, classes: int = 1000) -> dict[str, Tensor]:
-    """Read a ResNet18 state dict without running any code from it.
+    """Read a ResNet18 state dict without running any code from the file.
 
     Parameters
     ----------
     path
-        A `.pth`/`.pt` state dict with torchvision's names; floating-point tensors of any precision.
+        A `.pth`/`.pt` state dict with torchvision's names and floating-point tensors of any precision.
     classes
-        Rows that `fc.weight` must have.
+        Number of rows that `fc.weight` must have.
 
     Returns
     -------
     dict
-        float32 tensors (int64 for BatchNorm's counters), on the CPU.
+        float32 tensors (int64 for BatchNorm's counters) on the CPU.
 
     Raises
     ------
     WeightsError
-        The file holds something else: code, other keys, other shapes, NaN.
+        The file contains code, other keys, other shapes, or NaN or infinity.
     """
     cure = "Name a state dict of torchvision's resnet18: torch.save(model.state_dict(), path)."
     try:
         with warnings.catch_warnings():
-            # Of other pickle protocols: what cannot be read is an error below anyway.
+            # torch warns about other pickle protocols; files that cannot be read raise an error below anyway.
             warnings.simplefilter("ignore", UserWarning)
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -138,7 +138,7 @@ def read_state_dict(path: Path, classes: int = 1000) -> dict[str, Tensor]:
         raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict.", cure=cure)
     with torch.device("meta"):
         wanted = resnet18(num_classes=classes).state_dict()
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # absent from old files
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # missing in old files
     if missing := [key for key in wanted if key not in state and key not in counters]:
         raise WeightsError(f"{path} lacks {len(missing)} of ResNet18's tensors, first {missing[0]!r}.", cure=cure)
     if extra := [str(key) for key in state if key not in wanted]:
@@ -156,16 +156,16 @@ def read_state_dict(path: Path, classes: int = 1000) -> dict[str, Tensor]:
 
 
 def plain_state_dict(model: ResNet) -> dict[str, Tensor]:
-    """State dict on the CPU in float32 and default memory layout, as torchvision saves it."""
+    """Return the state dict on the CPU, in float32 and the default memory layout, as torchvision saves it."""
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
 
 
 def save_checkpoint(model: ResNet, path: Path) -> str:
-    """Write a plain state dict atomically; returns its SHA-256.
+    """Write a plain state dict atomically; return the SHA-256 of the file.
 
-    `torchvision.models.resnet18(num_classes=n).load_state_dict(torch.load(path, weights_only=True))` reads it.
+    `torchvision.models.resnet18(num_classes=n).load_state_dict(torch.load(path, weights_only=True))` loads it.
     """
-    buffer = io.BytesIO()  # torch's own writer turns a full disk into an error of its own
+    buffer = io.BytesIO()  # torch's own writer hides a full disk behind an error of its own
     torch.save(plain_state_dict(model), buffer)
     with writing(path) as file:
         file.write(buffer.getbuffer())
@@ -175,7 +175,7 @@ def save_checkpoint(model: ResNet, path: Path) -> str:
 def checkpoint_card(
     configuration: Configuration, classes: tuple[str, ...], sha256: str, provenance: dict[str, Any]
 ) -> dict[str, Any]:
-    """What stands as JSON beside a checkpoint: classes, preprocessing, provenance."""
+    """Return the content of the JSON file next to a checkpoint: classes, preprocessing and provenance."""
     return {
         "architecture": "torchvision resnet18",
         "file": configuration.checkpoint,

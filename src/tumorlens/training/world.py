@@ -1,6 +1,6 @@
-"""The processes that train together, and what they exchange.
+"""The processes that train together, and the collectives they use.
 
-torch is imported only if there are several.
+torch is imported only if there is more than one process.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train as one. By default there is a single one, and every method does next to nothing."""
+    """The processes that train together. With a single process, the default, every method is trivial."""
 
     rank: int = 0
-    """This process, 0 to `size` - 1."""
+    """Rank of this process, 0 to `size` - 1."""
     size: int = 1
-    """Number of processes, on all hosts."""
+    """Number of processes on all hosts."""
     local_rank: int = 0
-    """This process among those of its host: the index of its CUDA device."""
+    """Rank of this process on its host: the index of its CUDA device."""
     resume_hint: list[str] = field(default_factory=lambda: ["it goes on from what is finished"], compare=False)
-    """One phrase: what the same command would do now, for the message when another process is lost."""
+    """One phrase for the error message when another process is lost: what running the same command again would do."""
 
     @property
     def is_rank0(self) -> bool:
-        """Whether this is rank 0, which alone prepares, evaluates, prints and writes files."""
+        """Whether this is rank 0, the only process that prepares data, evaluates, prints and writes files."""
         return self.rank == 0
 
     def run_on_rank0(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` returns at rank 0, at every rank; the others wait for it.
+        """Run `work` on rank 0 and return its result on every rank; the other ranks wait for it.
 
-        Where it fails at rank 0, which then says why, the others exit with 1 and say nothing.
+        If it fails, rank 0 reports the error and the other ranks exit silently with status 1.
 
         Raises
         ------
@@ -62,19 +62,19 @@ class World:
         return made
 
     def _broadcast(self, value: Any) -> Any:
-        """Rank 0's value at every rank."""
+        """Return rank 0's value on every rank."""
         import torch
         from torch import distributed
 
         values = [value]
         try:
             distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
-        except RuntimeError:  # the collectives have no error type of their own for a closed connection
+        except RuntimeError:  # collectives have no specific error type for a closed connection
             raise self.lost("lost the connection to another one, which was killed or failed") from None
         return values[0]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor over all ranks, in place; every rank gets the same bits.
+        """Sum a tensor over all ranks, in place; the result is bit-identical on every rank.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class World:
         return tensor
 
     def lost(self, what: str) -> RunError:
-        """The error for a run that cannot go on because another of its processes ended."""
+        """Return the error for a run that cannot continue because another of its processes ended."""
         return RunError(
             f"Process {self.rank} of 0 to {self.size - 1} {what}.",
             cure=f"Run the same command again: {self.resume_hint[0]}.",

@@ -1,8 +1,8 @@
-"""The door to the CPU kernels: `fast_convolutions` chooses the convolutions that are not left to oneDNN.
+"""Entry point to the CPU kernels: `fast_convolutions` selects the convolutions that are not left to oneDNN.
 
-Wide 3×3 ones of stride 1 use Winograd's algorithm (`winograd`): in float32, and in bfloat16 during training, as its
-rounding error matters less to a gradient than to a prediction. For strided ones, oneDNN takes up to twice as long for
-the weight's gradient as one matrix product does, so only that is computed here.
+Wide 3×3 convolutions with stride 1 use Winograd's algorithm (`winograd`): in float32, and in bfloat16 during training,
+because its rounding error affects a gradient less than a prediction. For strided convolutions, only the gradient of the
+weight is computed here, as a single matrix product; oneDNN takes up to twice as long for it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from tumorlens.core.memory import blocks_kept
 from tumorlens.training.kernels.minimal_filtering import BLOCK
 from tumorlens.training.kernels.winograd import convolve
 
-_CHANNELS = 128  # with 64 the transforms outweigh what the products gain: half as long again
+_CHANNELS = 128  # minimum; with 64, the transforms cost more than the products save: 1.5 times the time
 
 
 def convolve_strided(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """`conv2d(x, weight, stride=stride, padding=padding)`, differentiable in both, once.
+    """Compute `conv2d(x, weight, stride=stride, padding=padding)`, differentiable once in `x` and `weight`.
 
     Parameters
     ----------
     x
         float32 or bfloat16 [n, c, h, w] on the CPU; fastest in channels_last.
     weight
-        [k, c, s, s] of the same type.
+        [k, c, s, s] of the same dtype.
 
     Returns
     -------
     Tensor
-        [n, k, (h + 2 padding - s) // stride + 1, (w + 2 padding - s) // stride + 1] of that type.
+        [n, k, (h + 2 padding - s) // stride + 1, (w + 2 padding - s) // stride + 1] of the same dtype.
     """
     found: Tensor = _Strided.apply(x, weight, stride, padding)
     return found
@@ -66,7 +66,7 @@ class _Strided(torch.autograd.Function):
 
 
 def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int) -> Tensor:
-    """Gradient of a weight [k, c, side, side], from outputs' gradients [n, k, down, across]."""
+    """Return the gradient of a weight [k, c, side, side], given that of the output [n, k, down, across]."""
     from tumorlens.training.kernels.jit import array, run
     from tumorlens.training.kernels.winograd_loops import windows
 
@@ -75,7 +75,7 @@ def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int
     seen = x.new_empty(len(flat), side * side * c)
     read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(seen)
     run(windows(read.dtype), n * down, read, written, n, h, w, c, padding, stride, down, across, side)
-    if x.dtype == torch.bfloat16:  # the result lies as the weight does
+    if x.dtype == torch.bfloat16:  # gives the memory layout of the weight
         return (flat.T @ seen).view(k, side, side, c).permute(0, 3, 1, 2)
     return (seen.T @ flat).view(side, side, c, k).permute(3, 2, 0, 1)
 
@@ -97,15 +97,15 @@ def _strided(m: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _computed_in(x: Tensor) -> torch.dtype:
-    """Precision of a convolution of x, with or without autocast."""
+    """Return the dtype in which a convolution of `x` is computed, with or without autocast."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 @contextmanager
 def fast_convolutions(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Compute the convolutions of `modules` here that gain from it: wide 3×3 ones, and strided ones.
+    """Use these kernels for the convolutions in `modules` that benefit: wide 3×3 and strided ones.
 
-    Parameters, buffers and names stay as they are.
+    Parameters, buffers and names stay unchanged.
     """
     convolutions = (m for module in modules for m in module.modules() if type(m) is nn.Conv2d)
     chosen = {m: forward for m in convolutions if (forward := _forward_of(m))}
@@ -116,11 +116,11 @@ def fast_convolutions(modules: Iterable[nn.Module]) -> Iterator[None]:
             yield
     finally:
         for m in chosen:
-            del m.forward  # the class's is visible again
+            del m.forward  # restores the method of the class
 
 
 def _forward_of(m: nn.Conv2d) -> Callable[[nn.Conv2d, Tensor], Tensor] | None:
-    """How a convolution is computed here; None leaves it to PyTorch."""
+    """Return the function that computes a convolution here, or None to leave it to PyTorch."""
     if (
         m.dilation != (1, 1) or m.groups != 1 or m.bias is not None
         or m.padding_mode != "zeros" or m.in_channels < _CHANNELS

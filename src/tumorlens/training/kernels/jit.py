@@ -1,12 +1,13 @@
 """Compile loops with Numba and run them on PyTorch's threads.
 
-PyTorch's threads keep spinning for milliseconds after each operation, and other threads would share the cores with
-them. So each loop is compiled for one core and takes its tasks from a counter, and the threads of PyTorch's OpenMP run
-it at once until no task is left.
+PyTorch's threads spin for milliseconds after each operation, and other threads would have to share the cores with them.
+Therefore each loop is compiled for a single core and takes its tasks from a shared counter, and all of PyTorch's OpenMP
+threads run it at the same time until no task is left.
 
-All use of interfaces that may change without notice is here: GOMP_parallel through ctypes, and LLVM's prefetch and
-non-temporal stores through llvmlite. Public substitutes (plain Numba functions on a thread pool) cost a fifth of a
-training step; Numba is therefore bounded above in pyproject.toml, and the tests of this module fail if one changes.
+This module contains all use of interfaces that may change without notice: GOMP_parallel through ctypes, and LLVM's
+prefetch and non-temporal stores through llvmlite. Public alternatives (plain Numba functions on a thread pool) would
+cost a fifth of a training step. Numba therefore has an upper bound in pyproject.toml, and this module's tests fail if
+one of these interfaces changes.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 _Loop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_STAMP = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]  # of what loops take from here
-_NO_CACHE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # Numba's, and of files damaged or full disks
+_STAMP = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]  # this file: compiled loops inline code from it
+_NO_CACHE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # from Numba, damaged files or a full disk
 
 
 def compiled(*key: object) -> Callable[[Callable[[Any], None]], Any]:
-    """Compile a loop `(address of a job)` for `run`; it calls `next_task` until no task is left.
+    """Compile a loop for `run`: it takes the address of a job, and calls `next_task` until no task is left.
 
-    Products and sums may be reordered or fused for vectorisation. The code is cached in the `__pycache__` beside the
-    loop's module, or in the user's cache folder, or only in the process if neither can be written. `key` is everything
-    that the code depends on beside its module, such as values of its closure: each key gets its own cache file, as two
-    processes may write one at once.
+    Products and sums may be reordered or fused for vectorisation. The compiled code is cached in the `__pycache__` next
+    to the loop's module, or in the user's cache folder, or only in memory if neither is writable. `key` is everything
+    else that the code depends on, such as values from its closure. Each key gets its own cache file, because two
+    processes may write at the same time.
     """
 
     def compiler(loop: Callable[[Any], None]) -> Any:
@@ -52,14 +53,14 @@ def compiled(*key: object) -> Callable[[Callable[[Any], None]], Any]:
         except _NO_CACHE:
             code = cfunc(types.void(types.voidptr), **words)(loop)
         found = _Loop(code.address)
-        found.code = code  # type: ignore[attr-defined]  # kept as long as what calls it
+        found.code = code  # type: ignore[attr-defined]  # keeps the code alive as long as the function that calls it
         return found
 
     return compiler
 
 
 def run(loop: Any, tasks: int, *words: int | npt.NDArray[Any]) -> None:
-    """Run a loop on all threads. Its job holds the counter, the number of tasks, and `words`: numbers or addresses.
+    """Run a loop on all threads. Its job holds the task counter, the number of tasks and `words`, numbers or addresses.
 
     Raises
     ------
@@ -71,23 +72,23 @@ def run(loop: Any, tasks: int, *words: int | npt.NDArray[Any]) -> None:
     if cores == 1 or tasks <= 1:
         loop(job.ctypes.data)
     elif openmp := _openmp():
-        openmp(loop, job.ctypes.data, 0, 0)  # 0: as many threads as PyTorch, whose team is reused
+        openmp(loop, job.ctypes.data, 0, 0)  # 0: reuse PyTorch's team, with as many threads
     else:
         others = [_threads().submit(_on_a_thread, loop, job, words) for _ in range(min(cores, tasks) - 1)]
         loop(job.ctypes.data)
         wait(others)
-    if job[0] < tasks:  # what a loop raises goes nowhere
+    if job[0] < tasks:  # exceptions raised inside a loop are lost
         raise MemoryError(f"a loop did {job[0]} of {tasks} tasks")
 
 
 def _on_a_thread(loop: Any, job: npt.NDArray[np.int64], _held: Any) -> None:
-    """Keep what the job points to alive until the loop ends, even if a Ctrl-C ends the wait for it."""
+    """Run a loop, keeping the arrays that the job points to alive until it ends, even if Ctrl-C interrupts the wait."""
     loop(job.ctypes.data)
 
 
 @lru_cache
 def _openmp() -> Any:
-    """GCC's function that calls a function on each thread of a team; None if its OpenMP is not loaded (not Linux)."""
+    """Return GCC's function that runs another on each thread of a team; None if libgomp is not loaded (not Linux)."""
     if not hasattr(os, "RTLD_NOLOAD"):
         return None
     try:
@@ -104,7 +105,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def array(values: Tensor) -> npt.NDArray[Any]:
-    """View a contiguous tensor as an array; bfloat16 becomes uint16, the upper half of a float32's bits."""
+    """View a contiguous tensor as an array; bfloat16 becomes uint16, the upper 16 bits of a float32."""
     if not values.is_contiguous():
         raise ValueError(f"a loop needs a contiguous tensor, not strides {values.stride()}")
     held = values.detach()
@@ -114,7 +115,7 @@ def array(values: Tensor) -> npt.NDArray[Any]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def next_task(_: Any, job: Any) -> Any:
-    """Take the next task: return the counter of a job, int64 [.], and increment it atomically."""
+    """Take the next task: return the counter, the first value of a job, int64 [.], and increment it atomically."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         held = context.make_array(signature.args[0])(context, builder, values[0])
@@ -125,7 +126,7 @@ def next_task(_: Any, job: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def pointer(_: Any, address: Any) -> Any:
-    """Convert an address in a job to what `carray` takes."""
+    """Convert an address in a job to a pointer for `carray`."""
 
     def code(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         return builder.inttoptr(values[0], cgutils.voidptr_t)
@@ -133,27 +134,27 @@ def pointer(_: Any, address: Any) -> Any:
     return types.voidptr(address), code
 
 
-_LINE = 64  # bytes that a cache takes at once
+_LINE = 64  # bytes per cache line
 
 
 def _place(context: Any, builder: Any, kind: Any, rows: Any, row: Any, column: Any) -> tuple[Any, int]:
-    """Address of a number of an array of rows, and how many bytes a number takes."""
+    """Return the address of one element of an array of rows, and the size of an element in bytes."""
     held = context.make_array(kind)(context, builder, rows)
     at = builder.add(builder.mul(row, builder.extract_value(held.shape, 1)), column)
     return builder.bitcast(builder.gep(held.data, [at]), cgutils.voidptr_t), kind.dtype.bitwidth // 8
 
 
 def _lines(builder: Any, begin: Any, size: int) -> Iterator[Any]:
-    """Address of each cache line of `size` bytes."""
+    """Yield the address of each cache line in `size` bytes."""
     for past in range(0, size, _LINE):
         yield builder.gep(begin, [ir.Constant(ir.IntType(64), past)])
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def ask_ahead(_: Any, rows: Any, row: Any, column: Any, count: Any) -> Any:
-    """Prefetch `count` numbers, a constant, of `rows` [., .] from a place on into a core's second-level cache.
+    """Prefetch `count` (a constant) numbers of `rows` [., .], starting at a row and column, into the core's L2 cache.
 
-    The hardware does not prefetch reads that jump from row to row.
+    The hardware prefetcher does not predict reads that jump from row to row.
     """
     if not isinstance(count, types.IntegerLiteral):
         raise errors.RequireLiteralValue("count")
@@ -172,10 +173,10 @@ def ask_ahead(_: Any, rows: Any, row: Any, column: Any, count: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def write_past_caches(_: Any, values: Any, rows: Any, row: Any, column: Any, count: Any) -> Any:
-    """Write the first `count`, a constant, of `values` [.] into `rows` [., .] from a place on.
+    """Write the first `count` (a constant) of `values` [.] into `rows` [., .], starting at a row and column.
 
-    They must be whole cache lines of 64 bytes. An ordinary store would read the line first. On x86 the next increment
-    of the counter, a locked instruction, waits until all is written.
+    They must fill whole cache lines of 64 bytes. Unlike an ordinary store, this does not read the line first. On x86,
+    the next increment of the task counter, a locked instruction, waits until everything is written.
     """
     if not isinstance(count, types.IntegerLiteral):
         raise errors.RequireLiteralValue("count")
@@ -199,7 +200,7 @@ def write_past_caches(_: Any, values: Any, rows: Any, row: Any, column: Any, cou
 
 
 def widened(value: Any) -> Any:
-    """float32 of a stored number; only within a loop."""
+    """Convert a stored number to float32; only callable inside a compiled loop."""
     raise NotImplementedError
 
 
@@ -215,7 +216,7 @@ def _compiled_widened(value: Any) -> Any:
 
 
 def narrowed(value: Any, array: Any) -> Any:
-    """A float32 as `array` stores it, rounded to nearest, ties to even; only within a loop."""
+    """Round a float32 to the type that `array` stores (nearest, ties to even); only callable inside a compiled loop."""
     raise NotImplementedError
 
 

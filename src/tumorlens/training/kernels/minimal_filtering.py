@@ -1,11 +1,12 @@
 """The matrices of Winograd's minimal filtering F(m×m, 3×3).
 
-Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", equation 8: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A for
-3×3 filters g, tiles d of (m + 2)×(m + 2) inputs, which overlap by two, and Y of m×m outputs. A tile takes (m + 2)²
-multiplications where the definition takes 9 m²: 16 and 36 for m = 2, 36 and 144 for m = 4, 49 and 225 for m = 5.
-Summed over channels they are (m + 2)² matrix products. The interpolation points for m = 4 are those of Barabasz et al.
-2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", table 4, whose
-rounding error is smallest; those for m = 5 erred among the least of 220 sets tried, over twice as far as m = 4 does.
+Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", equation 8: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A, with
+3×3 filters g, tiles d of (m + 2)×(m + 2) inputs that overlap by two, and m×m outputs Y. A tile needs (m + 2)²
+multiplications instead of the 9 m² of a direct convolution: 16 instead of 36 for m = 2, 36 instead of 144 for m = 4,
+and 49 instead of 225 for m = 5. Summed over channels, these are (m + 2)² matrix products. The interpolation points for
+m = 4 are those with the smallest rounding error in Barabasz et al. 2020, "Error Analysis and Improving the Accuracy of
+Winograd Convolution for Deep Neural Networks", table 4. Those for m = 5 had one of the smallest errors of 220 sets
+tried, more than twice that of m = 4.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ Matrix = npt.NDArray[np.floating[Any]]
 
 
 def matrices(outputs: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Both axes' transforms at once.
+    """Return the transforms of both axes as single matrices.
 
     Parameters
     ----------
     outputs
-        m, 2, 4 or 5: outputs of a tile along each side.
+        m: outputs of a tile along each side, 2, 4 or 5.
 
     Returns
     -------
@@ -40,13 +41,13 @@ def matrices(outputs: int) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def of_an_axis(outputs: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Bᵀ, G and Aᵀ of F(m, 3) by Toom and Cook's construction.
+    """Return Bᵀ, G and Aᵀ of F(m, 3) by the Toom-Cook construction.
 
     Returns
     -------
     tuple
-        float64 [m + 2, m + 2], [m + 2, 3] and [m, m + 2]; their m + 2 rows (of Aᵀ: columns) are the points in the
-        order of this module, infinity before the last of them.
+        float64 [m + 2, m + 2], [m + 2, 3] and [m, m + 2]; their m + 2 rows (columns of Aᵀ) correspond to the points
+        in the order of this module, with infinity before the last one.
     """
     b, g, a = _toom_cook(_POINTS[outputs])
     order = [*range(outputs), outputs + 1, outputs]
@@ -54,16 +55,16 @@ def of_an_axis(outputs: int) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def of_a_shorter_tile(outputs: int) -> tuple[Matrix, Matrix]:
-    """Bᵀ and Aᵀ of F(m - 1, 3), for filters that `of_an_axis(m)`'s G transformed: its last point is left out.
+    """Return Bᵀ and Aᵀ of F(m - 1, 3) for filters transformed by the G of `of_an_axis(m)`; its last point is omitted.
 
-    F(m - 1, 3) on all points but the last has a G whose rows are those of F(m, 3), each times the distance of its
-    point from the last one. That factor is in Bᵀ here.
+    On all points but the last, the G of F(m - 1, 3) has the rows of F(m, 3), each multiplied by the difference between
+    its point and the last one. Here, Bᵀ includes that factor.
 
     Returns
     -------
     tuple
-        float64 [m + 2, m + 2] and [m, m + 2] as `of_an_axis` gives: what belongs to the last point, to the last input
-        and to the last output is zero.
+        float64 [m + 2, m + 2] and [m, m + 2], as from `of_an_axis`, with zeros for the last point, the last input and
+        the last output.
     """
     *points, last = _POINTS[outputs]
     b, _, a = _toom_cook(tuple(points))
@@ -72,7 +73,7 @@ def of_a_shorter_tile(outputs: int) -> tuple[Matrix, Matrix]:
 
 
 def _toom_cook(points: tuple[float, ...]) -> tuple[Matrix, Matrix, Matrix]:
-    """Bᵀ, G and Aᵀ whose points are `points`, then infinity."""
+    """Return Bᵀ, G and Aᵀ for the interpolation points `points` followed by infinity."""
     inputs, outputs = len(points) + 1, len(points) - 1
     b, g, a = np.zeros((inputs, inputs)), np.zeros((inputs, 3)), np.zeros((outputs, inputs))
     for i, point in enumerate(points):
@@ -86,4 +87,4 @@ def _toom_cook(points: tuple[float, ...]) -> tuple[Matrix, Matrix, Matrix]:
 
 
 BLOCK = 128
-"""Channels that are transformed at a time: tiles of that many stay in a core's cache."""
+"""Number of channels transformed at a time; tiles with this many channels fit in a core's cache."""

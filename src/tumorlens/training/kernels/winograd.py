@@ -1,14 +1,14 @@
 """3×3 convolutions with a quarter of the multiplications, for training on a CPU.
 
-Winograd's minimal filtering F(m×m, 3×3), whose matrices and sources stand in `minimal_filtering`: a tile of m×m outputs
-takes (m + 2)² multiplications where the definition takes 9 m². Summed over channels they are (m + 2)² matrix products,
-and their adjoints, which the backward pass needs, are twice as many. A side is cut into tiles of m and of m - 1, which
-share all points but one: 14 into 5, 5 and 4, or into 4, 4, 3 and 3; 7 into 4 and 3.
+This is Winograd's minimal filtering F(m×m, 3×3); `minimal_filtering` has its matrices and references. A tile of m×m
+outputs needs (m + 2)² multiplications instead of the 9 m² of a direct convolution. Summed over channels, these are
+(m + 2)² matrix products; the backward pass needs twice as many, the adjoints. Each side is cut into tiles of m and of
+m - 1, which share all points but one: 14 into 5, 5 and 4, or into 4, 4, 3 and 3; 7 into 4 and 3.
 
-The sums are the same ones in another order and with other intermediate values, so rounding differs: in float32 by 1e-6
-to 1e-5 of the largest value here, as it differs between processors. In bfloat16 intermediate values are rounded to its
-8 bits, and 1 to 2 % of a result's length are lost where one convolution by the definition loses 0.3 %; tiles of 5×5
-would lose twice as much, so that they are at most 4×4 there.
+The result is mathematically the same, but sums are reordered and intermediate values differ, so it is rounded
+differently: in float32 by 1e-6 to 1e-5 of the largest value, about as much as between processors. In bfloat16,
+intermediate values are rounded to 8 bits, and the relative error (in the norm) is 1 to 2 %, compared with 0.3 % for one
+direct convolution. Tiles of 5×5 would double that error, so bfloat16 uses tiles of at most 4×4.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from torch.autograd.function import once_differentiable
 
 from tumorlens.training.kernels.minimal_filtering import BLOCK, of_a_shorter_tile, of_an_axis
 
-_TILES = {torch.float32: (4, 5), torch.bfloat16: (4,)}  # sides of the longer ones' outputs
+_TILES = {torch.float32: (4, 5), torch.bfloat16: (4,)}  # output sides of the longer tiles that are considered
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """`conv2d(x, weight, padding=1)`, differentiable in both, once.
+    """Compute `conv2d(x, weight, padding=1)`, differentiable once in `x` and `weight`.
 
     Parameters
     ----------
     x
         float32 or bfloat16 [n, c, h, w] on the CPU; fastest in channels_last.
     weight
-        [k, c, 3, 3], float32 or of x's type.
+        [k, c, 3, 3], float32 or of the dtype of `x`.
 
     Returns
     -------
     Tensor
-        [n, k, h, w] of x's type in channels_last.
+        [n, k, h, w] of the dtype of `x`, in channels_last.
 
     Raises
     ------
     ValueError
-        c or k is no multiple of `BLOCK`, or the weight is not 3×3.
+        c or k is not a multiple of `BLOCK`, or the weight is not 3×3.
     """
     if weight.shape[2:] != (3, 3):
         raise ValueError(f"weights must be 3×3, not {'×'.join(map(str, weight.shape[2:]))}")
@@ -59,23 +59,23 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How h×w outputs are cut, for tiles of m×m and, where they end a side, m - 1."""
+    """How h×w outputs are cut into tiles that are m or, at the end of a side, m - 1 long."""
 
     out: int
-    """m."""
+    """Output side m of the longer tiles."""
     down: int
     long_down: int
-    """Of `down` rows of tiles so many, the first ones, are m high, the others m - 1."""
+    """Of the `down` rows of tiles, the first `long_down` are m high, the others m - 1."""
     across: int
     long_across: int
 
     @property
     def grid(self) -> tuple[int, int, int, int]:
-        """As loops take it."""
+        """The arguments in the order that the loops take them."""
         return self.down, self.long_down, self.across, self.long_across
 
     def groups(self, n: int) -> Iterator[tuple[int, int]]:
-        """Runs of points of n images: how many, and how many tiles have them."""
+        """Yield the groups of points of n images: the number of points, and the number of tiles that have them."""
         common = self.out + 1
         yield common * common, n * self.down * self.across
         of_row, of_column = n * self.long_down * self.across, n * self.down * self.long_across
@@ -83,31 +83,31 @@ class Tiling:
         yield 1, n * self.long_down * self.long_across
 
     def products(self) -> int:
-        """Multiplications of an image, for a pair of channels."""
+        """Return the number of multiplications per image and pair of channels."""
         return sum(points * tiles for points, tiles in self.groups(1))
 
 
 @lru_cache
 def tiling(h: int, w: int, kind: torch.dtype = torch.float32) -> Tiling:
-    """Of the tiles allowed those that take fewest multiplications."""
+    """Return the allowed tiling with the fewest multiplications."""
     cut = [Tiling(out, *_cut(h, out), *_cut(w, out)) for out in _TILES[kind]]
     return min(cut, key=Tiling.products)
 
 
 def _cut(length: int, out: int) -> tuple[int, int]:
-    """Tiles that a side takes, and how many of them are longer; where none is, the last may end beyond the side."""
+    """Return the number of tiles along a side, and how many are longer; if none, the last may extend past its end."""
     tiles = -(-length // out)
     return tiles, max(0, length - tiles * (out - 1))
 
 
 def _of_filters(cut: Tiling) -> Tiling:
-    """Each filter is one longer tile."""
+    """Return the tiling of the filters: each is a single longer tile."""
     return Tiling(cut.out, 1, 1, 1, 1)
 
 
 @dataclass(frozen=True)
 class _Transforms:
-    """Of tiles of m×m, and their adjoints: a matrix for the longer and one for the shorter, float32 [2, ., .]."""
+    """Transforms for tiles of side m and m - 1, and their adjoints; each float32 [2, ., .], the longer tile first."""
 
     b: npt.NDArray[np.float32]
     g: npt.NDArray[np.float32]
@@ -141,7 +141,7 @@ class _Convolution(torch.autograd.Function):
         return _from_points(matrices.a, products, 0, cut, x.new_empty(n, h, w, k))
 
     @staticmethod
-    @once_differentiable  # what the loops compute leaves no graph
+    @once_differentiable  # autograd cannot trace the compiled loops
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (gradient,) = gradients
         d, g = ctx.saved_tensors
@@ -164,7 +164,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _grouped(cut: Tiling, n: int, d: Tensor, g: Tensor, products: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Of each group what is multiplied: [points, tiles, c], [points, k, c] and [points, tiles, k], in place."""
+    """Yield views of each group's matrices: [points, tiles, c], [points, k, c] and [points, tiles, k]."""
     row = point = 0
     for points, tiles in cut.groups(n):
         rows = slice(row, row + points * tiles)
@@ -174,8 +174,8 @@ def _grouped(cut: Tiling, n: int, d: Tensor, g: Tensor, products: Tensor) -> Ite
 
 
 def _to_points(matrices: npt.NDArray[np.float32], x: Tensor, padding: int, cut: Tiling, kind: torch.dtype) -> Tensor:
-    """x [n, c, h, w] as points, [rows, c] of `kind`."""
-    # Numba is imported where it computes: it takes a quarter of a second, and a GPU does without.
+    """Transform `x` [n, c, h, w] to points, [rows, c] of dtype `kind`."""
+    # Numba is imported only when needed: importing it takes a quarter of a second, and a GPU does not use it.
     from tumorlens.training.kernels.jit import array, run
     from tumorlens.training.kernels.winograd_loops import to_points
 
@@ -190,9 +190,9 @@ def _to_points(matrices: npt.NDArray[np.float32], x: Tensor, padding: int, cut: 
 def _from_points(
     matrices: npt.NDArray[np.float32], values: Tensor, padding: int, cut: Tiling, found: Tensor, *, past: bool = False
 ) -> Tensor:
-    """Points as what `found` [n, h, w, c] is written with: [n, c, h, w] in channels_last.
+    """Transform points back into `found` [n, h, w, c], and return it as [n, c, h, w] in channels_last.
 
-    `past` caches goes what is not read soon.
+    Set `past` for a result that is not read soon: it is written past the caches.
     """
     from tumorlens.training.kernels.jit import array, run
     from tumorlens.training.kernels.winograd_loops import from_points

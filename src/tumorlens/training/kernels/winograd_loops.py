@@ -1,13 +1,13 @@
-"""Compiled loops of convolutions: Winograd's transforms of activations and weights to points and back, and windows.
+"""Compiled loops for convolutions: Winograd's transforms of activations and weights to points and back, and windows.
 
-Every value of a tile is used once, so a transform takes the time of reading and writing it. PyTorch would copy the
-tiles out, multiply them by a matrix and copy the result to where it belongs; here each tile is read, transformed along
-both axes in a core's own cache, and written. A tile's points lie far apart: they are asked for ahead, and written
-without first reading what was there.
+Every value of a tile is used once, so a transform is limited by memory bandwidth. PyTorch would copy the tiles out,
+multiply them by a matrix and copy the result to its place. Here each tile is read, transformed along both axes in the
+core's own cache, and written. The points of a tile are far apart in memory, so they are prefetched, and written without
+reading the cache lines first.
 
-Points lie in memory one after the other, [rows, channels]: first those that every tile has, (m + 1)² of them, then the
-last of the rows' points, of the columns', and of both, which shorter tiles lack. Each is a matrix of a row a tile.
-Numbers are stored as float32 or bfloat16, and added up as float32.
+Points are stored one after the other as [rows, channels]: first the (m + 1)² points that all tiles have, then those
+that shorter tiles lack: the last point along rows, along columns, and along both. Each point is a matrix with one row
+per tile. Values are stored as float32 or bfloat16 and summed in float32.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from tumorlens.training.kernels.minimal_filtering import BLOCK
 
 @register_jitable  # type: ignore[untyped-decorator]
 def _numbers(job: Any) -> tuple[int, ...]:
-    """`n, h, w, c, padding, step, down, long_down, across, long_across, rows` of a job of points."""
+    """Return `n, h, w, c, padding, step, down, long_down, across, long_across, rows` of a job with points."""
     return job[5], job[6], job[7], job[8], job[9], job[10], job[11], job[12], job[13], job[14], job[15]
 
 
 @register_jitable  # type: ignore[untyped-decorator]
 def _runs(last: int, n: int, down: int, long_down: int, across: int, long_across: int) -> tuple[int, int, int, int]:
-    """Rows of a point that all tiles have, and where the runs of the others begin: what `Tiling.groups` adds up to."""
+    """Return the rows per point that all tiles have, and the offsets of the other groups; matches `Tiling.groups`."""
     shared = n * down * across
     of_row = last * last * shared
     of_column = of_row + last * n * long_down * across
@@ -48,10 +48,10 @@ def _runs(last: int, n: int, down: int, long_down: int, across: int, long_across
 
 @lru_cache
 def windows(stored: Any) -> Any:
-    """Of a job `x, found, n, h, w, c, padding, step, down, across, side`: what lies under a window as it moves.
+    """Return the loop for jobs `x, found, n, h, w, c, padding, step, down, across, side` that extracts sliding windows.
 
-    `x` [n, h, w, c], zero around it, is seen through a side×side window, `padding` before it at first, which moves by
-    `step`; `found` [n, down, across, side, side, c] is written. A task is a row of an image's windows.
+    A side×side window slides over the zero-padded `x` [n, h, w, c] in steps of `step`, starting `padding` before it.
+    The loop writes `found` [n, down, across, side, side, c]. A task is one row of windows of an image.
     """
 
     @compiled("windows", stored)
@@ -82,13 +82,15 @@ def windows(stored: Any) -> Any:
 
 @lru_cache
 def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
-    """Of a job `matrices, x, found, n, h, w, c, padding, step, down, long_down, across, long_across, rows`.
+    """Return the loop that transforms activations to points.
 
-    `matrices`, float32 [2, points, inputs], are those of a longer and a shorter tile; `x` [n, h, w, c] of type `read`,
-    zero around it, is cut into tiles, the first of which begins `padding` before it; `found` [rows, c] of type
-    `written` is written, past caches, which are full by the time that it is read. A task is a row of an image's tiles.
+    A job is `matrices, x, found, n, h, w, c, padding, step, down, long_down, across, long_across, rows`. `matrices`,
+    float32 [2, points, inputs], are those of a longer and of a shorter tile. The zero-padded `x` [n, h, w, c] of type
+    `read` is cut into tiles, the first of which begins `padding` before it. The loop writes `found` [rows, c] of type
+    `written`, bypassing the caches, which would be overwritten before it is read. A task is one row of tiles of an
+    image.
     """
-    last = points - 1  # a constant here, so that loops to it are unrolled
+    last = points - 1  # a compile-time constant, so that loops up to it are unrolled
 
     @compiled("to_points", points, inputs, read, written, BLOCK)
     def loop(address: Any) -> None:
@@ -153,11 +155,12 @@ def to_points(points: int, inputs: int, read: Any, written: Any) -> Any:
 
 @lru_cache
 def from_points(outputs: int, points: int, read: Any, written: Any, past: bool) -> Any:
-    """Of a job as of `to_points`, `x` being the points, [rows, c], and `found` [n, h, w, c].
+    """Return the loop that transforms points back to activations.
 
-    Tiles of outputs×outputs are added where they lie, the first of which begins `padding` before `found`. `matrices`,
-    float32 [2, outputs, points], have zeros for what a shorter tile lacks. `found` is written past caches if `past`. A
-    task is an image.
+    A job is that of `to_points`, with the points [rows, c] as `x`, and `found` [n, h, w, c]. Tiles of outputs×outputs
+    are added at their positions, the first of which begins `padding` before `found`. `matrices`, float32 [2, outputs,
+    points], have zeros for what a shorter tile lacks. If `past`, `found` is written past the caches. A task is one
+    image.
     """
     last = points - 1
 
@@ -187,7 +190,7 @@ def from_points(outputs: int, points: int, read: Any, written: Any, past: bool) 
                         column_kind = 0 if q < long_across else 1
                         left = q * step - max(q - long_across, 0)
                         for z in range(points):
-                            # What a shorter tile lacks counts nothing, so another of its values is read.
+                            # Points that a shorter tile lacks have zero weight, so another of its values is read.
                             if z < last or q >= long_across:
                                 first = (z % last) * shared + (i * down + r) * across + q
                                 apart = last * shared
