@@ -1,4 +1,4 @@
-# One command a need. `make` with no target lists them.
+# One command for each task. `make` with no target lists them.
 PYTHON  ?= python3.11
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -17,7 +17,7 @@ setup: $(STAMP) ## Makes .venv with everything that study, tests and checks need
 
 # --no-deps: the lock names every package, so pip has nothing to resolve. The build of the
 # project itself takes its tools from the lock too (--no-build-isolation). Bytecode is written here, on all cores:
-# where PYTHONDONTWRITEBYTECODE is set, every start of a process would compile torch anew, 15 seconds of it.
+# where PYTHONDONTWRITEBYTECODE is set, every start of a process would compile torch again, which takes 15 seconds.
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here. Install Python 3.11 to 3.13, or name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
@@ -32,7 +32,7 @@ demo: $(STAMP)  ## Runs the whole study on generated slices and names the report
 study: $(STAMP) ## The study on real data: make study DATA=archive.zip WEIGHTS=resnet18-f37072fd.pth
 	$(BIN)/tumorlens study --data "$(DATA)" --weights "$(WEIGHTS)" $(ARGS)
 
-# A file of tests after the other on each of up to four cores; in the order of tests/conftest.py, the slowest first.
+# Each of up to four processes runs whole test files, in the order of tests/conftest.py: the slowest first.
 test: $(STAMP)  ## Runs the tests; in one process: make test ARGS="-n 0"
 	$(BIN)/python -m compileall -q src
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -63,12 +63,12 @@ types: $(STAMP) ## mypy --strict
 docs: $(STAMP)  ## Checks that generated documents are what their commands write
 	$(BIN)/python docs/build.py --check
 
-figures: $(STAMP) ## Writes docs/figures.json, the generated pages and their plots anew
+figures: $(STAMP) ## Writes docs/figures.json, the generated pages and their plots
 	$(BIN)/python docs/build.py
 
 # Needs uv on the PATH; --universal covers Linux and macOS, x86-64 and Arm, Python 3.11 to 3.13.
 # The second one is what the service's image installs.
-lock:           ## Writes requirements.lock and requirements-serve.lock anew
+lock:           ## Updates requirements.lock and requirements-serve.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra study --extra tensorboard --extra serve --extra dev pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

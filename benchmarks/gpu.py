@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --data DATA --weights WEIGHTS [--repeats 5] [--run NEW]
 
 The study is a process of its own with a cold cache, as users run it: unpacking, decoding and the report are in its
-seconds. An epoch of the notebook (notebook_baseline.py) decodes its images anew, in as many processes as there are
+seconds. An epoch of the notebook (notebook_baseline.py) decodes its images again, in as many processes as there are
 cores; "decoded before" is the same loop over normalised images that lie in main memory, which is decoding apart.
 Updates benchmarks/results/gpu.json.
 """
@@ -138,13 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="phantom", help="phantom, a zip as Kaggle ships it, or a folder")
     parser.add_argument("--weights", default="none", help="none, imagenet or a ResNet18 state dict")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--run", type=Path, help="a new folder for the study's run; thrown away where absent")
+    parser.add_argument("--run", type=Path, help="a new folder for the study's run (default: a temporary one)")
     parser.add_argument("--parts", nargs="*", default=["study", "epochs"], choices=["study", "epochs"])
     asked = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         parser.error("PyTorch sees no CUDA device here, and this measures one")
     if asked.run and asked.run.exists():
-        parser.error(f"--run {asked.run} exists, and a run gone on with is no cold one; name a new folder")
+        parser.error(f"--run {asked.run} exists, and a resumed run is not a cold one; name a new folder")
     for part in asked.parts:
         with tempfile.TemporaryDirectory() as scratch:
             figures, detail = {"study": study, "epochs": epochs}[part](asked, Path(scratch))

@@ -79,9 +79,9 @@ def compare(rows: list[Record]) -> Check:
             return "wrong"
         one = found["rows"][0]
         same = one["class"] == (row.label or None) and one["verdict"] == row.verdict and one["set"] == list(row.set)
-        told = list((one["probabilities"] or {}).values())
-        close = len(told) == len(row.probabilities) and all(
-            abs(p - q) < 1e-3 for p, q in zip(told, row.probabilities.values(), strict=True)
+        probabilities = list((one["probabilities"] or {}).values())
+        close = len(probabilities) == len(row.probabilities) and all(
+            abs(p - q) < 1e-3 for p, q in zip(probabilities, row.probabilities.values(), strict=True)
         )
         return "right" if same and close else "wrong"
 

@@ -60,10 +60,10 @@ def ours(asked: Any, root: Path, split: Path, out: Path) -> dict[str, dict[str, 
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     found = {}
     for name in CONFIGURATIONS:
-        said = read_predictions(Run(out).predictions(name))
-        test = np.array([part == "test" for part in said.splits])
-        right = said.probabilities.argmax(1) == said.labels
-        answers = {said.paths[i]: bool(right[i]) for i in np.flatnonzero(test)}
+        predictions = read_predictions(Run(out).predictions(name))
+        test = np.array([part == "test" for part in predictions.splits])
+        right = predictions.probabilities.argmax(1) == predictions.labels
+        answers = {predictions.paths[i]: bool(right[i]) for i in np.flatnonzero(test)}
         found[name] = {"right": answers, "epochs": read_json(Run(out).training(name))["epochs_run"]}
     return found
 
@@ -72,11 +72,11 @@ def theirs(notebook: Notebook, root: Path, epochs: int) -> dict[str, Any]:
     """The same of the notebook."""
     epochs_run = len(notebook.fit(epochs))
     notebook.model.eval()
-    said: list[torch.Tensor] = []
+    correct: list[torch.Tensor] = []
     with torch.no_grad():
         for images, labels in notebook.loader(notebook.test):
-            said.append(notebook.model(images.to(notebook.device)).argmax(1).cpu() == labels)
-    right = torch.cat(said).tolist()
+            correct.append(notebook.model(images.to(notebook.device)).argmax(1).cpu() == labels)
+    right = torch.cat(correct).tolist()
     paths = [Path(path).relative_to(root).as_posix() for path, _ in notebook.test.samples]
     return {"right": dict(zip(paths, right, strict=True)), "epochs": epochs_run}
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--data", default="phantom", help="phantom, a zip as Kaggle ships it, or a folder")
     parser.add_argument("--weights", default="none", help="none, imagenet or a ResNet18 state dict")
-    parser.add_argument("--images", type=int, help="images of Training to use; all where absent")
+    parser.add_argument("--images", type=int, help="training images to use (default: all)")
     parser.add_argument("--epochs", type=int, default=60, help="at most, for each configuration")
     asked = parser.parse_args(arguments)
     folder = fetch(asked.data, cache=cache_dir())

@@ -4,7 +4,7 @@
 
 The runs are of `tumorlens study` on the same data, with the same weights and options but the precision. A choice
 between the two is made on the validation images alone: by McNemar's test on the answers of all seeds, and by a paired
-t-test on the seeds' lowest validation losses. What the test images say is written beside it. Writes
+t-test on the seeds' lowest validation losses. The results on the test images are written beside it. Writes
 benchmarks/results/precision.json.
 """
 
@@ -46,10 +46,10 @@ def seed_of(fp32: Run, bf16: Run) -> int:
     return int(one["config"]["seed"])
 
 
-def right(said: Predictions, part: str) -> dict[str, bool]:
-    """Whether each image of a part was named rightly, by its path."""
-    answers = said.probabilities.argmax(1) == said.labels
-    return {said.paths[i]: bool(answers[i]) for i, split in enumerate(said.splits) if split == part}
+def right(predictions: Predictions, part: str) -> dict[str, bool]:
+    """Whether each image of a part was classified correctly, by its path."""
+    answers = predictions.probabilities.argmax(1) == predictions.labels
+    return {predictions.paths[i]: bool(answers[i]) for i, split in enumerate(predictions.splits) if split == part}
 
 
 def compared(pairs: Sequence[tuple[Run, Run]], name: str) -> dict[str, Any]:
@@ -60,21 +60,21 @@ def compared(pairs: Sequence[tuple[Run, Run]], name: str) -> dict[str, Any]:
     for pair in pairs:
         by_part: dict[str, list[dict[str, bool]]] = {part: [] for part in answers}
         for kind, run in zip(("fp32", "bf16"), pair, strict=True):
-            trained, said = read_json(run.training(name)), read_predictions(run.predictions(name))
+            trained, predictions = read_json(run.training(name)), read_predictions(run.predictions(name))
             found["losses"][kind].append(trained["best_validation_loss"])
             found["epochs"][kind].append([trained["epochs_run"], trained["best_epoch"]])
             for part in answers:
-                by_part[part].append(right(said, part))
+                by_part[part].append(right(predictions, part))
         for part, (one, two) in by_part.items():
             paths = sorted(one)
-            both = [[said[path] for path in paths] for said in (one, two)]
+            both = [[scores[path] for path in paths] for scores in (one, two)]
             seeds[part].append([sum(both[0]), sum(both[1]), mcnemar(*both)["p_value"]])
             for kind, values in zip(("fp32", "bf16"), both, strict=True):
                 answers[part][kind] += values
-    for part, said in answers.items():
+    for part, scores in answers.items():
         found[part] = {
-            "n": len(said["fp32"]), "seeds": seeds[part], "mcnemar": mcnemar(said["fp32"], said["bf16"]),
-            **{kind: float(np.mean(values)) for kind, values in said.items()},
+            "n": len(scores["fp32"]), "seeds": seeds[part], "mcnemar": mcnemar(scores["fp32"], scores["bf16"]),
+            **{kind: float(np.mean(values)) for kind, values in scores.items()},
         }  # fmt: skip
     found["loss_test"] = paired_seeds(found["losses"]["fp32"], found["losses"]["bf16"])
     return found

@@ -260,16 +260,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--data", default="phantom", help="phantom, a zip as Kaggle ships it, or a folder")
     parser.add_argument("--weights", default="none", help="none, imagenet or a ResNet18 state dict")
-    parser.add_argument("--images", type=int, help="images of Training to use; all where absent")
+    parser.add_argument("--images", type=int, help="training images to use (default: all)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the study")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--study", action="store_true")
-    parser.add_argument("--run", type=Path, help="a new folder for the study's run; thrown away where absent")
+    parser.add_argument("--run", type=Path, help="a new folder for the study's run (default: a temporary one)")
     parser.add_argument("--parts", nargs="*", default=["decode", "prefix", "rounding", "folds", "epochs"])
     asked = parser.parse_args(arguments)
     if asked.run and asked.run.exists():
-        parser.error(f"--run {asked.run} exists, and a run gone on with is no cold one; name a new folder")
+        parser.error(f"--run {asked.run} exists, and a resumed run is not a cold one; name a new folder")
     if asked.quick:
         asked.images, asked.repeats = asked.images or 256, 1
         asked.parts = [part for part in asked.parts if part != "folds"]

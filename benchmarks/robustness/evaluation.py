@@ -92,7 +92,7 @@ def chosen(answers: LabelledOutputs, held: Bools) -> LabelledOutputs:
     return LabelledOutputs(*(getattr(answers, name)[held] for name in LabelledOutputs.__dataclass_fields__))
 
 
-def judged(trust: UncertaintyModel, answers: LabelledOutputs) -> Classification:
+def assess(trust: UncertaintyModel, answers: LabelledOutputs) -> Classification:
     """Verdicts and prediction sets at the default coverage."""
     return trust.assess(answers.logits, answers.features, answers.statistics, answers.pixels)
 
@@ -110,9 +110,9 @@ def measure_part(
         `risk_coverage`. `refused`, `deferred` (refused or uncertain): n, rate and Wilson's interval.
         `silent_error_rate`: wrong and `ok`, as a share of all images. `accuracy_ok`: of those with the verdict `ok`.
     """
-    judgement = judged(trust, part)
-    right = judgement.probabilities.argmax(1) == part.labels
-    ok = np.array([verdict == OK for verdict in judgement.verdicts])
+    assessment = assess(trust, part)
+    right = assessment.probabilities.argmax(1) == part.labels
+    ok = np.array([verdict == OK for verdict in assessment.verdicts])
     found: Json = {"n": len(right), "accuracy": float(right.mean())}
     for name, temperature in (("before", 1.0), ("after", trust.temperature)):
         p = softmax(part.logits, temperature)
@@ -125,10 +125,10 @@ def measure_part(
     return found | {
         "temperature": trust.temperature,
         "conformal": measure_sets(
-            softmax(validation.logits, trust.temperature), validation.labels, judgement.probabilities, part.labels
+            softmax(validation.logits, trust.temperature), validation.labels, assessment.probabilities, part.labels
         ),
-        "selective": risk_coverage(judgement.probabilities.max(1), right),
-        "refused": _rate([verdict == REFUSED for verdict in judgement.verdicts]),
+        "selective": risk_coverage(assessment.probabilities.max(1), right),
+        "refused": _rate([verdict == REFUSED for verdict in assessment.verdicts]),
         "deferred": _rate(~ok),
         "silent_error_rate": float((~right & ok).mean()),
         "accuracy_ok": float(right[ok].mean()) if ok.any() else None,
@@ -253,7 +253,7 @@ def refusals(trust: UncertaintyModel, far: Mapping[str, LabelledOutputs]) -> Jso
         `rate`, the share refused over all images, its `interval` (Wilson), the `lowest` of a family, and each family
         under `families`.
     """
-    families = {name: _rate([v == REFUSED for v in judged(trust, answers).verdicts]) for name, answers in far.items()}
+    families = {name: _rate([v == REFUSED for v in assess(trust, answers).verdicts]) for name, answers in far.items()}
     return {**_pooled(families), "families": families}
 
 
@@ -270,9 +270,9 @@ def near_shift(trust: UncertaintyModel, near: Mapping[str, LabelledOutputs]) -> 
     healthy = trust.classes.index(NO_TUMOR) if NO_TUMOR in trust.classes else -1
     families: Json = {}
     for name, answers in near.items():
-        judgement = judged(trust, answers)
-        predicted = judgement.probabilities.argmax(1)
-        ok = np.array([verdict == OK for verdict in judgement.verdicts], np.bool_)
+        assessment = assess(trust, answers)
+        predicted = assessment.probabilities.argmax(1)
+        ok = np.array([verdict == OK for verdict in assessment.verdicts], np.bool_)
         tumour = answers.labels != healthy
         wrong = predicted != answers.labels
         families[name] = {
@@ -281,7 +281,7 @@ def near_shift(trust: UncertaintyModel, near: Mapping[str, LabelledOutputs]) -> 
             "silent_error_rate": _share((wrong & ok)[tumour]),
             "silent_notumor_rate": _share((wrong & ok & (predicted == healthy))[tumour]),
             "deferred": _share(~ok[tumour]),
-            "refused": _share(np.array([v == REFUSED for v in judgement.verdicts], np.bool_)[tumour]),
+            "refused": _share(np.array([v == REFUSED for v in assessment.verdicts], np.bool_)[tumour]),
             "healthy_deferred": _share(~ok[~tumour]),
         }
     filled = [family for family in families.values() if family["n"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import signal
@@ -34,7 +35,7 @@ from tumorlens.core.errors import (
     RunError,
 )
 from tumorlens.core.files import read_json
-from tumorlens.core.progress import Clock
+from tumorlens.core.progress import Clock, log
 from tumorlens.data.dataset import split_hash
 from tumorlens.data.index import read_index
 from tumorlens.evaluation.predictions import read_predictions
@@ -263,16 +264,16 @@ def test_strengths_of_the_solver_are_reported_like_epochs(
     assert all(isinstance(r["c"], float) for r in records)
 
 
-def test_the_api_prints_nothing(small_folder: Path, small_cache: Path, tmp_path: Path) -> None:
-    lines = (
-        "from tumorlens import Study, run_study",
-        f"study = Study({str(small_folder)!r}, weights='none', out={str(tmp_path / 'run')!r}, device='cpu',",
-        f"              cache={str(small_cache)!r}, max_epochs=1)",
-        "result = run_study(study)",
-        "assert 0 <= result.metrics['finetuned'].test.accuracy <= 1",
-    )
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+def test_the_api_prints_nothing(
+    small_folder: Path, small_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    # As in a new process, where no command has called log_to_stderr.
+    for name, value in {"handlers": [logging.NullHandler()], "level": logging.NOTSET, "propagate": True}.items():
+        monkeypatch.setattr(log, name, value)
+    result = run_study(options(small_folder, small_cache, tmp_path / "run", max_epochs=1))
+    assert 0 <= result.metrics["finetuned"].test.accuracy <= 1
+    assert capfd.readouterr() == ("", "")
 
 
 def test_activations_that_nothing_reads_are_not_computed(

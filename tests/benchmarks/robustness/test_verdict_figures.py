@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from robustness.comparison import compare_scores
-from robustness.evaluation import evaluate_trust, judged
+from robustness.evaluation import assess, evaluate_trust
 from uncertainty_cases import training_outputs
 
 from tumorlens.core.errors import DataError
@@ -37,7 +37,7 @@ class TestEvaluate:
 
     def test_silent_errors_are_wrong_and_ok_on_tumours(self, trust, parts):
         test = parts[2]
-        verdicts = np.array(judged(trust, test).verdicts)
+        verdicts = np.array(assess(trust, test).verdicts)
         wrong = replace(test, labels=(test.logits.argmax(1) + 1) % 4)
         found = evaluate_trust(trust, parts[1], test, twin_free=np.ones(400, bool), near={"w": wrong}, far={})["near"]
         tumour = wrong.labels != 2

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from robustness.evaluation import chosen, judged
+from robustness.evaluation import assess, chosen
 from uncertainty_cases import fit, training_outputs
 
 from tumorlens.core.errors import DataError
@@ -27,7 +27,7 @@ from tumorlens.inference.uncertainty.verdicts import (
 class TestFit:
     def test_holds_back_no_more_validation_images_than_it_may(self, trust, parts):
         v = parts[1]
-        found, facts = judged(trust, v), appearance_features(v.pixels)
+        found, facts = assess(trust, v), appearance_features(v.pixels)
         refused = found.scores > trust.refuse_above
         beyond = trust.bounds.excess(facts).max(1) > trust.beyond_above
         assert refused.mean() <= REFUSED_SHARE
@@ -47,7 +47,7 @@ class TestFit:
         noise = np.random.default_rng(3).normal(0, 4, v.logits.shape).astype(np.float32)
         changed = replace(v, logits=v.logits + (8 * np.eye(4, dtype=np.float32)[v.labels] if sure else noise))
         trust = fit(changed, train)
-        left = np.array([p >= MIN_PROBABILITY for p in judged(trust, changed).probabilities.max(1)])
+        left = np.array([p >= MIN_PROBABILITY for p in assess(trust, changed).probabilities.max(1)])
         distances = trust.distances(v.features, v.statistics, appearance_features(v.pixels))
         left &= distances.mean(1) <= trust.refuse_above
         left &= trust.bounds.excess(appearance_features(v.pixels)).max(1) <= trust.beyond_above
@@ -58,7 +58,7 @@ class TestFit:
             assert held.mean() > WITHHELD_SHARE + 0.01
 
     def test_like_images_are_refused_about_as_often(self, trust, parts):
-        assert judged(trust, parts[2]).verdicts.count(REFUSED) / 400 < 0.02
+        assert assess(trust, parts[2]).verdicts.count(REFUSED) / 400 < 0.02
 
     def test_every_score_of_validation_images_has_mean_0_and_sd_1(self, trust, parts):
         v = parts[1]

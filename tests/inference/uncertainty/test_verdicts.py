@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from robustness.evaluation import chosen, judged
+from robustness.evaluation import assess, chosen
 from robustness.families import changed, families
 
 from tumorlens.core.errors import ConfigError, DataError, WeightsError
@@ -23,7 +23,7 @@ from tumorlens.inference.uncertainty.verdicts import (
 
 class TestJudge:
     def test_like_images_are_ok_and_calibrated(self, trust, parts):
-        found = judged(trust, parts[2])
+        found = assess(trust, parts[2])
         assert found.probabilities.sum(1) == pytest.approx(np.ones(400))
         assert found.verdicts.count(OK) > 280
         assert found.sets.any(1).all()
@@ -34,7 +34,7 @@ class TestJudge:
     @pytest.mark.parametrize("part", ["features", "statistics"])
     def test_far_answers_are_refused_whatever_the_logits_say(self, trust, parts, part):
         far = replace(parts[2], **{part: getattr(parts[2], part) + 5})
-        assert set(judged(trust, far).verdicts) == {REFUSED}
+        assert set(assess(trust, far).verdicts) == {REFUSED}
 
     # ct_like has a head's outline and grey levels: the network's statistics must tell it
     @pytest.mark.parametrize(
@@ -42,18 +42,18 @@ class TestJudge:
     )
     def test_the_look_alone_refuses_foreign_images(self, trust, parts, slices, family):
         few = chosen(parts[2], np.arange(400) < 40)
-        verdicts = judged(trust, replace(few, pixels=changed(family, slices))).verdicts
+        verdicts = assess(trust, replace(few, pixels=changed(family, slices))).verdicts
         assert verdicts.count(REFUSED) >= 36
 
     def test_the_score_grows_with_the_distance(self, trust, parts):
         means = [
-            judged(trust, replace(parts[2], statistics=parts[2].statistics * k)).scores.mean() for k in (1, 1.2, 2)
+            assess(trust, replace(parts[2], statistics=parts[2].statistics * k)).scores.mean() for k in (1, 1.2, 2)
         ]
         assert means == sorted(means)
         assert means[2] > trust.refuse_above
 
     def test_undecided_logits_are_uncertain_and_say_between_what(self, trust, parts):
-        one = chosen(parts[2], np.arange(400) == judged(trust, parts[2]).verdicts.index(OK))
+        one = chosen(parts[2], np.arange(400) == assess(trust, parts[2]).verdicts.index(OK))
         logits = np.array([[5.0, 5.0, -9.0, -9.0]], np.float32)
         found = trust.assess(logits, one.features, one.statistics, one.pixels, coverage=0.99)
         assert (found.verdicts, found.reasons) == ([UNCERTAIN], ["may be glioma or meningioma"])
@@ -64,11 +64,11 @@ class TestJudge:
         assert found.sets.tolist() == [[True, False, False, False]]
 
     def test_somewhat_strange_and_somewhat_unsure_together_are_uncertain(self, trust, parts):
-        ok = chosen(parts[2], np.array([v == OK for v in judged(trust, parts[2]).verdicts]))
+        ok = chosen(parts[2], np.array([v == OK for v in assess(trust, parts[2]).verdicts]))
         strange = replace(ok, statistics=ok.statistics * 1.03)
         unsure = replace(ok, logits=ok.logits * 0.85)
         both = replace(strange, logits=unsure.logits)
-        held = [len(ok.labels) - judged(trust, a).verdicts.count(OK) for a in (strange, unsure, both)]
+        held = [len(ok.labels) - assess(trust, a).verdicts.count(OK) for a in (strange, unsure, both)]
         assert held[2] > held[0] + held[1]
 
     def test_doubt_by_hand(self, trust):
@@ -99,10 +99,10 @@ class TestJudge:
             made[:, 56:168] = slices[:, ::2]
         sure = 100 * np.eye(4, dtype=np.float32)[np.zeros(40, int)]
         like = chosen(parts[2], np.arange(400) < 40)
-        found = judged(lenient, replace(like, logits=sure, pixels=made))
+        found = assess(lenient, replace(like, logits=sure, pixels=made))
         assert found.verdicts.count(UNCERTAIN) >= 36
         assert sum(bool(re.search(reason, one)) for one in found.reasons) >= 20
-        assert judged(lenient, replace(like, logits=sure, pixels=slices)).verdicts.count(UNCERTAIN) <= 1
+        assert assess(lenient, replace(like, logits=sure, pixels=slices)).verdicts.count(UNCERTAIN) <= 1
 
     def test_more_coverage_gives_larger_sets(self, trust, parts):
         t = parts[2]
@@ -120,12 +120,12 @@ class TestJudge:
             assert sets[np.arange(400), t.labels].mean() > coverage - 0.03
 
     def test_no_images(self, trust, parts):
-        found = judged(trust, chosen(parts[2], np.zeros(400, bool)))
+        found = assess(trust, chosen(parts[2], np.zeros(400, bool)))
         assert (found.verdicts, found.probabilities.shape, found.scores.shape) == ([], (0, 4), (0,))
 
     def test_one_image_is_judged_as_among_others(self, trust, parts):
-        alone = judged(trust, chosen(parts[2], np.arange(400) == 7))
-        among = judged(trust, parts[2])
+        alone = assess(trust, chosen(parts[2], np.arange(400) == 7))
+        among = assess(trust, parts[2])
         assert alone.verdicts[0] == among.verdicts[7]
         assert alone.scores[0] == pytest.approx(among.scores[7], abs=1e-4)
 
@@ -141,7 +141,7 @@ class TestJudge:
     )
     def test_bad_input(self, trust, parts, field, values):
         with pytest.raises(DataError, match=field):
-            judged(trust, replace(parts[2], **{field: values}))
+            assess(trust, replace(parts[2], **{field: values}))
 
     def test_bad_coverage(self, trust, parts):
         t = parts[2]
@@ -153,7 +153,7 @@ class TestRecord:
     def test_read_back_it_judges_the_same(self, trust, parts):
         text = json.dumps(trust.to_json(), allow_nan=False)
         assert len(text) < 3_000_000
-        before, after = judged(trust, parts[2]), judged(UncertaintyModel.from_json(json.loads(text)), parts[2])
+        before, after = assess(trust, parts[2]), assess(UncertaintyModel.from_json(json.loads(text)), parts[2])
         assert after.verdicts == before.verdicts
         assert (after.sets == before.sets).all()
         assert after.scores == pytest.approx(before.scores, abs=1e-4)
