@@ -8,7 +8,6 @@ heat look equal. Lightness rises all the way, so the order is visible to colour-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -19,32 +18,32 @@ from tumorlens.readers.pixels import SIZE, Pixels
 
 HeatArray = npt.NDArray[np.float32]
 
-_LIGHTNESS = (0.28, 0.93)
-_HUE = (300.0, 105.0)  # degrees, violet to yellow
-_CHROMA = (0.11, 0.09, 0.165)  # at start, middle and end: inside sRGB everywhere
-_TO_LMS = np.array(
-    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+#: Colours for heat from 0 to 1: 256 times RRGGBB. tests/inference/test_heatmap.py derives them.
+_COLOURS = bytes.fromhex(
+    "321556331657331858331959331a5a331b5b331c5c331d5d331e5e331f5f332060332161322262322363322464322565322666322767"
+    "322868322969322a6a322b6b312c6b312d6c312e6d312f6e31306f3031703032713033723034722f35732f36742f38752f39762e3a77"
+    "2e3b772e3c782d3d792d3e7a2d3f7a2c407b2c417c2c427d2b437d2b447e2a457f2a467f2a4780294881294981284a82284b83274c83"
+    "274d84264e84264f8525508625518624528724538723548823568822578921588921598a205a8a205b8b1f5c8b1f5d8c1e5e8c1d5f8d"
+    "1d608d1c618e1c628e1b638e1b648f1a658f1a6690196790196890186991186a91176b91176c92176d92166e92166f93167093167193"
+    "167294157394157494157594167695167795167895167995167a96177b96177c96187d96187e96197f971a80971a81971b82971c8397"
+    "1d84971e85981f8698208798218898228998238a98248b98258c99268d99288d99298e992a8f992b90992d91992d92992d939a2d949a"
+    "2c959a2c969a2c979a2c989b2c999b2c9a9b2d9b9b2d9c9b2d9d9b2d9e9b2d9f9b2ea09b2ea19c2fa29c2fa39c30a49c30a59c31a69c"
+    "32a79b32a89b33a99b34aa9b35ab9b36ac9b37ad9b38ae9b39af9b3ab09a3bb19a3cb29a3db29a3eb39a40b49941b59942b69944b798"
+    "45b89846b99848ba9749ba974bbb974cbc964ebd964fbe9651bf9552bf9554c09456c19457c29459c3935bc4935cc4925ec59260c691"
+    "62c79163c79065c88f67c98f69ca8e6bca8e6ccb8d6ecc8d70cd8c72cd8b74ce8b76cf8a78d0897ad0897bd1887dd2887fd28781d386"
+    "83d48585d48587d58489d5838bd6838dd7828fd78191d88093d98095d97f97da7e99da7d9bdb7d9ddb7c9fdc7ba1dd7aa3dd79a5de79"
+    "a7de78a9df77abdf76aee075b0e075b2e174b4e173b6e272b8e271bae370bce370bee46fc0e46ec2e46dc4e56cc6e56bc9e66bcbe66a"
+    "cde669cfe768d1e767d3e866d5e866d7e865d9e964dbe963dee962e0ea62e2ea61e4ea60e6eb5fe8eb5eeaeb5eecec5deeec5cf0ec5c"
+    "f2ed5bf4ed5af7ed5af9ed59"
 )
-_TO_RGB = np.array([[4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
-                    [-0.0041960863, -0.7034186147, 1.7076147010]])  # fmt: skip
 _SCALE = 2  # of the pictures, so that text is legible beside a slice
 _GAP, _BAR, _FONT = 8, 12, 16  # pixels
 _TICKS, _MARGIN = (1.0, 0.5, 0.0), 32  # labels of the colour scale, and their width in pixels
 
 
-@lru_cache(maxsize=1)
 def colormap() -> Pixels:
     """Colours for heat from 0 to 1, uint8 [256, 3], RGB."""
-    t = np.linspace(0, 1, 4096)
-    chroma = np.interp(t, (0, 0.5, 1), _CHROMA)
-    hue = np.radians(_HUE[0] + t * (_HUE[1] - _HUE[0]))
-    lab = np.stack([_LIGHTNESS[0] + t * (_LIGHTNESS[1] - _LIGHTNESS[0]), chroma * np.cos(hue), chroma * np.sin(hue)], 1)
-    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(lab, axis=0), axis=1))])
-    even = np.stack([np.interp(np.linspace(0, along[-1], 256), along, lab[:, i]) for i in range(3)], 1)
-    linear = np.clip((even @ _TO_LMS.T) ** 3 @ _TO_RGB.T, 0, 1)
-    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    table: Pixels = (srgb * 255).round().astype(np.uint8)
-    return table
+    return np.frombuffer(_COLOURS, np.uint8).reshape(256, 3)
 
 
 def class_heatmap(heatmap: HeatArray, label: int, against: int | None = None) -> HeatArray:

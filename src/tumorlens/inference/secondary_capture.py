@@ -8,6 +8,10 @@ from typing import BinaryIO
 from tumorlens.core.version import __version__
 from tumorlens.readers.pixels import Pixels
 
+#: Required by the standard, but may be empty.
+_EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+          "ReferringPhysicianName", "StudyID", "AccessionNumber", "PatientOrientation")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class SecondaryCaptures:
@@ -31,31 +35,27 @@ class SecondaryCaptures:
         from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
         study, row = self._uids.setdefault(series, (generate_uid(), generate_uid()))
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        elements = dict.fromkeys(_EMPTY, "") | {
+            "SOPClassUID": SecondaryCaptureImageStorage,
+            "SOPInstanceUID": generate_uid(),
+            "StudyInstanceUID": study,
+            "SeriesInstanceUID": row,
+            # Not PatientIdentityRemoved: names may be burned into the original pixels.
+            "DeidentificationMethod": "Nothing of the original header was copied",
+            "Modality": "OT",
+            "ConversionType": "WSD",
+            "ImageType": ["DERIVED", "SECONDARY"],
+            "SeriesDescription": "Explanation of a classifier; research, not diagnosis",
+            "Manufacturer": "tumorlens",
+            "SoftwareVersions": __version__,
+            "SeriesNumber": "1",
+            "InstanceNumber": str((index or 0) + 1),
+            "BurnedInAnnotation": "YES",
+        }
         data = Dataset()
-        data.file_meta = meta
-        data.SOPClassUID = SecondaryCaptureImageStorage
-        data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-        data.StudyInstanceUID, data.SeriesInstanceUID = study, row
-        # The standard requires these elements; they may be empty.
-        for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-                     "ReferringPhysicianName", "StudyID", "AccessionNumber", "PatientOrientation"):  # fmt: skip
-            setattr(data, name, "")
-        # Not PatientIdentityRemoved: names may be burned into the original pixels.
-        data.DeidentificationMethod = "Nothing of the original header was copied"
-        data.Modality, data.ConversionType = "OT", "WSD"
-        data.ImageType = ["DERIVED", "SECONDARY"]
-        data.SeriesDescription = "Explanation of a classifier; research, not diagnosis"
-        data.Manufacturer, data.SoftwareVersions = "tumorlens", __version__
-        data.SeriesNumber, data.InstanceNumber = "1", str((index or 0) + 1)
-        data.BurnedInAnnotation = "YES"
-        data.Rows, data.Columns, data.SamplesPerPixel = *pixels.shape[:2], 3
-        data.PhotometricInterpretation, data.PlanarConfiguration = "RGB", 0
-        data.BitsAllocated = data.BitsStored = 8
-        data.HighBit, data.PixelRepresentation = 7, 0
-        content = pixels.tobytes()
-        data.PixelData = content + b"\0" * (len(content) % 2)
-        data.save_as(file, enforce_file_format=True)
+        for keyword, value in elements.items():
+            setattr(data, keyword, value)
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.set_pixel_data(pixels, "RGB", bits_stored=8, generate_instance_uid=False)
+        data.save_as(file, enforce_file_format=True)  # which completes file_meta

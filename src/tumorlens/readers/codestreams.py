@@ -16,13 +16,14 @@ _SOI, _J2K = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of JPEG; 0 is stuffed into data, D0 to D7 restart within it
 _MAX_SEGMENTS, _MAX_SCANS = 10_000, 100
 _PIECE = 1 << 14  # bytes
-_NO_FRAME = frozenset([0xC4, 0xC8, 0xCC])  # tables whose markers lie among those of frame headers
+# Markers of frame headers: SOF0 to SOF15 without the tables between them, and SOF55.
+_FRAMES = frozenset([*range(0xC0, 0xD0), 0xF7]) - {0xC4, 0xC8, 0xCC}
 _MAX_TILES = 4096
 _CURE = "Export it again."
 
 
-def check_jpeg(file: BinaryIO) -> None:
-    """Refuse a JPEG of more segments or scans than any picture needs; a file of another format passes.
+def check_jpeg(file: BinaryIO) -> tuple[int, int, int] | None:
+    """Width, height and components of a JPEG's or JPEG-LS file's first frame; None if it has none, or is no JPEG.
 
     A scan of a progressive JPEG takes some 40 bytes, and as long to decode as the picture is large.
 
@@ -34,10 +35,10 @@ def check_jpeg(file: BinaryIO) -> None:
     Raises
     ------
     ImageError
-        The message is a reason that reads well after the file's name.
+        It has more segments or scans than any picture needs. The message reads well after the file's name.
     """
     jpeg = file.read(2) == _SOI
-    at, segments, scans = 2, 0, 0
+    at, segments, scans, size = 2, 0, 0, None
     while jpeg:
         file.seek(at)
         piece = file.read(_PIECE)
@@ -57,8 +58,13 @@ def check_jpeg(file: BinaryIO) -> None:
             raise excessive_header("JPEG", what)
         if marker >= 0xC0 and marker not in (0xD8, 0xD9):  # the others have no content
             file.seek(at)
-            at += max(2, int.from_bytes(file.read(2), "big"))
+            content = file.read(8)  # length, bits, then the size of a frame header
+            if size is None and len(content) == 8 and marker in _FRAMES:
+                height, width, components = struct.unpack(">HHB", content[3:])
+                size = width, height, components
+            at += max(2, int.from_bytes(content[:2], "big"))
     file.seek(0)
+    return size
 
 
 def excessive_header(kind: str, what: str) -> ImageError:
@@ -74,46 +80,22 @@ def check_codestream(codestream: bytes, rows: int, columns: int) -> None:
     ImageError
         Another size, more than 4 components, over 4,096 tiles or 100 scans, or no size at all.
     """
-    if codestream.startswith(_SOI):
-        check_jpeg(io.BytesIO(codestream))
-        width, height, components, tiles = *_jpeg_size(codestream), 1
-    else:
-        width, height, components, tiles = _jpeg2000_size(codestream)
+    jpeg = codestream.startswith(_SOI)
+    size = (*found, 1) if jpeg and (found := check_jpeg(io.BytesIO(codestream))) else _jpeg2000_size(codestream)
+    if size is None:
+        raise ImageError("has no readable size of its own", cure=_CURE)
+    width, height, components, tiles = size
     if (height, width) != (rows, columns):
         raise ImageError(f"holds {width}x{height} pixels, but its header says {columns}x{rows}", cure=_CURE)
     if not 1 <= components <= 4 or tiles > _MAX_TILES:
         raise ImageError(f"has {components} components in {tiles} tiles, which no image needs", cure=_CURE)
 
 
-def _jpeg_size(codestream: bytes) -> tuple[int, int, int]:
-    """Width, height and components of the first frame header."""
-    at = 2
-    while at + 10 <= len(codestream) and codestream[at] == 0xFF:
-        marker = codestream[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in _NO_FRAME):
-            height, width, components = struct.unpack(">HHB", codestream[at + 5 : at + 10])
-            return width, height, components
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a length
-            at += 2
-        else:
-            at += 2 + int.from_bytes(codestream[at + 2 : at + 4], "big")
-    raise _no_size()
-
-
-def _jpeg2000_size(codestream: bytes) -> tuple[int, int, int, int]:
+def _jpeg2000_size(codestream: bytes) -> tuple[int, int, int, int] | None:
     """Width, height, components and tiles of the SIZ marker segment."""
     at = codestream.find(_J2K, 0, 4096)  # some wrap it in a JP2 file
     if at < 0 or at + 42 > len(codestream):
-        raise _no_size()
+        return None
     # After the markers: length, capabilities, then these.
-    x, y, x0, y0, tile_x, tile_y, _tile_x0, _tile_y0 = struct.unpack(">8I", codestream[at + 8 : at + 40])
-    components = int.from_bytes(codestream[at + 40 : at + 42], "big")
-    if min(tile_x, tile_y) < 1:
-        raise _no_size()
-    return x - x0, y - y0, components, -(-x // tile_x) * -(-y // tile_y)
-
-
-def _no_size() -> ImageError:
-    return ImageError("has no readable size of its own", cure=_CURE)
+    x, y, x0, y0, tile_x, tile_y, _, _, components = struct.unpack(">8IH", codestream[at + 8 : at + 42])
+    return (x - x0, y - y0, components, -(-x // tile_x) * -(-y // tile_y)) if tile_x and tile_y else None
