@@ -217,7 +217,7 @@ def _sets(known: Floats, known_labels: Ints, found: Floats, labels: Ints, covera
     k = found.shape[1]
     marginal = mode == "marginal"
     level = quantile(own, coverage) if marginal else class_quantiles(own, known_labels, k, coverage)
-    sets, unfilled = prediction_sets(found, level), prediction_sets(found, level, fill=False)
+    sets, unfilled = prediction_sets(found, level), found <= level
     covered = sets[np.arange(len(labels)), labels]
     return {
         "coverage": float(covered.mean()),

@@ -81,25 +81,25 @@ def test_an_answer_has_the_documented_shapes(classifier, pixels):
         (2, 4), (2, 512), (2, 4, 7, 7), (2, 1024),
     ]  # fmt: skip
     assert {a.dtype for a in (found.logits, found.features, found.heatmap, found.statistics)} == {np.dtype("f4")}
-    judged = classifier.classify(pixels, coverage=0.9)
-    assert judged.probabilities.shape == judged.sets.shape == (2, 4)
-    assert set(judged.verdicts) <= {OK, UNCERTAIN}
+    result = classifier.classify(pixels, coverage=0.9)
+    assert result.probabilities.shape == result.sets.shape == (2, 4)
+    assert set(result.verdicts) <= {OK, UNCERTAIN}
     temperature = classifier.uncertainty.temperature
     p = np.exp(found.logits / temperature)
-    np.testing.assert_allclose(judged.probabilities, p / p.sum(1, keepdims=True), rtol=1e-4)
+    np.testing.assert_allclose(result.probabilities, p / p.sum(1, keepdims=True), rtol=1e-4)
 
 
-def test_matrices_take_one_core_while_answers_are_judged(classifier, pixels, monkeypatch):
+def test_matrices_take_one_core_while_verdicts_are_made(classifier, pixels, monkeypatch):
     def cores() -> set[int]:
         return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
-    def judged(trust: UncertaintyModel, *arguments: Any, **more: Any) -> Any:
+    def recorded(trust: UncertaintyModel, *arguments: Any, **more: Any) -> Any:
         within.append(cores())
         return judge(trust, *arguments, **more)
 
     within: list[set[int]] = []
     judge = UncertaintyModel.assess
-    monkeypatch.setattr(UncertaintyModel, "assess", judged)
+    monkeypatch.setattr(UncertaintyModel, "assess", recorded)
     with threadpool_limits(2, user_api="blas"):
         before = cores()
         classifier.classify(pixels)
@@ -121,7 +121,7 @@ def test_other_pixels_are_refused_not_reinterpreted(classifier, wrong):
         classifier.run(wrong)
 
 
-def test_what_is_not_there_is_told(tmp_path):
+def test_a_missing_model_is_an_error(tmp_path):
     with pytest.raises(RunError, match="holds no") as caught:
         load_classifier(tmp_path)
     assert "tumorlens export" in caught.value.cure
@@ -130,13 +130,13 @@ def test_what_is_not_there_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x08" * 400])
-def test_a_file_that_is_no_model_is_told(tmp_path, content):
+def test_a_file_that_is_no_model_is_an_error(tmp_path, content):
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(WeightsError, match="cannot be opened"):
         load_classifier(tmp_path / "a.onnx")
 
 
-def test_a_cut_file_is_told(path, tmp_path):
+def test_a_cut_file_is_an_error(path, tmp_path):
     (tmp_path / "a.onnx").write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(WeightsError):
         load_classifier(tmp_path / "a.onnx")

@@ -57,7 +57,7 @@ class TestPicture:
         assert heat_and_caption(ROW, heatmap, CLASSES, "pituitary")[1][1] == "glioma rather than pituitary"
         assert heat_and_caption(ROW, heatmap, CLASSES, "glioma")[1][1] == "glioma rather than meningioma"
 
-    def test_an_unknown_contrast_is_told_before_anything_is_read(self, tmp_path):
+    def test_an_unknown_contrast_is_an_error_before_anything_is_read(self, tmp_path):
         with pytest.raises(ConfigError, match=r"is not a class of fake\.onnx") as caught:
             picture_writer(fake_classifier(), tmp_path, PictureOptions(contrast="tumour"))
         assert "glioma" in caught.value.cure
@@ -67,7 +67,7 @@ class TestPicture:
         assert len(names) == 4
         assert picture_name("../../ä <x>.png", 2).replace("-", "_").replace(".", "").replace("_", "").isalnum()
 
-    def test_explain_writes_one_a_slice_and_tells_the_bad(self, tmp_path, capsys):
+    def test_explain_writes_one_per_slice_and_reports_the_bad(self, tmp_path, capsys):
         grey("glioma").save(tmp_path / "a.png")
         (tmp_path / "b.png").write_bytes(b"no")
         report = explain_all([str(tmp_path)], fake_classifier(), tmp_path / "out")
@@ -112,3 +112,9 @@ def test_a_dicom_and_its_picture_agree_on_the_slice(tmp_path):
     (png,) = (tmp_path / "out").iterdir()
     small = np.asarray(Image.open(png))[:448:2, :448:2].astype(int)
     assert np.corrcoef(small.ravel(), item.pixels.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
+def test_an_opacity_out_of_range_is_refused(wrong):
+    with pytest.raises(ConfigError, match="--opacity"):
+        PictureOptions(opacity=wrong)

@@ -60,25 +60,25 @@ class TestFewerThanCores:
         made.__dict__["_each_core"] = ThreadPoolExecutor(2), each_core
         return made
 
-    def test_images_one_by_one_are_computed_beside_one_another_and_told_in_order(self, folder):
+    def test_single_images_are_computed_in_parallel_and_yielded_in_order(self, folder):
         (folder / "d.png").unlink()
         rows = list(predict([str(folder)], self.classifier(Unwanted(), Meeting()), PredictSettings(batch=1)))
         assert [Path(row.file).name for row in rows] == ["a.png", "b.png", "c.png", "e.png"]
         assert [row.label for row in rows] == ["glioma", "meningioma", "", "notumor"]
 
-    def test_answers_are_judged_together_and_told_in_order(self, monkeypatch, tmp_path):
+    def test_verdicts_are_made_in_groups_and_yielded_in_order(self, monkeypatch, tmp_path):
         names = ["glioma", "meningioma", "notumor"] * 7
         for i, name in enumerate(names):
             grey(name).save(tmp_path / f"{i:02}.png")
         (tmp_path / "05.png").write_bytes(b"no picture")
-        judged, judge = [], Classifier.assess
-        monkeypatch.setattr(Classifier, "assess", lambda *a, **k: judged.append(len(a[2])) or judge(*a, **k))
+        sizes, assess = [], Classifier.assess
+        monkeypatch.setattr(Classifier, "assess", lambda *a, **k: sizes.append(len(a[2])) or assess(*a, **k))
         rows = list(predict([str(tmp_path)], self.classifier(Unwanted(), FakeSession()), PredictSettings(batch=1)))
         assert [Path(row.file).stem for row in rows] == [f"{i:02}" for i in range(21)]
         assert [row.label for row in rows] == [*names[:5], "", *names[6:]]
         assert rows[5].failed
-        assert sum(judged) == 20
-        assert len(judged) <= 3
+        assert sum(sizes) == 20
+        assert len(sizes) <= 3
 
     def test_what_was_computed_before_an_error_of_the_network_is_answered(self, tmp_path):
         for i in range(12):
@@ -169,7 +169,7 @@ class TestRows:
         assert rows[2]["p_glioma"] == rows[2]["class"] == ""
 
     @pytest.mark.parametrize("job", [{"batch": 0}, {"coverage": 0.0}, {"coverage": 1.0}])
-    def test_wrong_options_are_told(self, job):
+    def test_wrong_options_are_errors(self, job):
         with pytest.raises(ConfigError):
             PredictSettings(**job)
 
@@ -195,7 +195,7 @@ class TestCommand:
         assert sum(row["verdict"].startswith("error") for row in rows) == 1
         assert "1 of 5 could not be read" in err
 
-    def test_of_a_4d_nifti_the_volumes_that_are_not_read_are_told(self, model, tmp_path, capsys):
+    def test_volumes_of_a_4d_nifti_that_are_not_read_are_reported(self, model, tmp_path, capsys):
         path = tmp_path / "fmri.nii"
         path.write_bytes(seeds.nifti(np.random.default_rng(0).integers(0, 500, (16, 16, 4, 3), dtype=np.int16)))
         assert main(["predict", str(path), "--model", model, "--format", "json"]) == 3
@@ -225,14 +225,14 @@ class TestCommand:
         assert json.loads(capsys.readouterr().out)["file"] == "-"
 
     @pytest.mark.parametrize(
-        ("more", "told"),
+        ("more", "expected"),
         [
             (["--out", "{}/rows.csv"], "Finished parts are kept; this continues:\n"),
             (["--out", "{}/rows.txt"], "--resume can continue it"),
             ([], "--resume can continue it"),
         ],
     )
-    def test_an_interrupted_one_says_what_goes_on(self, folder, tmp_path, model, monkeypatch, capsys, more, told):
+    def test_an_interrupted_job_reports_its_cure(self, folder, tmp_path, model, monkeypatch, capsys, more, expected):
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
@@ -241,8 +241,8 @@ class TestCommand:
             patch.setattr(predicting, "record_of", interrupted)
             assert main(words) == 130
         err = capsys.readouterr().err
-        assert told in err
-        if "this continues" in told:
+        assert expected in err
+        if "this continues" in expected:
             assert main([*words, "--resume"]) == 3
             assert " --resume" in err
 
@@ -257,7 +257,7 @@ class TestCommand:
         assert main(["predict", str(folder), "--model", model, "--out", str(tmp_path / name)]) == 1
         assert cure in capsys.readouterr().err
 
-    def test_a_full_disk_behind_standard_output_is_told(self, folder, model):
+    def test_a_full_disk_behind_standard_output_is_an_error(self, folder, model):
         words = [sys.executable, "-m", "tumorlens", "predict", str(folder), "--model", model]
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
@@ -282,7 +282,7 @@ class TestCommand:
         assert main(["predict", str(name), "--model", model]) == 0
         assert b"\\u2026" in out.getvalue()
 
-    def test_closed_standard_input_is_told(self, model, monkeypatch, capsys):
+    def test_closed_standard_input_is_an_error(self, model, monkeypatch, capsys):
         monkeypatch.setattr("sys.stdin", None)
         for name in ("-", "@-"):
             assert main(["predict", name, "--model", model]) == 1
@@ -300,7 +300,7 @@ class TestCommand:
             assert process.returncode == 130
             assert b"Fatal" not in process.stderr.read()  # type: ignore[union-attr]
 
-    def test_a_missing_model_is_told(self, folder, tmp_path, capsys):
+    def test_a_missing_model_is_an_error(self, folder, tmp_path, capsys):
         assert main(["predict", str(folder), "--model", str(tmp_path / "absent.onnx")]) == 1
         assert "Name an .onnx file" in capsys.readouterr().err
 

@@ -86,7 +86,7 @@ class TestResume:
         with pytest.raises(RunError, match="axial"):
             predict_to(["x"], fake_classifier(), other, form="json", out=tmp_path / "rows", resume=True)
 
-    def test_other_inputs_are_told(self, stream, tmp_path, monkeypatch):
+    def test_other_inputs_are_an_error(self, stream, tmp_path, monkeypatch):
         predict_to(["x"], fake_classifier(), form="json", out=tmp_path / "rows")
         changed = volume("glioma", series="series-9")
         monkeypatch.setattr(predicting, "read_inputs", lambda *_, **__: iter(changed))
@@ -126,7 +126,7 @@ class TestResume:
         assert out.read_text() == '{"patients": 3}'
 
     @pytest.mark.parametrize(("name", "form"), [("a.csv", "csv"), ("a.JSON", "json"), ("a", "table")])
-    def test_the_suffix_tells_the_format(self, folder, tmp_path, name, form):
+    def test_the_suffix_decides_the_format(self, folder, tmp_path, name, form):
         out = tmp_path / name
         predict_to([str(folder / "a.png")], fake_classifier(), out=out)
         first = out.read_text().splitlines(keepends=True)[0]

@@ -222,7 +222,7 @@ def test_a_series_keeps_its_name_and_its_order(tmp_path: Path) -> None:
     ],
     ids=["cut off", "damaged", "of a wrong depth"],
 )
-def test_a_file_that_cannot_be_used_tells_the_series_that_lacks_it(tmp_path: Path, content: bytes) -> None:
+def test_an_unusable_file_names_the_series_that_lacks_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "1").write_bytes(dicom(DEEP, SeriesInstanceUID="1.2.3", InstanceNumber=6))
     (tmp_path / "2").write_bytes(content)
     (tmp_path / "3").write_bytes(dicom(None, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11"))

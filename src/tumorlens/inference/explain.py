@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from tumorlens.core.progress import log
 from tumorlens.inference.classifier import Classifier
 from tumorlens.inference.heatmap import (
     HeatArray,
-    check_opacity,
     class_heatmap,
     picture,
 )
@@ -34,7 +32,7 @@ from tumorlens.readers import Slice
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """How pictures are heat_and_caption."""
+    """How pictures are drawn."""
 
     opacity: float = 0.6
     """Opacity of the heatmap at its maximum, 0 to 1."""
@@ -42,7 +40,10 @@ class PictureOptions:
     """A class: show the evidence for the predicted class over this one."""
 
     def __post_init__(self) -> None:
-        check_opacity(self.opacity)
+        if not 0 <= self.opacity <= 1:
+            raise ConfigError(
+                f"--opacity {self.opacity} is out of range.", cure="Use a number from 0 to 1, such as 0.6."
+            )
 
 
 _SETTINGS, _OPTIONS = PredictSettings(), PictureOptions()
@@ -102,10 +103,8 @@ def picture_writer(
         heat, caption = heat_and_caption(record, heatmap, classifier.classes, options.contrast)
         image = picture(item.pixels, heat, caption, options.opacity)
         target = out / f"{picture_name(item.source, item.index)}.png"
-        content = BytesIO()
-        image.save(content, "PNG")
         with writing(target) as file:
-            file.write(content.getbuffer())
+            image.save(file, "PNG")
         if captures is not None and item.metadata.get("format") == "DICOM":
             with writing(target.with_suffix(".dcm")) as file:
                 captures.write(file, np.asarray(image), item.series or item.source, item.index)

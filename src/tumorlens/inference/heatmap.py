@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from tumorlens.core.errors import ConfigError
 from tumorlens.readers.pixels import SIZE, Pixels
 
 HeatArray = npt.NDArray[np.float32]
@@ -87,16 +86,9 @@ def overlay(pixels: Pixels, heat: HeatArray, opacity: float = 0.6) -> Pixels:
     opacity
         0 to 1.
     """
-    check_opacity(opacity)
     cover = opacity * heat[..., None]
     colour = colormap()[(heat * 255).round().astype(np.uint8)]
     return (pixels * (1 - cover) + colour * cover).round().astype(np.uint8)
-
-
-def check_opacity(opacity: float) -> None:
-    """Raise ConfigError unless it is from 0 to 1."""
-    if not 0 <= opacity <= 1:
-        raise ConfigError(f"--opacity {opacity} is out of range.", cure="Use a number from 0 to 1, such as 0.6.")
 
 
 def picture(pixels: Pixels, heat: HeatArray | None, caption: Sequence[str], opacity: float = 0.6) -> Image.Image:

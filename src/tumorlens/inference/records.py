@@ -134,8 +134,7 @@ class Predictions(list[Record]):
             values = record.to_dict()
             probabilities = values.pop("probabilities") or {}
             rows.append(values | {f"p_{name}": p for name, p in probabilities.items()})
-        columns = dict.fromkeys([*_COLUMNS, *(name for row in rows for name in row)])
-        return pandas.DataFrame(rows, columns=list(columns))
+        return pandas.DataFrame(rows, columns=None if rows else list(_COLUMNS))
 
 
 def header(form: Format, classes: Iterable[str]) -> str:
@@ -183,8 +182,8 @@ def parse_record(text: str, form: Format, classes: Sequence[str]) -> Record:
         found["kind"],
         found["file"],
         series=found["series"],
-        slice=_whole_number(found["slice"]),
-        instance=_whole_number(found["instance"]),
+        slice=found["slice"] and int(found["slice"]),
+        instance=found["instance"] and int(found["instance"]),
         label=found["class"] or "",
         probabilities={name: float(p) for name, p in probabilities.items()},
         set=tuple(chosen),
@@ -194,10 +193,6 @@ def parse_record(text: str, form: Format, classes: Sequence[str]) -> Record:
         seconds=float(found["seconds"]),
         model=found["model"] or "",
     )
-
-
-def _whole_number(value: Any) -> int | None:
-    return None if value is None else int(value)
 
 
 def _table_row(record: Record) -> str:

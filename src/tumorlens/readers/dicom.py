@@ -87,10 +87,10 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
         with _dicom_errors("is DICOM, but its header cannot be read", _AGAIN):
             frames, present, metadata = _check_header(data, context.limits)
     except ImageError as error:
-        index, _, series = _position(data, 1, context.series)
-        yield Unreadable(source, index, error.what, error.cure, series, _instance(index))
+        index, _, series, instance = _position(data, 1, context.series)
+        yield Unreadable(source, index, error.what, error.cure, series, instance)
         return
-    index, count, series = _position(data, frames, context.series)
+    index, count, series, instance = _position(data, frames, context.series)
     endless = 0
     for frame in range(present):
         try:
@@ -98,7 +98,7 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
                 pixels, contrast = _decode_frame(data, frame)
         except ImageError as error:
             if count is None:
-                yield Unreadable(source, index, error.what, error.cure, series, _instance(index))
+                yield Unreadable(source, index, error.what, error.cure, series, instance)
                 return
             yield Unreadable(source, frame, f"frame {frame + 1} {error.what}", error.cure, series)
             endless += isinstance(error, EndlessFrameError)
@@ -108,7 +108,7 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
                 return
             continue
         number = index if count is None else frame
-        yield Slice(source, number, count, series, pixels, metadata | contrast, _instance(index))
+        yield Slice(source, number, count, series, pixels, metadata | contrast, instance)
     if present < frames:
         reason = f"promises {frames:,} frames and holds {present:,}"
         yield Unreadable(source, frames - 1, reason, _AGAIN, series)
@@ -180,14 +180,13 @@ def _check_header(data: Any, limits: ReadLimits) -> tuple[int, int, Metadata]:
     colours = str(data.PhotometricInterpretation)
     if colours not in _COLOURS | _GREYS or samples != (1 if colours in _GREYS | {"PALETTE COLOR"} else 3):
         raise ImageError("its pixels are neither grey, nor RGB, YBR or a palette's", cure=_EXPORT)
-    syntax = data.file_meta.TransferSyntaxUID
     metadata: Metadata = {
         "format": "DICOM",
         "width": columns,
         "height": rows,
         "bits": int(data.get("BitsStored") or data.BitsAllocated),
         "modality": data.Modality if data.get("Modality") in _MODALITIES else "other",
-        "transfer_syntax": _check_syntax(syntax),
+        "transfer_syntax": _check_syntax(data.file_meta.TransferSyntaxUID),
     }
     present = min(frames, _frames_present(data, keyword, rows * columns * samples, colours))
     if present == 0:
@@ -223,20 +222,15 @@ def _frames_present(data: Any, keyword: str, samples: int, colours: str) -> int:
     return parse_fragments(value[offset:])[0]
 
 
-def _position(data: Any, frames: int, names: SeriesNames) -> tuple[int | None, int | None, str]:
-    """Index, count and series of a file; a file of several frames is a series of its own."""
+def _position(data: Any, frames: int, names: SeriesNames) -> tuple[int | None, int | None, str, int | None]:
+    """Index, count, series and InstanceNumber of a file; a file of several frames is a series of its own."""
     if frames > 1:
-        return None, frames, names.new()
+        return None, frames, names.new(), None
     with _dicom_errors("is DICOM, but its header cannot be read", _AGAIN):
         uid, number = data.get("SeriesInstanceUID"), data.get("InstanceNumber")
         # Larger numbers are not positions in a series, and could be identifiers.
-        index = int(number) - 1 if number is not None and 1 <= int(number) <= 0xFFFF else None
-        return index, None, names.of(str(uid)) if uid else names.new()
-
-
-def _instance(index: int | None) -> int | None:
-    """InstanceNumber of a file with one frame, from its 0-based index."""
-    return None if index is None else index + 1
+        instance = int(number) if number is not None and 1 <= int(number) <= 0xFFFF else None
+        return instance and instance - 1, None, names.of(str(uid)) if uid else names.new(), instance
 
 
 def _decode_frame(data: Any, frame: int) -> tuple[npt.NDArray[np.uint8], Metadata]:

@@ -57,8 +57,8 @@ def _ask(request: bytes) -> bytes:
             [sys.executable, "-P", str(_WORKER)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-    assert _worker.stdin is not None
-    assert _worker.stdout is not None
+    assert _worker.stdin
+    assert _worker.stdout
     with suppress(OSError):
         _worker.stdin.write(request)
         _worker.stdin.flush()

@@ -46,7 +46,12 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
         There are no images, shapes do not match, or values are out of range.
     """
     z, y = np.asarray(logits, np.float64), np.asarray(labels)
-    check_labels(z, y)
+    k = z.shape[-1]
+    if z.shape != (len(y), k) or not z.size or not np.isfinite(z).all() or not np.isin(y, np.arange(k)).all():
+        raise DataError(
+            f"Logits {z.shape} and labels {y.shape} do not match, are empty or out of range, or are not finite.",
+            cure="Pass finite logits [n, k] and integer labels [n] from 0 to k - 1 of at least one image.",
+        )
     if (z.argmax(1) == y).all():
         return 1.0
     margins = z - z[np.arange(len(y)), y][:, None]  # ≤ 0 for all other classes if the prediction is correct
@@ -58,17 +63,6 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
     found = minimize_scalar(loss, bounds=(1 / HOTTEST, 1 / COOLEST), method="bounded", options={"xatol": 1e-9})
     return float(1 / found.x)
-
-
-def check_labels(values: Floats, labels: npt.NDArray[np.generic]) -> None:
-    """Raise DataError unless `values` is finite [n, k], n ≥ 1, and `labels` holds n integers from 0 to k − 1."""
-    if values.ndim != 2 or not len(values) or labels.shape != values.shape[:1] or not np.isfinite(values).all():
-        raise DataError(
-            f"Values {values.shape} and labels {labels.shape} do not match, are empty, or are not finite.",
-            cure="Pass finite values [n, classes] and labels [n] of at least one image.",
-        )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= values.shape[1]:
-        raise DataError(f"Labels are not integers from 0 to {values.shape[1] - 1}.", cure="Pass class indices.")
 
 
 def reliability(confidence: Floats, correct: Bools) -> list[Json]:

@@ -43,8 +43,11 @@ def quantile(calibration: Floats, coverage: float) -> float:
     return float(np.sort(calibration)[rank - 1]) if rank <= len(calibration) else math.inf
 
 
-def prediction_sets(found: Floats, thresholds: float | Floats, *, fill: bool = True) -> Bools:
-    """The classes whose score is at most the threshold.
+def prediction_sets(found: Floats, thresholds: float | Floats) -> Bools:
+    """The classes whose score is at most the threshold; the most likely class if there is none.
+
+    A model that is more accurate than the target coverage would have empty sets for its least certain images; an empty
+    set is of no use, and filling only adds coverage.
 
     Parameters
     ----------
@@ -52,16 +55,12 @@ def prediction_sets(found: Floats, thresholds: float | Floats, *, fill: bool = T
         float64 [n, k], from `scores`.
     thresholds
         One quantile (marginal), or one per class [k] (class-conditional, Mondrian).
-    fill
-        Whether an empty set gets the most likely class. A model that is more accurate than the target coverage has
-        empty sets for its least certain images; an empty set is of no use, and filling only adds coverage.
 
     Returns
     -------
     bool [n, k]
     """
     sets = found <= thresholds
-    if fill:
-        empty = ~sets.any(1)
-        sets[empty, found[empty].argmin(1)] = True
+    empty = ~sets.any(1)
+    sets[empty, found[empty].argmin(1)] = True
     return sets

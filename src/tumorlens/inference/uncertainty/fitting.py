@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tumorlens.core.errors import DataError
 from tumorlens.inference.uncertainty.arrays import Floats, Ints, softmax
-from tumorlens.inference.uncertainty.calibration import check_labels, fit_temperature
+from tumorlens.inference.uncertainty.calibration import fit_temperature
 from tumorlens.inference.uncertainty.conformal import quantile, scores
 from tumorlens.inference.uncertainty.ood import (
     N_DISTANCE_FEATURES,
@@ -89,12 +89,9 @@ def fit_uncertainty(classes: Sequence[str], validation: LabelledOutputs, train: 
         There are too few images, or shapes do not match.
     """
     y, z = np.asarray(validation.labels), np.asarray(validation.logits, np.float64)
-    check_labels(z, y)
     for name, n in (("validation", len(y)), ("Training", len(train.labels))):
         if n < 20:
             raise DataError(f"{n} {name} images are too few to fit on.", cure="Use 20 or more.")
-    if z.shape[1] != len(classes):
-        raise DataError(f"{z.shape[1]} logits do not match {len(classes)} classes.", cure="Pass one logit per class.")
     temperature = fit_temperature(z, y)
     probabilities = softmax(z, temperature)
     nonconformity = scores(probabilities)[np.arange(len(y)), y]

@@ -101,16 +101,8 @@ def _extent(held: npt.NDArray[np.bool_]) -> Floats:
     return np.where(held.any(1), span, 0) / _GRID
 
 
-def _frame() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    border = np.ones((_GRID, _GRID), np.bool_)
-    border[3:-3, 3:-3] = False
-    edge = np.r_[0:8, _GRID - 8 : _GRID]
-    corner = np.zeros_like(border)
-    corner[np.ix_(edge, edge)] = True
-    return border.ravel(), corner.ravel()
-
-
-_BORDER, _CORNER = _frame()
+_EDGE = np.minimum(np.arange(_GRID), np.arange(_GRID)[::-1])  # distance of a row or column from the border
+_BORDER, _CORNER = np.minimum.outer(_EDGE, _EDGE).ravel() < 3, np.maximum.outer(_EDGE, _EDGE).ravel() < 8
 _MIDDLE = slice(_GRID // 4, 3 * _GRID // 4)
 
 

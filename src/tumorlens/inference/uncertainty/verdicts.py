@@ -47,7 +47,7 @@ from tumorlens.inference.uncertainty.ood import (
     ZScore,
     appearance_features,
 )
-from tumorlens.readers.pixels import SIZE, Pixels
+from tumorlens.readers.pixels import Pixels
 
 NO_TUMOR = "notumor"  # the class whose wrong prediction does most harm
 OK, UNCERTAIN, REFUSED = "ok", "uncertain", "refused: not a brain MRI"
@@ -138,11 +138,16 @@ class UncertaintyModel:
         Raises
         ------
         DataError
-            Shapes do not match, or a value is not finite.
+            A value is not finite.
         ConfigError
             The coverage is out of range.
         """
-        self._check(logits, features, statistics, pixels)
+        for name, values in {"logits": logits, "features": features, "statistics": statistics}.items():
+            if (bad := ~np.isfinite(values).all(1)).any():
+                raise DataError(
+                    f"{name} of image {bad.argmax()} hold NaN or infinity: the model file is damaged.",
+                    cure=EXPORT_AGAIN,
+                )
         level = quantile(self.nonconformity, coverage)
         probabilities = softmax(logits, self.temperature) if len(logits) else np.zeros((0, len(self.classes)))
         sets = prediction_sets(scores(probabilities), level)
@@ -180,12 +185,13 @@ class UncertaintyModel:
         appearance: npt.NDArray[np.floating],
     ) -> Floats:
         """float64 [n, 3]: scores of statistics, features and appearance, the last of `appearance_features` [n, 20]."""
-        found = (
-            self.statistics.scores(statistics),
-            self.features.scores(directions(features)),
-            self.appearance.scores(appearance[:, :N_DISTANCE_FEATURES]),
+        return np.column_stack(
+            [
+                self.statistics.scores(statistics),
+                self.features.scores(directions(features)),
+                self.appearance.scores(appearance[:, :N_DISTANCE_FEATURES]),
+            ]
         )
-        return np.stack(found, 1)
 
     def doubt(self, distance: Floats, logits: npt.NDArray[np.floating]) -> Floats:
         """float64 [n], from the scores of the statistics [n] and the logits [n, k]."""
@@ -243,36 +249,6 @@ class UncertaintyModel:
             beyond_above=number(record, "beyond_above", 0, 1e6),
             doubt_above=number(record, "doubt_above", -1e6, 1e6),
         )
-
-    def _check(
-        self,
-        logits: npt.NDArray[np.floating],
-        features: npt.NDArray[np.floating],
-        statistics: npt.NDArray[np.floating],
-        pixels: Pixels,
-    ) -> None:
-        n = len(logits)
-        wanted = {
-            "logits": (logits, (n, len(self.classes))),
-            "features": (features, (n, FEATURES)),
-            "statistics": (statistics, (n, STATISTICS)),
-            "pixels": (pixels, (n, SIZE, SIZE, 3)),
-        }
-        for name, (values, shape) in wanted.items():
-            if values.shape != shape:
-                raise DataError(
-                    f"{name} has shape {list(values.shape)}, not {list(shape)}.",
-                    cure="Pass the outputs of Classifier.run for the same images.",
-                )
-        if pixels.dtype != np.uint8:
-            raise DataError(f"pixels are {pixels.dtype}, not uint8.", cure="Pass grey levels from 0 to 255 as uint8.")
-        for name in ("logits", "features", "statistics"):
-            if not np.isfinite(wanted[name][0]).all():
-                bad = int((~np.isfinite(wanted[name][0])).any(1).argmax())
-                raise DataError(
-                    f"{name} of image {bad} hold NaN or infinity: the model file is damaged.",
-                    cure=EXPORT_AGAIN,
-                )
 
 
 def directions(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
