@@ -1,4 +1,4 @@
-"""Freed blocks are kept where they are taken again at once, and given back where they are not; garbage waits."""
+"""Freed memory is kept for reuse or returned to the system, and garbage collection is paused and resumed."""
 
 import ctypes
 import gc
@@ -15,7 +15,7 @@ glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="th
 
 
 def faults(megabytes: int) -> int:
-    """Pages that the system hands out while a block of that size is taken, written and freed, 20 times."""
+    """Page faults while a block of that size is allocated, written and freed 20 times."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
         np.ones(megabytes << 20, np.uint8)
@@ -23,22 +23,22 @@ def faults(megabytes: int) -> int:
 
 
 def in_a_fresh_process(work: Callable[[], None]) -> None:
-    """Where the heap has no holes that other tests left, which would serve any block."""
+    """Run `work` where no other test has left free memory in the heap."""
     process = get_context("spawn").Process(target=work)
     process.start()
     process.join(60)
     assert process.exitcode == 0
 
 
-def kept_within_and_given_back_after() -> None:
+def kept_inside_and_returned_after() -> None:
     with blocks_kept():
         faults(40)
         within = faults(40)
-    # Now and then a kept block is cut by a small one that outlives it, and the next 40 MB are taken anew.
+    # Now and then a kept block is cut by a small one that outlives it, and the next 40 MB are requested again.
     assert 4 * within < faults(40)
 
 
-def given_back_within_and_kept_after() -> None:
+def returned_inside_and_kept_after() -> None:
     with blocks_given_back():
         faults(8)
         within = faults(8)
@@ -47,13 +47,13 @@ def given_back_within_and_kept_after() -> None:
 
 
 @glibc
-@pytest.mark.parametrize("work", [kept_within_and_given_back_after, given_back_within_and_kept_after])
-def test_pages_are(work: Callable[[], None]) -> None:
+@pytest.mark.parametrize("work", [kept_inside_and_returned_after, returned_inside_and_kept_after])
+def test_freed_pages_are(work: Callable[[], None]) -> None:
     in_a_fresh_process(work)
 
 
 @pytest.mark.parametrize("searched", [True, False])
-def test_garbage_is_searched_for_again_where_it_was(searched: bool) -> None:
+def test_garbage_collection_is_restored(searched: bool) -> None:
     try:
         (gc.enable if searched else gc.disable)()
         with gc_disabled():

@@ -1,7 +1,5 @@
 """CPU cores that this process may use (in containers often fewer than the machine has), and how many BLAS uses."""
 
-from __future__ import annotations
-
 import math
 import os
 from contextlib import AbstractContextManager
@@ -36,8 +34,7 @@ def single_threaded_blas() -> AbstractContextManager[object]:
 
     BLAS threads spin for a while after each product, which slows down inference and decoding on the same cores.
     """
-    limited: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
-    return limited
+    return _controller().limit(limits=1, user_api="blas")  # type: ignore[no-any-return]
 
 
 @cache

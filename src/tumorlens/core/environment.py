@@ -1,7 +1,5 @@
 """The environment of a run: package versions, git state, peak memory."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys
@@ -26,15 +24,16 @@ def environment() -> Json:
 
 def git_state() -> Json | None:
     """Commit of the source tree, and whether it is clean; None for an installed package."""
-    here = Path(__file__).resolve().parent
-    if not (here.parents[2] / ".git").exists():
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
         return None
-    describe = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        found = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        found = subprocess.run(describe, cwd=root, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": found.removesuffix("-dirty"), "clean": not found.endswith("-dirty")}
+    commit, dirty, _ = found.stdout.strip().partition("-dirty")
+    return {"commit": commit, "clean": not dirty}
 
 
 def peak_memory_gb() -> float | None:

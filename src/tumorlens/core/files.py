@@ -1,7 +1,5 @@
 """Files: atomic writes, JSON, CSV lines, locks, the cache folder, and messages for disk errors."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import io
@@ -59,14 +57,12 @@ def locked(file: Path) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         log.info(f"Waiting for another tumorlens process that is writing to {file.parent} …")
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def disk_error(error: OSError, path: Path, again: str = "run the same command again; a study resumes") -> RunError:

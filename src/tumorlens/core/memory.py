@@ -5,57 +5,48 @@ page. Training allocates and frees the same blocks over and over, so it runs fas
 grows with the number of images should return all of it. With other C libraries, these functions do nothing.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # from malloc.h
-_SMALL = 1 << 20  # bytes
-# Bytes, bytes and a number of mappings: the values that glibc adapts to after freeing a large block.
-_LARGE, _USUAL_TRIM, _USUAL_MAPPINGS = 32 << 20, 64 << 20, 65536
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # options, from malloc.h
+#: The values that glibc adapts to after freeing a large block: bytes, bytes, and a number of mappings.
+_USUAL = ((_TRIM_THRESHOLD, 64 << 20), (_MMAP_THRESHOLD, 32 << 20), (_MMAP_MAX, 65536))
 
 
-def _libc(name: str) -> Any:
-    """Return a glibc function, or None on other systems."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+def _libc(name: str, *arguments: int) -> None:
+    """Call a function of glibc; on other systems do nothing."""
+    if sys.platform == "linux" and (function := getattr(ctypes.CDLL(None), name, None)):
+        function(*arguments)
 
 
 def give_back_memory() -> None:
     """Return freed memory to the system; by default, glibc keeps the gaps between small objects."""
-    if trim := _libc("malloc_trim"):
-        trim(0)
+    _libc("malloc_trim", 0)
 
 
 @contextmanager
-def blocks_given_back() -> Iterator[None]:
-    """Return blocks of 1 MiB or more as soon as they are freed, and all freed memory at the end of the `with` block."""
-    if mallopt := _libc("mallopt"):
-        mallopt(_MMAP_THRESHOLD, _SMALL)
+def _malloc_options(*options: tuple[int, int]) -> Iterator[None]:
+    """Set options of malloc inside a `with` block, and return all freed memory at its end."""
+    for option in options:
+        _libc("mallopt", *option)
     try:
         yield
     finally:
-        _as_usual()
+        for option in _USUAL:
+            _libc("mallopt", *option)
+        give_back_memory()
 
 
-@contextmanager
-def blocks_kept() -> Iterator[None]:
-    """Keep all freed memory for reuse, and return it at the end of the `with` block.
+#: Return blocks of 1 MiB or more as soon as they are freed, and all freed memory at the end of the `with` block.
+blocks_given_back = partial(_malloc_options, (_MMAP_THRESHOLD, 1 << 20))
 
-    A training step allocates dozens of blocks of 10 to 40 MB. Requesting them from the system each time would take a
-    tenth of the step.
-    """
-    if mallopt := _libc("mallopt"):
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        _as_usual()
+#: Keep all freed memory for reuse, and return it at the end of the `with` block. A training step allocates dozens of
+#: blocks of 10 to 40 MB. Requesting them from the system each time would take a tenth of the step.
+blocks_kept = partial(_malloc_options, (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
 
 
 @contextmanager
@@ -72,11 +63,3 @@ def gc_disabled() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _as_usual() -> None:
-    if mallopt := _libc("mallopt"):
-        mallopt(_MMAP_MAX, _USUAL_MAPPINGS)
-        mallopt(_MMAP_THRESHOLD, _LARGE)
-        mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
-    give_back_memory()

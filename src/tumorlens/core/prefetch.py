@@ -1,7 +1,5 @@
 """Iterators over iterators: computed ahead on a thread, and in batches."""
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Iterator
@@ -18,32 +16,31 @@ def prefetch(items: Iterator[T], size: int) -> Iterator[T]:
     `items` is raised in its place. If the reader stops early, only the item in progress is still computed.
     """
     end = object()
-    waiting: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    failed: list[BaseException] = []
     room, stopped = threading.Semaphore(size), threading.Event()
 
     def work() -> None:
         try:
             for item in items:
-                waiting.put((item, None))
+                waiting.put(item)
                 room.acquire()
                 if stopped.is_set():
                     return
-            waiting.put((end, None))
         except BaseException as error:  # handed to the reader
-            waiting.put((end, error))
+            failed.append(error)
+        finally:
+            waiting.put(end)
 
     # A daemon: `items` may wait for standard input, and a thread of a pool would be joined when the process ends.
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
-        while True:
-            item, error = waiting.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
+        while (item := waiting.get()) is not end:
             room.release()
             yield item
+        for error in failed:
+            raise error
     finally:
         stopped.set()
         room.release()

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -59,15 +58,8 @@ class Bar:
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
         self._start = self._last = time.monotonic()
-        self._live: Progress | None = None
-        if (
-            log.isEnabledFor(logging.INFO)
-            and _handler in log.handlers
-            and sys.stderr is not None
-            and sys.stderr.isatty()
-        ):
-            self._live = _live_bar()
-            self._task = self._live.add_task(title, total=total, rate="")
+        shown = log.isEnabledFor(logging.INFO) and _handler in log.handlers
+        self._live = _live_bar(title, total) if shown and sys.stderr is not None and sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
         if self._live:
@@ -80,15 +72,13 @@ class Bar:
         now = time.monotonic()
         rate = self.done / max(now - self._start, 1e-9)
         if self._live:
-            self._live.update(self._task, advance=n, rate=f"{rate:,.0f} {self.unit}/s")
+            self._live.update(self._live.task_ids[0], advance=n, rate=f"{rate:,.0f} {self.unit}/s")
         elif now - self._last >= _LOG_EVERY and self.done < self.total:
             self._last = now
             left = (self.total - self.done) / rate if rate else float("inf")
             log.info(f"{self.title}: {self.done:,}/{self.total:,}, {rate:,.0f} {self.unit}/s, {left:,.0f} s left")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._live:
             self._live.stop()
         took = time.monotonic() - self._start
@@ -97,12 +87,12 @@ class Bar:
             log.info(f"{self.title}: {self.done:,} {self.unit} in {took:,.1f} s, {rate:,.0f} {self.unit}/s")
 
 
-def _live_bar() -> Progress:
+def _live_bar(title: str, total: int) -> Progress:
     """A bar on stderr with title, count, rate and time left; removed at its end."""
     from rich.console import Console  # a tenth of the time that a first prediction takes
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    return Progress(
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
@@ -111,6 +101,8 @@ def _live_bar() -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
+    bar.add_task(title, total=total, rate="")
+    return bar
 
 
 class Clock:

@@ -1,8 +1,5 @@
 """The layout of a run folder."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
 from tumorlens.core.errors import RunError
@@ -13,15 +10,17 @@ FORMAT = 1  # of a run folder, in study.json; runs of earlier versions have none
 INTENDED_USE = "Research and teaching. Not for diagnosis."
 
 
-@dataclass(frozen=True)
 class Run:
     """The paths of the files of one run."""
 
-    root: Path
-
-    @property
-    def study(self) -> Path:
-        return self.root / "study.json"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.study = root / "study.json"
+        self.index = root / "index.csv"
+        self.audit = root / "audit.json"
+        self.baselines = root / "baselines.csv"  # predictions without training, for each test image
+        self.comparison = root / "comparison.json"
+        self.report = root / "report.html"
 
     def read_study(self) -> Json:
         """Content of study.json.
@@ -39,27 +38,6 @@ class Run:
                 cure="Install that version of tumorlens or a later one, or choose another folder.",
             )
         return record
-
-    @property
-    def index(self) -> Path:
-        return self.root / "index.csv"
-
-    @property
-    def audit(self) -> Path:
-        return self.root / "audit.json"
-
-    @property
-    def baselines(self) -> Path:
-        """Predictions of the baselines without training, for each test image."""
-        return self.root / "baselines.csv"
-
-    @property
-    def comparison(self) -> Path:
-        return self.root / "comparison.json"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report.html"
 
     def folder(self, configuration: str) -> Path:
         """Subfolder of one configuration."""

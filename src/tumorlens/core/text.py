@@ -1,7 +1,5 @@
 """Formatting of measured numbers in prose, on terminals and in reports."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

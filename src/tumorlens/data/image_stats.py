@@ -53,7 +53,7 @@ def measure_image(path: Path) -> tuple[ImageStats, Pixels]:
     ImageError
         The file cannot be used; the message reads well after the file's name.
     """
-    image, facts = decode(path, keep_grey=True)
+    image, facts = decode(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(f"its suffix {path.suffix!r} is not that of an image", cure="Rename or remove it.")
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())

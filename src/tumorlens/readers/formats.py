@@ -1,7 +1,5 @@
 """One file's content → slices. The format is recognized by the first bytes, never by the file's name."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from dataclasses import replace

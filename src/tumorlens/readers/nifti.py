@@ -9,8 +9,6 @@ One contrast range applies to the whole volume, so that slices keep their relati
 volume is read, and an Unreadable reports the others. A volume is held in memory once, in its stored type.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import math
@@ -18,13 +16,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+import nibabel as nib
 import numpy as np
-import numpy.typing as npt
-from nibabel.affines import voxel_sizes
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError
 
 from tumorlens.core.errors import ImageError
 from tumorlens.readers.signatures import HEADER, is_nifti
@@ -121,10 +114,9 @@ def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> t
     if not int(header["sizeof_hdr"]) <= offset <= _MAX_OFFSET:
         raise ImageError("its header places the voxels where they cannot be", cure=_AGAIN)
     content = np.empty(wanted, np.uint8)
-    view = content.data
     done = 0
     plain.seek(int(offset))
-    while done < wanted and (n := plain.readinto(view[done : done + _CHUNK])):
+    while done < wanted and (n := plain.readinto(content.data[done : done + _CHUNK])):
         done += n
         if compressed and limits.is_bomb(done, stream.tell()):
             raise inflates  # although the file is longer: something else follows
@@ -142,7 +134,7 @@ def _parse_header(head: bytes) -> Any:
         raise ImageError(
             "the header of a NIfTI pair, whose voxels lie in another file", cure="Save the pair as one .nii file."
         )
-    header, size = (Nifti1Header, 348) if kind == b"n+1\0" else (Nifti2Header, 540)
+    header, size = (nib.Nifti1Header, 348) if kind == b"n+1\0" else (nib.Nifti2Header, 540)
     if len(head) < size:
         raise ImageError("cut off within its header", cure=_AGAIN)
     return header(head[:size], check=False)  # type: ignore[no-untyped-call]
@@ -158,19 +150,19 @@ def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise ImageError(f"only {'x'.join(map(str, shape[:3]))} voxels", cure="Leave it out.")
     try:
         dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError):  # an undefined code
+    except (nib.spatialimages.HeaderDataError, KeyError):  # an undefined code
         dtype = np.dtype("V1")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ImageError("holds colours, complex or unknown numbers, not grey values", cure=_CONVERT)
     return shape, dtype
 
 
-def _affine(header: Any) -> tuple[npt.NDArray[np.float64], bool]:
+def _affine(header: Any) -> tuple[Values, bool]:
     """[4, 4], voxel indices → mm in RAS, and whether the file records it or it is nibabel's default."""
     try:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), np.float64)
-    except (HeaderDataError, ValueError):  # not a quaternion
+    except (nib.spatialimages.HeaderDataError, ValueError):  # not a quaternion
         affine = np.full((4, 4), np.nan)
     # Compared before squaring: values of a damaged header may overflow.
     sound = bool(np.abs(affine).max() < 1e6)
@@ -181,14 +173,14 @@ def _affine(header: Any) -> tuple[npt.NDArray[np.float64], bool]:
     return affine, bool(header["sform_code"] > 0 or header["qform_code"] > 0)
 
 
-def _orient(values: Values, affine: npt.NDArray[np.float64], plane: Plane) -> tuple[Values, tuple[float, float]]:
+def _orient(values: Values, affine: Values, plane: Plane) -> tuple[Values, tuple[float, float]]:
     """Slices as a view [slice, row, column] in stored order, and the distance between rows and columns in mm."""
     # For each stored axis its nearest RAS axis, and whether it runs with (1) or against it (-1).
-    runs = np.asarray(io_orientation(affine))  # type: ignore[no-untyped-call]
+    runs = np.asarray(nib.orientations.io_orientation(affine))  # type: ignore[no-untyped-call]
     stored = {int(axis): (i, direction > 0) for i, (axis, direction) in enumerate(runs)}
     (through, _), (down, down_with), (across, across_with) = (stored[axis] for axis in _AXES[plane])
     slices = values.transpose(through, down, across)
     # Rows run towards posterior or inferior, columns towards the patient's left or posterior: all against RAS.
     slices = slices[:, :: -1 if down_with else 1, :: -1 if across_with else 1]
-    sizes = voxel_sizes(affine)  # type: ignore[no-untyped-call]
+    sizes = nib.affines.voxel_sizes(affine)  # type: ignore[no-untyped-call]
     return slices, (float(sizes[down]), float(sizes[across]))

@@ -5,8 +5,6 @@ resizes a PIL image), scale to [0, 1], Normalize(mean 0.5, std 0.5). The aspect 
 we reproduce.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging
@@ -17,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +88,7 @@ def read_image(path: Path, size: int = SIZE) -> tuple[Pixels, ImageHeader]:
     ImageError
         As `decode`.
     """
-    image, header = decode(path, keep_grey=True)
+    image, header = decode(path)
     return resized(image, size), header
 
 
@@ -108,8 +107,8 @@ def grey_band(image: Image.Image) -> Image.Image | None:
     return bands[0] if all(band == bands[0] for band in bands[1:]) else None
 
 
-def decode(path: Path, *, keep_grey: bool = False) -> tuple[Image.Image, ImageHeader]:
-    """Decode one image file completely, as RGB at its own size; with `keep_grey` 8-bit grey is returned as L.
+def decode(path: Path) -> tuple[Image.Image, ImageHeader]:
+    """Decode one image file completely, at its own size: 8-bit grey as L, everything else as RGB.
 
     A colour JPEG counts as grey if the mean colour of every 8 x 8 block is grey.
 
@@ -129,20 +128,20 @@ def decode(path: Path, *, keep_grey: bool = False) -> tuple[Image.Image, ImageHe
         with io.BytesIO(path.read_bytes()) if found.st_size <= _IN_MEMORY else path.open("rb") as file:
             check_jpeg(file)
             with Image.open(file, formats=FORMATS) as image:
-                return decoded(image, keep_grey=keep_grey)
+                return decoded(image)
 
 
-def decoded(
-    image: Image.Image, max_pixels: int = MAX_PIXELS, *, keep_grey: bool = False
-) -> tuple[Image.Image, ImageHeader]:
-    """Decode the current page of an opened image, as RGB at its own size or as `decode` does; within `image_errors`.
+def decoded(image: Image.Image, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, ImageHeader]:
+    """Decode the current page of an opened image as `decode` does; within `image_errors`.
 
     Raises
     ------
     ImageError
         By its header it is smaller than 8 x 8 pixels or larger than `max_pixels`.
     """
-    header = ImageHeader(image.width, image.height, image.mode, image.format or "?", _tables(image))
+    tables = repr(sorted(getattr(image, "quantization", {}).items()))
+    digest = hashlib.sha256(tables.encode()).hexdigest()[:8] if tables != "[]" else ""
+    header = ImageHeader(image.width, image.height, image.mode, image.format or "?", digest)
     if image.width < 8 or image.height < 8:
         raise ImageError(f"only {image.width}x{image.height} pixels", cure="Leave it out.")
     if image.width * image.height > max_pixels:
@@ -150,19 +149,15 @@ def decoded(
             f"{image.width}x{image.height} pixels, over the limit of {max_pixels:,}", cure="Scale it down."
         )
     # No draft at a smaller size: the pixels would differ from those of the published pipeline.
-    if keep_grey and image.mode == "RGB" and isinstance(image, JpegImageFile) and _without_chroma(image):
+    if image.mode == "RGB" and isinstance(image, JpegImageFile) and _without_chroma(image):
         image.draft("L", image.size)  # decodes luminance only, unchanged, in half the time
-    if keep_grey and image.mode == "L":
-        image.load()
-        return image, header
-    return to_rgb(image), header
+    image.load()
+    return image if image.mode == "L" else to_rgb(image), header
 
 
 def _without_chroma(image: JpegImageFile) -> bool:
     """Whether an opened colour JPEG is grey, by the mean of each 8 x 8 block: decoded at an eighth of its size."""
-    file = image.fp
-    if file is None:  # decoded already
-        return False
+    file: Any = image.fp
     at = file.tell()
     file.seek(0)
     small = Image.open(file, formats=("JPEG",))
@@ -218,11 +213,6 @@ def suppress_warnings() -> Iterator[None]:
         # Corrupt EXIF and palette transparency do not affect the pixels that we use.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         yield
-
-
-def _tables(image: Image.Image) -> str:
-    tables = getattr(image, "quantization", None)
-    return hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:8] if tables else ""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -4,8 +4,6 @@ libtiff, which Pillow uses for compressed TIFF, also prints its own line about a
 is no public way to silence it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from PIL import Image
@@ -35,22 +33,23 @@ def read_raster(context: ReadContext) -> Iterator[Slice | Unreadable]:
     with image:
         pages = _count_pages(image, limits.frames)
         series = context.series.new() if pages > 1 else None
-        index, count = None, pages if pages > 1 else None
         for page in range(pages):
             try:
                 with image_errors(limits.pixels):
-                    if pages > 1:
-                        index = page
-                        image.seek(page)
-                    picture, header = decoded(image, limits.pixels, keep_grey=True)
+                    image.seek(page)
+                    picture, header = decoded(image, limits.pixels)
                     pixels = resized(picture)
             except ImageError as error:
                 if pages == 1:
                     raise
-                yield Unreadable(context.source, index, f"page {page + 1} {error.what}", error.cure, series)
+                yield Unreadable(context.source, page, f"page {page + 1} {error.what}", error.cure, series)
                 continue
-            kind = "JPEG" if header.format == "MPO" else header.format
-            metadata: Metadata = {"format": kind, "width": header.width, "height": header.height}
+            metadata: Metadata = {
+                "format": header.format.replace("MPO", "JPEG"),
+                "width": header.width,
+                "height": header.height,
+            }
+            index, count = (page, pages) if pages > 1 else (None, None)
             yield Slice(context.source, index, count, series, pixels, metadata)
 
 

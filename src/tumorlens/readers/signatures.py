@@ -1,7 +1,5 @@
 """File formats by the first bytes of their content."""
 
-from __future__ import annotations
-
 import struct
 
 HEADER = 544  # bytes that identify every format here; those of a NIfTI header

@@ -1,7 +1,5 @@
 """What the user names → files, one by one: paths, folders, lists of names, and standard input."""
 
-from __future__ import annotations
-
 import io
 import os
 import stat
@@ -154,12 +152,8 @@ def _below(name: str, skipped: frozenset[str]) -> Iterator[str | Unreadable]:
 
 def _unless_empty(found: Iterator[str | Unreadable], name: str, reason: str) -> Iterator[str | Unreadable]:
     """The same, or the reason if there is nothing."""
-    empty = True
-    for one in found:
-        empty = False
-        yield one
-    if empty:
-        yield Unreadable(shown(name), None, reason, "Check the path.")
+    yield next(found, None) or Unreadable(shown(name), None, reason, "Check the path.")
+    yield from found
 
 
 def _listed(name: str, stdin: BinaryIO | None, skipped: frozenset[str]) -> Iterator[str | Unreadable]:
@@ -177,10 +171,8 @@ def _listed(name: str, stdin: BinaryIO | None, skipped: frozenset[str]) -> Itera
 def _open_list(name: str, stdin: BinaryIO | None) -> AbstractContextManager[BinaryIO]:
     if name != "@-":
         return Path(name[1:]).open("rb")
-    if stdin is not None:
-        return nullcontext(stdin)
     # Not through sys.stdin's buffer: a thread that waits in it would hold its lock when the program is to end.
-    return open(standard_input().fileno(), "rb", closefd=False)
+    return nullcontext(stdin) if stdin else open(standard_input().fileno(), "rb", closefd=False)
 
 
 def standard_input() -> BinaryIO:
@@ -197,8 +189,8 @@ def standard_input() -> BinaryIO:
 
 
 def _walk(top: str, skipped: frozenset[str]) -> Iterator[str | Unreadable]:
-    errors: list[OSError] = []
-    for folder, folders, files in os.walk(top, onerror=errors.append):
+    errors: list[Unreadable] = []
+    for folder, folders, files in os.walk(top, onerror=lambda e: errors.append(_unopened(str(e.filename), e))):
         here = os.path.realpath(folder)
         for found in (folders, files):
             found[:] = sorted(
@@ -206,9 +198,8 @@ def _walk(top: str, skipped: frozenset[str]) -> Iterator[str | Unreadable]:
             )  # fmt: skip
         yield from (os.path.join(folder, file) for file in files)  # noqa: PTH118
         while errors:
-            error = errors.pop()
-            yield _unopened(str(error.filename), error)
-    yield from (_unopened(str(error.filename), error) for error in errors)
+            yield errors.pop()
+    yield from errors
 
 
 def _unopened(name: str, error: OSError | ValueError) -> Unreadable:

@@ -1,15 +1,12 @@
 """The cost of a TIFF's tags, checked before Pillow makes objects of them (TIFF 6.0 section 2, and BigTIFF)."""
 
-from __future__ import annotations
-
 import io
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from tumorlens.readers.codestreams import excessive_header
-from tumorlens.readers.types import ReadLimits
+from tumorlens.readers.types import ReadLimits, Values
 
 _BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], np.float64)  # per value, by its type
 _PLAIN = (1, 2, 7)  # types that Pillow keeps as bytes
@@ -52,15 +49,14 @@ def _walk(file: BinaryIO, head: bytes, length: int, limits: ReadLimits) -> None:
         if tags > _MOST_TAGS:
             raise excessive_header("TIFF", f"over {_MOST_TAGS:,} tags")
         table = file.read(tags * entry.itemsize)
-        if len(table) < tags * entry.itemsize:  # cut off: Pillow will report it
-            return
-        total += len(table) + _checked(np.frombuffer(table, entry), order, wide, length)
+        whole = len(table) // entry.itemsize  # fewer if the file is cut off, which Pillow will report
+        total += len(table) + _checked(np.frombuffer(table, entry, whole), order, wide, length)
         if total > 2 * length + _SHARED * len(seen):  # twice: one tag's length may be damaged
             raise excessive_header("TIFF", "more bytes of tags than the file has")
         at = number(file.read(wide))
 
 
-def _checked(entries: npt.NDArray[Any], order: Literal["little", "big"], wide: int, length: int) -> float:
+def _checked(entries: Values, order: Literal["little", "big"], wide: int, length: int) -> float:
     """Check a page's tags; returns the bytes of values that lie elsewhere in the file."""
     if (entries["count"][~np.isin(entries["type"], _PLAIN)] > _MOST_VALUES).any():
         raise excessive_header("TIFF", f"over {_MOST_VALUES:,} values of a tag")

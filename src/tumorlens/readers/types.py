@@ -1,8 +1,8 @@
 """What every reader takes and returns: a context, limits, slices or reasons; and grey values → uint8 [224, 224, 3]."""
 
-from __future__ import annotations
-
+import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
@@ -88,20 +88,16 @@ class SeriesNames:
     """Hands out `series-1`, `series-2`, …, the same name for the same series."""
 
     def __init__(self) -> None:
-        self._known: dict[int, str] = {}
-        self._last = 0
+        self._numbers = itertools.count(1)
+        self._known: dict[int, str] = defaultdict(self.new)  # by hash: no identifier of a DICOM series is kept
 
     def new(self) -> str:
         """A name that no other volume has."""
-        self._last += 1
-        return f"series-{self._last}"
+        return f"series-{next(self._numbers)}"
 
     def of(self, uid: str) -> str:
-        """The name of a DICOM series. Only a hash of its identifier is kept."""
-        key = hash(uid)
-        if key not in self._known:
-            self._known[key] = self.new()
-        return self._known[key]
+        """The name of a DICOM series."""
+        return self._known[hash(uid)]
 
 
 @dataclass(frozen=True)
@@ -133,8 +129,7 @@ def contrast_range(values: Values) -> tuple[float, float]:
         The smallest and largest value if the percentiles coincide, as in a mask; (0, 0) if no value is finite.
     """
     flat = sample(values)
-    if flat.dtype.kind == "f":
-        flat = flat[np.isfinite(flat)]
+    flat = flat[np.isfinite(flat)]
     if flat.size == 0:
         return 0.0, 0.0
     with np.errstate(over="ignore"):  # interpolating between the ends of float64 overflows

@@ -10,8 +10,6 @@ reads well after the name of the archive or the entry; callers that report a who
                 ...
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import zipfile
