@@ -30,7 +30,7 @@ def test_paths_and_methods(here):
         ("POST", "/style.css", "GET, HEAD"),
     ],
 )
-def test_other_methods_are_told_those_of_the_path(here, method, path, allowed):
+def test_a_wrong_method_names_the_right_ones(here, method, path, allowed):
     answer = here.run(here.client.request(method, path))
     assert problem_of(answer) == (405, "method-not-allowed")
     assert answer.headers["allow"] == allowed

@@ -36,14 +36,14 @@ class TestBatching:
             np.testing.assert_allclose(answer.heatmap, classifier.run(images(n)).heatmap, atol=1e-5)
             assert answer.judgement.verdicts == alone.verdicts
 
-    def test_a_batch_is_not_larger_than_said(self, model):
+    def test_a_batch_is_not_larger_than_its_limit(self, model):
         async def work(batcher):
             return await asyncio.gather(*(batcher.classify(images(3), 0.95) for _ in range(5)))
 
         _, sizes = self.run(model, work, window=0.02, batch=7)
         assert sizes == [6, 6, 3]
 
-    def test_what_nobody_waits_for_is_left_out(self, model):
+    def test_cancelled_requests_are_left_out(self, model):
         async def work(batcher):
             gone = asyncio.create_task(batcher.classify(images(2), 0.95))
             kept = asyncio.create_task(batcher.classify(images(1), 0.95))
@@ -54,7 +54,7 @@ class TestBatching:
         _, sizes = self.run(model, work, window=0.05)
         assert sizes == [1]
 
-    def test_giving_up_answers_those_who_wait(self, model):
+    def test_rejecting_fails_the_waiting_requests(self, model):
         async def work(batcher):
             asked = [asyncio.create_task(batcher.classify(images(1), 0.95)) for _ in range(2)]
             await asyncio.sleep(0)
@@ -66,7 +66,7 @@ class TestBatching:
         assert len(later.judgement.verdicts) == 1
         assert sizes == [1]
 
-    def test_an_error_reaches_those_who_asked_and_nobody_else(self, model):
+    def test_an_error_reaches_only_its_requests(self, model):
         async def work(batcher):
             wrong = await asyncio.gather(batcher.classify(images(1)[:, :100], 0.95), return_exceptions=True)
             return wrong[0], await batcher.classify(images(1), 0.95)

@@ -190,16 +190,16 @@ class TestVolume:
         assert highest == 13 - 3
         verdicts = Counter(slice_row(i, SLICES)["verdict"].split(":")[0] for i in range(SLICES))
         assert {state: chart.locator(f".tick.{state}").count() for state in verdicts} == verdicts
-        told = chart.get_attribute("aria-label")
-        assert all(f"{n} {state}" in told for state, n in verdicts.items())
+        text = chart.get_attribute("aria-label")
+        assert all(f"{n} {state}" in text for state, n in verdicts.items())
 
-    def test_slices_are_told_by_their_own_numbers(self, page):
+    def test_slices_are_named_by_their_own_numbers(self, page):
         rows = [{"slice": at, "verdict": "ok", "probabilities": {"glioma": p, "notumor": 1 - p}}
                 for at, p in ((59, 0.2), (119, 1.0))]  # fmt: skip
-        told = page.evaluate(
+        text = page.evaluate(
             "async (rows) => (await import('/chart.js')).chartOf(rows, ['glioma', 'notumor'], () => {})"
             ".querySelector('svg.chart').getAttribute('aria-label')", rows)  # fmt: skip
-        assert "Glioma at most > 99.9 %, at slice 120" in told
+        assert "Glioma at most > 99.9 %, at slice 120" in text
 
 
 class TestWrongFiles:
@@ -213,7 +213,7 @@ class TestWrongFiles:
         ],
         ids=["format", "damaged", "large", "empty zip"],
     )
-    def test_the_reason_and_the_cure_are_told(self, page, content, title, cure):
+    def test_the_reason_and_the_cure_are_shown(self, page, content, title, cure):
         choose(page, file("wrong.bin", content))
         expect(page.locator(".verdict.error .head")).to_have_text(title)
         expect(page.locator(".verdict.error")).to_contain_text(cure)
@@ -324,14 +324,14 @@ class TestCard:
         assert blank.get_by_text("Official test images").count() == (source == "folder")
 
     @pytest.mark.parametrize(
-        ("changed", "told"),
+        ("changed", "text"),
         [
             ({"measured": None}, "The accuracy is not known."),
             ({"measured": {"test": CARD["measured"]["test"]}}, "The accuracy without twins is missing."),
             ({"dataset": {"sheet": "phantom"}}, "Trained on generated slices."),
         ],
     )
-    def test_what_is_not_known_is_said(self, blank, server, changed, told):
+    def test_what_is_not_known_is_stated(self, blank, server, changed, text):
         server.card = CARD | changed
         blank.goto(server.url)
-        expect(blank.locator("#card .caution")).to_contain_text(told)
+        expect(blank.locator("#card .caution")).to_contain_text(text)

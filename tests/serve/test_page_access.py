@@ -112,3 +112,15 @@ class TestRealService:
         blank.get_by_role("button", name="sample").click()
         expect(blank.locator("#result-title")).to_have_text("Generated sample")
         assert pictured(blank)
+
+    def test_the_api_description_shows_every_route_and_fits_its_window(self, blank, real):
+        blank.goto(f"{real}docs")
+        blank.wait_for_selector("section:nth-of-type(7)")
+        text = blank.locator("main").inner_text()
+        description = blank.evaluate("fetch('openapi.json').then(response => response.json())")
+        for path, methods in description["paths"].items():
+            for route in methods.values():
+                assert path in text
+                assert all(parameter["description"] in text for parameter in route.get("parameters", []))
+        assert blank.evaluate("document.documentElement.scrollWidth") == 1280
+        assert page_states.violations(blank) == []

@@ -43,7 +43,7 @@ class TestProblems:
         bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
         assert problem_of(here.predict(bomb)) == (413, "too-large")
 
-    def test_a_fault_is_told_without_what_was_sent(self, model, caplog, monkeypatch):
+    def test_an_internal_error_does_not_show_what_was_sent(self, model, caplog, monkeypatch):
         def fails(*_args, **_more):
             raise ValueError("SECRET of a patient")
 

@@ -269,7 +269,7 @@ def test_the_same_signal_again_ends_it_at_once(model, tmp_path, number, late):
         assert "Cut off" in running.stderr.read()
 
 
-def test_workers_that_cannot_start_are_told_by_the_exit_code(model, tmp_path):
+def test_workers_that_cannot_start_show_in_the_exit_code(model, tmp_path):
     command = patched(tmp_path, model, "server._HEALTHCHECK = 3; server._drain_on_signal = lambda *_: 1 / 0", workers=2)
     with process(model, command=command) as (running, _):
         assert running.wait(120) == 1
@@ -284,7 +284,7 @@ def test_without_the_extra_the_cure_is_one_for_the_source(monkeypatch, capsys):
     assert "pip install '.[serve]'" in err  # there is no such package to be had elsewhere
 
 
-def test_what_cannot_be_served_is_told_before_anything_listens(model, tmp_path):
+def test_what_cannot_be_served_is_an_error_before_anything_listens(model, tmp_path):
     with pytest.raises(RunError, match="does not exist"):
         serve(Settings(model=tmp_path / "none.onnx"))
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RunError, match="port"):

@@ -18,7 +18,7 @@ from tumorlens.inference.predict import predict
 from tumorlens.readers import ReadLimits
 from tumorlens.serve import service as answering
 from tumorlens.serve.pictures import MAX_PICTURES
-from tumorlens.serve.problems import busy
+from tumorlens.serve.problems import Problem
 from tumorlens.serve.service import CHUNK, PredictionOptions
 from tumorlens.serve.settings import Settings
 
@@ -124,7 +124,7 @@ class TestBatch:
             async def classify(*args):
                 asked.append(1)
                 if len(asked) == 2 and why == "busy":
-                    raise busy("Too much to do.")
+                    raise Problem("busy", "Too much to do.")
                 if len(asked) == 2:
                     await asyncio.sleep(60)
                 return await plain(*args)
@@ -249,8 +249,8 @@ class TestWaitingBatch:
 
             rows = [json.loads(line) for line in here.run(ask()).text.splitlines()]
             assert [row["file"] for row in rows] == [None]
-            told = {"late": "error: it took too long", "stopping": "error: the service is stopping"}
-            assert rows[0]["verdict"] == told[why]
+            verdicts = {"late": "error: it took too long", "stopping": "error: the service is stopping"}
+            assert rows[0]["verdict"] == verdicts[why]
             assert serving.streams._value == answering._CONCURRENT
 
     def test_that_is_given_up_leaves_its_place(self, model):

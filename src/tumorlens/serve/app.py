@@ -12,10 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from starlette.types import Message, Send
@@ -25,12 +26,12 @@ from tumorlens.core.version import __version__
 from tumorlens.inference.classifier import Classifier
 from tumorlens.inference.predict import model_name
 from tumorlens.readers import Plane
+from tumorlens.readers.signatures import ZIP
 from tumorlens.serve.admission import STALL, Admission, cancel_on_disconnect, read_body
 from tumorlens.serve.batching import batching
-from tumorlens.serve.docs_page import docs_page
 from tumorlens.serve.metrics import Metrics
 from tumorlens.serve.middleware import ServiceMiddleware
-from tumorlens.serve.multipart import files_of, is_zip
+from tumorlens.serve.multipart import files_of
 from tumorlens.serve.pictures import MAX_PICTURES
 from tumorlens.serve.problems import Problem, add_handlers
 from tumorlens.serve.schemas import (
@@ -39,13 +40,11 @@ from tumorlens.serve.schemas import (
     PredictResponse,
     problems,
     raw_body,
-    require_tokens,
 )
 from tumorlens.serve.service import PredictionOptions, Service
 from tumorlens.serve.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-_BATCH_THREADS = 2  # batches that are processed at a time
 _FILES = "JPEG, PNG, TIFF, BMP, WebP, DICOM or NIfTI"
 _LIMITS = (
     "For research and teaching, not for diagnosis.",
@@ -58,7 +57,8 @@ _LIMITS = (
 CoverageQuery = Annotated[float, Query(gt=0, lt=1, description="Share of prediction sets that contain the true class.")]
 PlaneQuery = Annotated[Plane, Query(description="Orientation of the slices of a NIfTI volume.")]
 LifespanHook = Callable[[Admission, Callable[[], None]], AbstractContextManager[None]]
-router = APIRouter()
+router = APIRouter()  # routes that need a token, if the service has tokens
+open_router = APIRouter()
 
 
 def create_app(
@@ -78,13 +78,13 @@ def create_app(
         The token file cannot be used.
     """
     metrics = Metrics()
-    admission = Admission(settings, on_change=metrics.set_active)
+    admission = Admission(settings, on_active=metrics.active.inc)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         readers = ThreadPoolExecutor(min(4, usable_cores()), "reader")
-        batches = ThreadPoolExecutor(_BATCH_THREADS, "batch")
-        async with batching(classifier, window=settings.window, on_batch=metrics.count_batch) as batcher:
+        batches = ThreadPoolExecutor(2, "batch")  # batches that are processed at a time
+        async with batching(classifier, window=settings.window, on_batch=metrics.batches.observe) as batcher:
             app.state.service = Service(classifier, settings, admission, metrics, batcher, readers, batches)
             with hook(admission, batcher.reject_waiting):
                 yield
@@ -102,13 +102,13 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.admission = admission
-    app.include_router(router)
+    tokens = settings.tokens()
+    # The middleware checks the tokens; this only describes them.
+    app.include_router(router, dependencies=[Depends(HTTPBearer(scheme_name="token", auto_error=False))] * bool(tokens))
+    app.include_router(open_router)
     # Not mounted at "/", which would match every path and hide that another method exists for it.
     app.router.default = StaticFiles(directory=STATIC, html=True)
-    add_handlers(app, router.routes)
-    tokens = settings.tokens()
-    if tokens:
-        require_tokens(app.openapi())
+    add_handlers(app, [*router.routes, *open_router.routes])
     app.add_middleware(ServiceMiddleware, admission=admission, tokens=tokens, on_request=metrics.count_request)
     if settings.cors:  # outermost, so that other origins can read problems too
         app.add_middleware(
@@ -140,7 +140,7 @@ async def predict(
         known = ", ".join(service.classifier.classes)
         raise Problem("invalid-parameter", "class: not a class of the model.", cure=f"Use one of {known}.")
     body = await read_body(request)
-    if is_zip(body):
+    if body.startswith(ZIP):
         raise Problem("unsupported-format", "The body is a zip.", cure="Send it to /v1/batch.")
     options = PredictionOptions(coverage, plane, heatmap, label, slice)
     content = await cancel_on_disconnect(request, service.predict(body, options))
@@ -194,15 +194,15 @@ async def sample(
     return Response(_phantom(label), media_type="image/png")
 
 
-@router.head("/healthz", include_in_schema=False)
-@router.get("/healthz", responses=problems(400))
+@open_router.head("/healthz", include_in_schema=False)
+@open_router.get("/healthz", responses=problems(400))
 async def healthz() -> dict[str, str]:
     """Whether the process responds at all."""
     return {"status": "alive"}
 
 
-@router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", responses=problems(400, 503))
+@open_router.head("/readyz", include_in_schema=False)
+@open_router.get("/readyz", responses=problems(400, 503))
 async def readyz(request: Request) -> dict[str, str]:
     """Whether the service accepts requests; 503 while it is stopping or its queue is full."""
     request.app.state.admission.require_capacity()
@@ -219,10 +219,10 @@ async def metrics(request: Request) -> Response:
     return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> HTMLResponse:
-    """The API description as a page."""
-    return HTMLResponse(docs_page(request.app.openapi()))
+@open_router.get("/docs", include_in_schema=False)
+async def docs() -> FileResponse:
+    """The API description as a page, which docs.js fills from /openapi.json."""
+    return FileResponse(STATIC / "docs.html")
 
 
 class NdjsonResponse(StreamingResponse):

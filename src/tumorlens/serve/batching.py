@@ -9,15 +9,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from tumorlens.inference.classifier import Classifier
-from tumorlens.inference.network import BATCH, Outputs
+from tumorlens.inference.network import BATCH
 from tumorlens.inference.uncertainty import Classification
 from tumorlens.readers.pixels import Pixels
-from tumorlens.serve.problems import stopping
+from tumorlens.serve.problems import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,6 @@ class Batcher:
     def __init__(self, classifier: Classifier, window: float, batch: int, on_batch: Callable[[int], None]) -> None:
         self._classifier, self._window, self._batch, self._on_batch = classifier, window, batch, on_batch
         self._queue: deque[_Queued] = deque()
-        self._images = 0
         self._not_empty = asyncio.Event()
 
     async def classify(self, pixels: Pixels, coverage: float) -> Prediction:
@@ -61,7 +61,6 @@ class Batcher:
         """
         queued = _Queued(pixels, coverage, asyncio.get_running_loop().create_future())
         self._queue.append(queued)
-        self._images += len(pixels)
         self._not_empty.set()
         return await queued.future
 
@@ -70,14 +69,15 @@ class Batcher:
         with ThreadPoolExecutor(1, "network") as thread:
             while True:
                 await self._not_empty.wait()
-                if self._images < self._batch and self._window:
+                if self._window and sum(len(queued.pixels) for queued in self._queue) < self._batch:
                     await asyncio.sleep(self._window)
                 group = self._next_batch()
                 if not group:
                     continue
-                work = asyncio.get_running_loop().run_in_executor(thread, _classify, self._classifier, group)
                 try:
-                    predictions = await work
+                    predictions = await asyncio.get_running_loop().run_in_executor(
+                        thread, _classify, self._classifier, group
+                    )
                 except Exception as error:  # raised by `classify` of each request in the batch
                     for queued in group:
                         if not queued.future.done():
@@ -93,20 +93,16 @@ class Batcher:
         while self._queue:
             queued = self._queue.popleft()
             if not queued.future.done():
-                queued.future.set_exception(stopping("The image was not classified in time."))
-        self._images = 0
+                queued.future.set_exception(Problem("stopping", "The image was not classified in time."))
         self._not_empty.clear()
 
     def _next_batch(self) -> list[_Queued]:
-        """The next batch, without cancelled requests."""
+        """The next batch, without cancelled requests: images of one coverage, as nearly all have the same."""
         group: list[_Queued] = []
-        n = 0
-        while self._queue and (not group or n + len(self._queue[0].pixels) <= self._batch):
+        while self._queue and (not group or _fits(self._queue[0], group, self._batch)):
             queued = self._queue.popleft()
-            self._images -= len(queued.pixels)
             if not queued.future.done():
                 group.append(queued)
-                n += len(queued.pixels)
         if not self._queue:
             self._not_empty.clear()
         return group
@@ -137,23 +133,21 @@ async def batching(
         batcher.reject_waiting()
 
 
+def _fits(queued: _Queued, group: Sequence[_Queued], batch: int) -> bool:
+    """Whether a request can join a batch, which has one coverage and at most `batch` images."""
+    return queued.coverage == group[0].coverage and sum(len(q.pixels) for q in (*group, queued)) <= batch
+
+
 def _classify(classifier: Classifier, group: Sequence[_Queued]) -> list[Prediction]:
-    """Run the network once for all, then judge per coverage, of which there is nearly always one."""
+    """Run the network once for requests of the same coverage."""
     began = time.perf_counter()
     pixels = np.concatenate([queued.pixels for queued in group])
     outputs = classifier.run(pixels)
-    ends = np.cumsum([len(queued.pixels) for queued in group]).tolist()
-    places = [slice(end - len(queued.pixels), end) for queued, end in zip(group, ends, strict=True)]
-    judged: dict[int, Classification] = {}
-    for coverage in {queued.coverage for queued in group}:
-        same = [i for i, queued in enumerate(group) if queued.coverage == coverage]
-        rows = np.concatenate([np.arange(places[i].start, places[i].stop) for i in same])
-        chosen = Outputs(outputs.logits[rows], outputs.features[rows], outputs.heatmap[rows], outputs.statistics[rows])
-        whole = classifier.assess(chosen, pixels[rows], coverage=coverage)
-        first = 0
-        for i in same:
-            end = first + len(group[i].pixels)
-            judged[i] = Classification(*(getattr(whole, field.name)[first:end] for field in fields(Classification)))
-            first = end
+    whole = classifier.assess(outputs, pixels, coverage=group[0].coverage)
     seconds = (time.perf_counter() - began) / len(pixels)
-    return [Prediction(judged[i], outputs.heatmap[place].copy(), seconds) for i, place in enumerate(places)]
+    ends = np.cumsum([len(queued.pixels) for queued in group]).tolist()
+    predictions = []
+    for first, end in pairwise([0, *ends]):
+        own = Classification(*(getattr(whole, field.name)[first:end] for field in fields(whole)))
+        predictions.append(Prediction(own, outputs.heatmap[first:end].copy(), seconds))
+    return predictions

@@ -17,8 +17,6 @@ from tumorlens.inference.records import Record
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 120)
 _DISTANCES = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 _RECENT = 1000  # images over which the drift is averaged
-#: Other methods share one label, else clients could add labels without limit.
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 class Metrics:
@@ -40,7 +38,7 @@ class Metrics:
         self._verdicts = Counter(
             "tumorlens_verdicts", "Images and slices by verdict", ("verdict",), registry=self._registry
         )
-        self._batches = Histogram(
+        self.batches = Histogram(
             "tumorlens_batch_images", "Images per run of the network", registry=self._registry,
             buckets=(1, 2, 4, 8, 16, 32),
         )  # fmt: skip
@@ -54,29 +52,20 @@ class Metrics:
             f"Mean distance of the last {_RECENT} images of the worker that responded last; 0 as in validation",
             registry=self._registry, multiprocess_mode="livemostrecent",
         )  # fmt: skip
-        self._active = Gauge(
+        self.active = Gauge(
             "tumorlens_requests_in_work", "Requests active or waiting", registry=self._registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self._recent: deque[float] = deque(maxlen=_RECENT)
-        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        self._folder = Path(folder) if folder else None
+        self._folder = Path(folder) if (folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR")) else None
         if self._folder:
             self._alive = FileLock(self._folder / f"{os.getpid()}.lock")
             self._alive.acquire()
 
-    def set_active(self, n: int) -> None:
-        """Set the number of requests that are active or waiting."""
-        self._active.set(n)
-
     def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request that ended; status 499 if its client closed the connection."""
-        self._requests.labels(route, method if method in METHODS else "other", str(status)).inc()
+        self._requests.labels(route, method, str(status)).inc()
         self._latency.labels(route).observe(seconds)
-
-    def count_batch(self, n: int) -> None:
-        """Count a batch of n images."""
-        self._batches.observe(n)
 
     def count_records(self, rows: Sequence[Record]) -> None:
         """Count the verdicts and distances of images and slices."""

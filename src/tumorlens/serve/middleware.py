@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import logging
 import time
 from collections.abc import Callable
@@ -20,17 +19,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tumorlens.serve.admission import Admission, Reservation
-from tumorlens.serve.metrics import METHODS
-from tumorlens.serve.problems import Problem, internal, stopping, took_too_long
+from tumorlens.serve.problems import Problem, internal
 from tumorlens.serve.schemas import is_guarded
+from tumorlens.serve.settings import is_loopback
 
 #: The page consists of files served here and of pictures inside JSON; nothing is loaded from elsewhere.
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _HEADERS = {
-    "content-security-policy": POLICY,
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -38,9 +34,9 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+#: Other methods share one name in log and metrics, else clients could add labels without limit.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 _log = logging.getLogger("tumorlens.serve.requests")
-#: Called with route, method, status and seconds of each request.
-OnRequest = Callable[[str, str, int, float], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +47,8 @@ class ServiceMiddleware:
     admission: Admission
     tokens: frozenset[bytes]
     """SHA-256 of the accepted tokens; if empty, no token is needed."""
-    on_request: OnRequest
+    on_request: Callable[[str, str, int, float], None]
+    """Called with route, method, status and seconds of each request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,73 +74,65 @@ class ServiceMiddleware:
         self.admission.open_requests += 1
         try:
             with connection.request() if connection else nullcontext():
-                problem = await self._respond(scope, receive, send_with_headers)
-                if problem and status == 499:  # else the response has started, and uvicorn breaks it off
-                    await problem.response()(scope, receive, send_with_headers)
+                try:
+                    await self._respond(scope, receive, send_with_headers)
+                except Problem as problem:
+                    if status == 499:  # else the response has started, and uvicorn breaks it off
+                        await problem.response()(scope, receive, send_with_headers)
         finally:
             self.admission.open_requests -= 1
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "other")
-            self.on_request(route, scope["method"], status, seconds)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self.on_request(route, method, status, seconds)
             if not self.admission.settings.quiet:
-                method = scope["method"] if scope["method"] in METHODS else "other"
                 _log.info("%s %s %d %.1f ms", method, route, status, seconds * 1000)
 
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> Problem | None:
-        """Let the application respond, and release what the request has reserved; the problem if it fails."""
-        client, problem = self._admit(scope)
-        if problem:
-            return problem
-        reservation = scope["reservation"] = Reservation(self.admission, client)
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application respond, and release what the request has reserved; Problem if it fails."""
+        reservation = scope["reservation"] = Reservation(self.admission, self._admit(scope))
+        seconds = self.admission.settings.max_seconds
         try:
-            async with asyncio.timeout(self.admission.settings.max_seconds):
+            async with asyncio.timeout(seconds):
                 await self.app(scope, receive, send)
         except ClientDisconnect:
-            return None  # nobody receives a response
+            pass  # nobody receives a response
         except asyncio.CancelledError:
             if not self.admission.draining:
                 raise
-            return stopping("The request was not finished in time.")  # uvicorn cancels open requests when it stops
+            # uvicorn cancels open requests when it stops
+            raise Problem("stopping", "The request was not finished in time.") from None
         except TimeoutError:
-            return took_too_long(self.admission.settings.max_seconds)
+            raise Problem("took-too-long", f"It was not finished after {seconds:g} s.") from None
         except Exception as error:
-            return internal(error)
+            raise internal(error) from None
         finally:
             reservation.release()
-        return None
 
-    def _admit(self, scope: Scope) -> tuple[str, Problem | None]:
-        """A key for the client, which is never shown, and a Problem if it may not send this request."""
+    def _admit(self, scope: Scope) -> str:
+        """A key for the client, which is never shown; Problem if it may not send this request."""
         headers = Headers(scope=scope)
         if not self.tokens:
-            if self.admission.settings.is_loopback and not _is_loopback(headers.get("host", "")):
+            host = headers.get("host", "")
+            name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+            if self.admission.settings.is_loopback and not is_loopback(name.strip("[]")):
                 # Otherwise any web page could send requests, by a name of its own that resolves to this machine.
-                return "", Problem(
+                raise Problem(
                     "bad-request",
                     "The Host header is not an address of this machine.",
                     cure="Use localhost, or start the service with --host and --token-file.",
                 )
-            return (scope.get("client") or ("?",))[0], None
+            return (scope.get("client") or ("?",))[0]
         if not is_guarded(scope["path"]) or scope["method"] == "OPTIONS":
-            return "", None
+            return ""
         kind, _, token = headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(token.strip().encode("latin-1", "replace")).digest()
         # Every token is compared, by digests of equal length, so that timing reveals nothing about them.
-        known = sum(hmac.compare_digest(digest, accepted) for accepted in self.tokens) > 0
-        if kind.lower() == "bearer" and known:
-            return digest.hex(), None
-        return "", Problem(
+        if sum(hmac.compare_digest(digest, known) for known in self.tokens) and kind.lower() == "bearer":
+            return digest.hex()
+        raise Problem(
             "unauthorized",
             "The token is not known." if token else "The request has no token.",
             cure="Send the header Authorization: Bearer TOKEN with a token of this service.",
             headers={"www-authenticate": 'Bearer realm="tumorlens"'},
         )
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether a Host header is localhost or a loopback address; no other name is resolved, as its owner decides how."""
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    try:
-        return name.lower() == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -6,7 +6,6 @@ import json
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -37,6 +36,16 @@ TYPES: dict[str, tuple[int, str]] = {
     "took-too-long": (503, "The request took too long"),
 }
 _BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+_AGAIN = "Try again after the time in Retry-After"
+#: The types to be retried later → cure and headers.
+_LATER: dict[str, tuple[str, dict[str, str]]] = {
+    "too-many-requests": (f"{_AGAIN}.", {"retry-after": "1"}),
+    "busy": (f"{_AGAIN}.", {"retry-after": "1"}),
+    "stopping": (f"{_AGAIN}, or use another instance.", {"retry-after": "5", "connection": "close"}),
+    "took-too-long": (
+        "Send less at once, or raise --max-seconds.", {"retry-after": "5", "connection": "close"},
+    ),
+}  # fmt: skip
 
 
 class Problem(Exception):  # noqa: N818 - the term of RFC 9457
@@ -49,43 +58,21 @@ class Problem(Exception):  # noqa: N818 - the term of RFC 9457
     detail
         What is wrong in this case, with the value.
     cure
-        What the client can do.
+        What the client can do; types to be retried later have one of their own.
     headers
         Further headers; `connection: close` if the rest of the body is not wanted.
     """
 
-    def __init__(self, kind: str, detail: str, *, cure: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, kind: str, detail: str, *, cure: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
-        self.kind, self.detail, self.cure, self.headers = kind, detail, cure, dict(headers or {})
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return TYPES[self.kind][0]
+        later, again = _LATER.get(kind, ("", {}))
+        self.kind, self.detail, self.cure, self.headers = kind, detail, cure or later, again | dict(headers or {})
 
     def response(self) -> Response:
         """`application/problem+json` with type, title, status, detail and cure."""
         status, title = TYPES[self.kind]
         content = {"type": _URN + self.kind, "title": title, "status": status, "detail": self.detail, "cure": self.cure}
         return Response(json.dumps(content), status, self.headers, MEDIA_TYPE)
-
-
-def busy(detail: str, kind: str = "busy") -> Problem:
-    """503 or 429, to be retried after a second."""
-    return Problem(kind, detail, cure="Try again after the time in Retry-After.", headers={"retry-after": "1"})
-
-
-def stopping(detail: str) -> Problem:
-    """503 of a service that is stopping."""
-    cure = "Try again after the time in Retry-After, or use another instance."
-    return Problem("stopping", detail, cure=cure, headers={"retry-after": "5", "connection": "close"})
-
-
-def took_too_long(seconds: float) -> Problem:
-    """503 of a request that exceeded its time limit."""
-    headers = {"retry-after": "5", "connection": "close"}
-    cure = "Send less at once, or raise --max-seconds."
-    return Problem("took-too-long", f"It was not finished after {seconds:g} s.", cure=cure, headers=headers)
 
 
 def unreadable(item: Unreadable) -> Problem:
@@ -110,29 +97,23 @@ def internal(error: BaseException) -> Problem:
 def add_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Send the framework's own errors as problems too; `routes` are those of routers included in the application."""
 
-    async def problem(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
+    @app.exception_handler(Problem)
+    async def problem(_request: Request, error: Problem) -> Response:
         return error.response()
 
-    async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        kind = _BY_STATUS.get(error.status_code, "bad-request")
-        if kind == "method-not-allowed":  # Starlette names only the methods of the first route with this path
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:  # Starlette names only the methods of the first route with this path
             partial = [r for r in (*app.routes, *routes) if r.matches(request.scope)[0] is Match.PARTIAL]
             methods = {method for route in partial for method in getattr(route, "methods", None) or ()}
             error.headers = {"allow": ", ".join(sorted(methods))} if methods else error.headers
-        cure = "See /docs for paths and methods."
-        return Problem(kind, f"{error.detail}.", cure=cure, headers=error.headers).response()
+        kind = _BY_STATUS.get(error.status_code, "bad-request")
+        return Problem(
+            kind, f"{error.detail}.", cure="See /docs for paths and methods.", headers=error.headers
+        ).response()
 
-    async def invalid(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return Problem("invalid-parameter", _invalid(error.errors()), cure="See /docs for its range.").response()
-
-    app.add_exception_handler(Problem, problem)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(RequestValidationError, invalid)
-
-
-def _invalid(errors: Any) -> str:
-    """Name and error of each parameter, without its value, which may be anything."""
-    return "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in errors) + "."
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+        # Name and error of each parameter, without its value, which may be anything.
+        wrong = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+        return Problem("invalid-parameter", f"{wrong}.", cure="See /docs for its range.").response()

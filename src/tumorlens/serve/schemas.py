@@ -76,12 +76,3 @@ def raw_body(*media_types: str, what: str) -> dict[str, Any]:
 def is_guarded(path: str) -> bool:
     """Whether the path needs a token, if the service has tokens."""
     return path.startswith(("/v1/", "/metrics"))  # not ==: Starlette's route matches "/metrics\n" too
-
-
-def require_tokens(description: dict[str, Any]) -> None:
-    """Mark the guarded routes of an OpenAPI description, in place, as needing a bearer token."""
-    description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    for path, operations in description["paths"].items():
-        if is_guarded(path):
-            for operation in operations.values():
-                operation["security"] = [{"token": []}]

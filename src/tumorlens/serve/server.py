@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -40,12 +39,22 @@ if TYPE_CHECKING:
     from tumorlens.serve.admission import Admission
 
 HEADER_SECONDS = 10.0  # until a request's header must be complete, counted from connecting or the previous response
-# Seconds after a signal: 503 is sent at least so long; long work is told to stop; requests are waited for so long.
+# Seconds after a signal: 503 is sent at least so long; long work must stop; requests are waited for so long.
 _LINGER, _HURRY, _DRAIN = 0.5, 3.0, 5.0
 _GRACE = 1  # further seconds that uvicorn gives open requests before it cancels them
 _END = 9.0  # seconds until the process ends, whatever is still running; the promise is 10
 _HEALTHCHECK = 10  # seconds; uvicorn's supervisor waits so long for a worker that does not respond
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"timed": {"format": "%(asctime)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "timed"}},
+    "root": {"handlers": ["stderr"]},
+    # Not propagated, as the command's handler writes no times.
+    "loggers": {"tumorlens.serve": {"handlers": ["stderr"], "level": "INFO", "propagate": False}}
+    | {name: {"level": "CRITICAL"} for name in ("pydicom", "PIL", "nibabel")},
+}
 
 
 class Connection(H11Protocol):
@@ -62,35 +71,26 @@ class Connection(H11Protocol):
     def __init__(self, *, app_state: dict[str, Any], **others: Any) -> None:
         super().__init__(app_state=app_state | {"connection": self}, **others)
         self._requests = 0
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._close = transport.close
         self._await_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._requests += 1  # no deadline from now on
-        self._await_header()
+        self._deadline.cancel()
         super().connection_lost(exc)
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Suspend the deadline while a request is handled."""
+        """Suspend the deadline while a request is handled; the next one may start before the first has ended."""
         self._requests += 1
-        self._await_header()
+        self._deadline.cancel()
         try:
             yield
         finally:
             self._requests -= 1
-            self._await_header()
+            if not self._requests:
+                self._await_header()
 
     def _await_header(self) -> None:
-        """Set the deadline, or remove it while a request is handled."""
-        if self._deadline:
-            self._deadline.cancel()
-        loop = asyncio.get_running_loop()
-        self._deadline = None if self._requests else loop.call_later(HEADER_SECONDS, self._close)
+        self._deadline = asyncio.get_running_loop().call_later(HEADER_SECONDS, lambda: self.transport.close())
 
 
 def serve(settings: Settings) -> int:
@@ -111,12 +111,12 @@ def serve(settings: Settings) -> int:
     settings.tokens()
     card = load_classifier(settings.model, 1).card  # each worker loads its own; this one reports errors early
     listener = _listen(settings)
-    port = listener.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    log.info(f"Serving {card['configuration']} ({card['precision']}) at http://{host}:{port}/ (Ctrl-C stops it).")
+    address = f"http://{host}:{listener.getsockname()[1]}/"
+    log.info(f"Serving {card['configuration']} ({card['precision']}) at {address} (Ctrl-C stops it).")
     config = uvicorn.Config(
         partial(make_app, settings), factory=True, host=settings.host, port=settings.port, http=Connection, ws="none",
-        workers=settings.workers, access_log=False, server_header=False, proxy_headers=False, log_config=None,
+        workers=settings.workers, access_log=False, server_header=False, proxy_headers=False, log_config=_LOGGING,
         timeout_graceful_shutdown=_GRACE, timeout_worker_healthcheck=_HEALTHCHECK, lifespan="on",
     )  # fmt: skip
     if settings.workers == 1:
@@ -128,8 +128,7 @@ def serve(settings: Settings) -> int:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         supervisor = Multiprocess(config, [listener])
         supervisor.run()
-    ended = (0, -signal.SIGTERM, -signal.SIGINT)
-    return int(any(worker.exitcode not in ended for worker in supervisor.processes))
+    return int(any(w.exitcode not in (0, -signal.SIGTERM, -signal.SIGINT) for w in supervisor.processes))
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -145,14 +144,6 @@ def make_app(settings: Settings) -> FastAPI:
     # Readers silence the warnings of damaged files one by one, which is safe on several threads only if the state
     # they put back is silence too. Such warnings quote the file's content.
     warnings.simplefilter("ignore")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    for logger in (logging.getLogger(), logging.getLogger("tumorlens.serve")):
-        logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # the command's handler writes no times
-    for name in ("pydicom", "PIL", "nibabel"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     classifier = load_classifier(settings.model, max(1, usable_cores() // settings.workers))
     # Allocate what the largest batch and the readers of volumes need now, so that load cannot add it later.
     classifier.run(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8))
@@ -212,9 +203,10 @@ def _cut_off() -> NoReturn:
 
 def _listen(settings: Settings) -> socket.socket:
     """The socket that all workers share."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family)
+        return socket.create_server(
+            (settings.host, settings.port), family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        )
     except OSError as error:
         raise RunError(
             f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}).",

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice, repeat
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from tumorlens.inference.classifier import Classifier
+from tumorlens.inference.heatmap import HeatArray
 from tumorlens.inference.predict import failed_record, model_name, record_of
 from tumorlens.inference.records import Record
 from tumorlens.inference.volumes import with_volumes
@@ -24,10 +25,10 @@ from tumorlens.readers.formats import read_stream
 from tumorlens.readers.signatures import is_raster
 from tumorlens.readers.types import ReadContext, SeriesNames
 from tumorlens.serve.admission import Admission
-from tumorlens.serve.batching import Batcher, Prediction
+from tumorlens.serve.batching import Batcher
 from tumorlens.serve.metrics import Metrics
 from tumorlens.serve.pictures import heat_picture, slice_picture, spread
-from tumorlens.serve.problems import Problem, stopping, unreadable
+from tumorlens.serve.problems import Problem, unreadable
 from tumorlens.serve.settings import Settings
 
 CHUNK = 8  # slices of one file that are read and classified at a time, so that other requests get their turn
@@ -84,9 +85,8 @@ class Service:
             began = time.perf_counter()
             rows, pictures = await self._predict_slices(body, options)
         self.metrics.count_records(rows)
-        classes = self.classifier.classes
         extra = iter(pictures)
-        listed = rows if options.slice is not None else with_volumes(rows, classes)
+        listed = rows if options.slice is not None else with_volumes(rows, self.classifier.classes)
         content = {
             "model": model_name(self.classifier),
             "rows": [_json(row) | ({} if row.kind == "volume" else next(extra, {})) for row in listed],
@@ -103,67 +103,55 @@ class Service:
         failed: Unreadable | None = None
         failed_file: Unreadable | None = None  # an error of the whole file, which has no slice number
         wanted = options.slice
-        context = ReadContext(io.BytesIO(body), "body", options.plane, self.settings.limits)
-        items = enumerate(read_stream(context))
+        items = enumerate(read_stream(ReadContext(io.BytesIO(body), "body", options.plane, self.settings.limits)))
         chunk: list[tuple[int, Item]]
         # Whole chunks are read and filtered here, as a request can be cancelled between two of them.
         while not (rows and wanted is not None) and (chunk := await _on(self.readers, list, islice(items, CHUNK))):
             if self.admission.must_stop:
-                raise stopping("The file was not finished in time.")
+                raise Problem("stopping", "The file was not finished in time.")
             if wanted is not None:
                 failed_file = next((i for _, i in chunk if isinstance(i, Unreadable) and i.index is None), failed_file)
-                chunk = [entry for entry in chunk if _is_slice(wanted, entry)][:1]
-                if not chunk:
-                    continue
-            made, prediction = await self._classify([item for _, item in chunk], options.coverage)
-            rows += made
+                chunk = [(n, i) for n, i in chunk if wanted == (n if i.index is None else i.index)][:1]
+            made = await self._classify([item for _, item in chunk], options.coverage)
+            rows += [row for row, _ in made]
             failed = next((item for _, item in chunk if isinstance(item, Unreadable)), failed)
             if options.heatmap == "png":
-                pictures += await _on(self.readers, self._draw, chunk, made, prediction, options)
-        if not rows and failed_file:
-            raise unreadable(failed_file)
-        if not rows:
+                pictures += await _on(self.readers, list, map(self._draw, chunk, made, repeat(options)))
+        if not rows and not failed_file:
             raise Problem(
                 "invalid-parameter", f"slice: the file has no slice {wanted}.", cure="Omit it to get all slices."
             )
-        if failed and all(row.failed for row in rows):
-            raise unreadable(failed)
+        if (error := failed or failed_file) and all(row.failed for row in rows):
+            raise unreadable(error)
         return rows, pictures
 
-    async def _classify(self, items: Sequence[Item], coverage: float) -> tuple[list[Record], Prediction | None]:
-        """A row for each item, and the network's output for those that are slices."""
+    async def _classify(self, items: Sequence[Item], coverage: float) -> list[tuple[Record, HeatArray | None]]:
+        """A row for each item, and the heatmap, float32 [K, 7, 7], of those that are slices."""
         slices = [item.pixels for item in items if isinstance(item, Slice)]
         prediction = await self.batcher.classify(np.stack(slices), coverage) if slices else None
-        rows, n = [], 0
+        made: list[tuple[Record, HeatArray | None]] = []
+        positions = count()
         for item in items:
             if isinstance(item, Slice) and prediction is not None:
-                rows.append(record_of(item, prediction.judgement, n, self.classifier.classes, prediction.seconds))
-                n += 1
+                n = next(positions)
+                row = record_of(item, prediction.judgement, n, self.classifier.classes, prediction.seconds)
+                made.append((row, prediction.heatmap[n]))
             elif isinstance(item, Unreadable):
-                rows.append(failed_record(item))
-        return rows, prediction
+                made.append((failed_record(item), None))
+        return made
 
     def _draw(
-        self,
-        chunk: Sequence[tuple[int, Item]],
-        rows: Sequence[Record],
-        prediction: Prediction | None,
-        options: PredictionOptions,
-    ) -> list[dict[str, str | None]]:
-        """Image and heatmap of each item; None for those without pictures."""
-        n = 0  # slices so far
-        drawn: list[dict[str, str | None]] = []
-        for (position, item), row in zip(chunk, rows, strict=True):
-            pictures: dict[str, str | None] = {"image": None, "heatmap": None}
-            if isinstance(item, Slice) and prediction is not None:
-                if options.slice is not None or position in spread(item.count):
-                    pictures["image"] = slice_picture(item.pixels)
-                    if row.label:  # the heatmap of a refused image would be read as a prediction
-                        label = self.classifier.classes.index(options.label or row.label)
-                        pictures["heatmap"] = heat_picture(prediction.heatmap[n], label)
-                n += 1
-            drawn.append(pictures)
-        return drawn
+        self, entry: tuple[int, Item], made: tuple[Record, HeatArray | None], options: PredictionOptions
+    ) -> dict[str, str | None]:
+        """Image and heatmap of an item; None if it has no pictures."""
+        (position, item), (row, heatmap) = entry, made
+        pictures: dict[str, str | None] = {"image": None, "heatmap": None}
+        if isinstance(item, Slice) and (options.slice is not None or position in spread(item.count)):
+            pictures["image"] = slice_picture(item.pixels)
+            if row.label and heatmap is not None:  # the heatmap of a refused image would be read as a prediction
+                label = self.classifier.classes.index(options.label or row.label)
+                pictures["heatmap"] = heat_picture(heatmap, label)
+        return pictures
 
     async def batch(self, files: Iterable[tuple[str, io.BytesIO]], options: PredictionOptions) -> AsyncIterator[bytes]:
         """A line of JSON for each row of each file, as soon as it is known; a last one if the batch is incomplete."""
@@ -172,11 +160,11 @@ class Service:
         try:
             await self._acquire_stream(end)
         except (Problem, TimeoutError) as error:
-            yield self._last_line(error)
+            yield _last_line(error)
             return
         try:
             rows = with_volumes(self._read_files(files, options, loop), self.classifier.classes)
-            why: Exception | None = None
+            why: Problem | TimeoutError | None = None
             while why is None:
                 done: list[Record] = []  # `extend` keeps the rows before an error
                 try:
@@ -184,40 +172,28 @@ class Service:
                     if not done:
                         return
                     if self.admission.must_stop:
-                        why = stopping("the service is stopping")
+                        why = Problem("stopping", "the service is stopping")
                 except (Problem, TimeoutError) as error:
                     why = error
                 self.metrics.count_records(done)
                 for row in done:
-                    yield self._line({"file": row.file.lstrip("/") or ".", "series": row.series}, row)
-            yield self._last_line(why)
+                    yield _line(row.file.lstrip("/") or ".", row)
+            yield _last_line(why)
         finally:
             self.streams.release()
 
     async def _acquire_stream(self, end: float) -> None:
         """Acquire `streams`; Problem if the service stops first, TimeoutError at `end`."""
-        loop = asyncio.get_running_loop()
-        turn = loop.create_task(self.streams.acquire())  # one task, which keeps its place in the queue
+        turn = asyncio.create_task(self.streams.acquire())  # one task, which keeps its place in the queue
         try:
-            while not (await asyncio.wait([turn], timeout=max(0.0, min(_POLL, end - loop.time()))))[0]:
-                if self.admission.must_stop:
-                    raise stopping("the service is stopping")
-                if loop.time() >= end:
-                    raise TimeoutError
+            async with asyncio.timeout_at(end):
+                while not (await asyncio.wait([turn], timeout=_POLL))[0]:
+                    if self.admission.must_stop:
+                        raise Problem("stopping", "the service is stopping")
         except BaseException:
             if not turn.cancel():  # acquired at the same moment
                 self.streams.release()
             raise
-
-    def _last_line(self, why: Exception) -> bytes:
-        """The line that says why a batch is incomplete."""
-        cure = why.cure if isinstance(why, Problem) else "Send less at once, or raise --max-seconds."
-        reason = why.detail.rstrip(".") if isinstance(why, Problem) else "it took too long"
-        row = Record("image", "", verdict=f"error: {reason}", reason=f"Not all was read. {cure}")
-        return self._line({"file": None, "series": None}, row)
-
-    def _line(self, where: dict[str, str | None], row: Record) -> bytes:
-        return json.dumps(where | _json(row)).encode() + b"\n"
 
     def _read_files(
         self, files: Iterable[tuple[str, io.BytesIO]], options: PredictionOptions, loop: asyncio.AbstractEventLoop
@@ -232,18 +208,25 @@ class Service:
                 if n > limit:  # each zip of a form has a limit of its own, and there may be many
                     raise Problem("too-large", f"over {limit:,} files in all", cure="Send fewer at once.")
                 rows = asyncio.run_coroutine_threadsafe(self._classify(chunk, options.coverage), loop)
-                yield from rows.result(self.settings.max_seconds)[0]
+                yield from (row for row, _ in rows.result(self.settings.max_seconds))
 
 
 async def _on(pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
-def _is_slice(wanted: int, entry: tuple[int, Item]) -> bool:
-    position, item = entry
-    return wanted == (position if item.index is None else item.index)
-
-
 def _json(record: Record) -> dict[str, Any]:
     """A record as the API returns it: files and series are named elsewhere, model and seconds once per response."""
     return {name: value for name, value in record.to_dict().items() if name not in _LEFT_OUT}
+
+
+def _line(file: str | None, row: Record) -> bytes:
+    """A line of a batch's response."""
+    return json.dumps({"file": file, "series": row.series} | _json(row)).encode() + b"\n"
+
+
+def _last_line(why: Problem | TimeoutError) -> bytes:
+    """The line that says why a batch is incomplete."""
+    problem = why if isinstance(why, Problem) else Problem("took-too-long", "it took too long")
+    verdict = f"error: {problem.detail.rstrip('.')}"
+    return _line(None, Record("image", "", verdict=verdict, reason=f"Not all was read. {problem.cure}"))

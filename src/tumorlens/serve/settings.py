@@ -50,10 +50,10 @@ class Settings:
     """Log only warnings and errors: no requests, and not the address."""
 
     def __post_init__(self) -> None:
-        per_client = 1 if self.per_client is None else self.per_client
         for option, value, least, most in (
             ("port", self.port, 0, 65535), ("workers", self.workers, 1, math.inf), ("queue", self.queue, 1, math.inf),
-            ("per-client", per_client, 1, math.inf), ("window", self.window, 0, 1),
+            ("per-client", 1 if self.per_client is None else self.per_client, 1, math.inf),
+            ("window", self.window, 0, 1),
             ("max-megabytes", self.max_megabytes, 1, math.inf), ("max-seconds", self.max_seconds, 0.001, math.inf),
         ):  # fmt: skip
             if not least <= value <= most:
@@ -73,12 +73,7 @@ class Settings:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def max_bytes(self) -> int:
@@ -110,7 +105,7 @@ class Settings:
         try:
             lines = self.token_file.read_text(encoding="ascii").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not ASCII"
+            why = getattr(error, "strerror", "not ASCII")
             raise ConfigError(
                 f"--token-file {self.token_file} could not be read ({why}).", cure="Write one token per line."
             ) from None
@@ -124,3 +119,11 @@ class Settings:
                     cure=f"Use {_TOKEN_LENGTH} or more, such as from openssl rand -hex 32.",
                 )
         return frozenset(hashlib.sha256(token.encode()).digest() for token in found)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is localhost or a loopback address; no other name is resolved, as its owner decides how."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
