@@ -15,7 +15,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_ui
 
 from tumorlens.core.errors import ConfigError
 from tumorlens.core.files import writing
-from tumorlens.data.phantom.generator import check_arguments, make_patient, make_slice, patient_name
+from tumorlens.data.phantom.generator import check_arguments, make_patient, make_slice
 from tumorlens.data.phantom.lesions import LABELS, draw
 from tumorlens.data.phantom.planes import SIDE, STEP
 
@@ -73,7 +73,7 @@ def write_dicom(folder: Path, seed: int, label: str, patient: int) -> list[Path]
     signal, _ = _volume(seed, label, patient)
     slope, intercept = 2.0, -64.0
     stored = np.round((1500 * signal - intercept) / slope).astype("<u2")
-    name = patient_name(label, patient)
+    name = f"{label[:2]}_p{patient:04d}"
 
     def uid(*what: object) -> UID:
         return generate_uid(_UID_ROOT, entropy_srcs=["tumorlens phantom", str(seed), name, *map(str, what)])

@@ -11,9 +11,9 @@ from tumorlens.data.protocols import SplitOptions, assign
 def test_baselines_find_copies_and_mirror_images(index, tmp_path) -> None:
     found = assign(index, SplitOptions("official"))
     lines = baselines(found.split.rows, index.thumbnails)
-    said = {line[0]: line for line in lines}
+    predicted = {line[0]: line for line in lines}
     assert len(lines) == 24
-    assert said["Testing/one/000.png"][2:4] == ("one", "one")  # a copy
-    assert said["Testing/two/002.png"][3] == "two"  # its mirror image is in Training
+    assert predicted["Testing/one/000.png"][2:4] == ("one", "one")  # a copy
+    assert predicted["Testing/two/002.png"][3] == "two"  # its mirror image is in Training
     write_baselines(tmp_path / "baselines.csv", lines)
     assert read_baselines(tmp_path / "baselines.csv") == {line[0]: line[2:] for line in lines}

@@ -57,7 +57,7 @@ def test_a_path_that_is_no_file(cache: Path, tmp_path: Path) -> None:
 
 
 def lay_out(root: Path, *names: str) -> Path:
-    """Write an empty file for each name; layout is judged by names alone."""
+    """Write an empty file for each name; the layout is found by names alone."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"")

@@ -12,12 +12,8 @@ give four orientations; the other four come from the transposed image in the sam
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -123,59 +119,31 @@ def find_near_duplicates(
     # Identical thumbnails are compared once: copies would fill the list of pairs with their square.
     distinct, place = _distinct(thumbnails)
     of_distinct = np.bincount(place, reference, len(distinct)) > 0
-    with closing(_Spectra(distinct.reshape(-1, THUMBNAIL, THUMBNAIL))) as spectra:
-        best, where, found = _search(spectra, of_distinct, floor, workers or usable_cores())
-        nearest, similarity = _to_images(reference, place, best, where)
-        transformation = np.full(n, -1, np.int64)
-        has = np.flatnonzero(nearest >= 0)
-        measured = _cosines(spectra, place[has], place[nearest[has]])
-        same = place[has] == place[nearest[has]]
-        transformation[has] = np.where(same, 0, measured.argmax(1))
-        similarity[has] = np.where(same, 1, np.minimum(measured.max(1), 1))
-        similarities = np.minimum(_cosines(spectra, found[:, 0], found[:, 1]), 1)
+    best, where, found = _search(distinct, of_distinct, floor, workers or usable_cores())
+    nearest, similarity = _to_images(reference, place, best, where)
+    transformation = np.full(n, -1, np.int64)
+    has = np.flatnonzero(nearest >= 0)
+    measured = _cosines(distinct, place[has], place[nearest[has]])
+    same = place[has] == place[nearest[has]]
+    transformation[has] = np.where(same, 0, measured.argmax(1))
+    similarity[has] = np.where(same, 1, np.minimum(measured.max(1), 1))
+    similarities = np.minimum(_cosines(distinct, found[:, 0], found[:, 1]), 1)
     return NearDuplicates(nearest, similarity, transformation, place, found, similarities, floor)
 
 
-class _Spectra:
-    """Cosine transforms of centred unit-length thumbnails, float32 [n, 4, 256], by parity of both orders.
+def _spectra(thumbnails: Pixels) -> Floats:
+    """Cosine transforms of centred unit-length thumbnails, float32 [4, n, 256], by parity of both orders.
 
-    They lie in a temporary file: 4 kB per image would make memory grow with the data set. A thumbnail
+    Computed whenever a block is needed: kept, they would take four times the memory of the thumbnails. A thumbnail
     of one grey level has no direction: it stays zero, and its cosine with any other is 0.
     """
+    from scipy.fft import dctn  # part of the extra `study`: indexing a data set needs none of it
 
-    def __init__(self, thumbnails: Pixels) -> None:
-        from scipy.fft import dctn  # part of the extra `study`: indexing a data set needs none of it
-
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object
-        self._lock = Lock()
-        for chunk in _chunks(len(thumbnails)):
-            x = thumbnails[chunk].astype(np.float32)
-            x -= x.mean(axis=(1, 2), keepdims=True)
-            x /= np.maximum(np.linalg.norm(x, axis=(1, 2), keepdims=True), 1e-6)
-            c = dctn(x, axes=(1, 2), norm="ortho")
-            parity = [c[:, row::2, column::2].reshape(len(x), -1) for row in (0, 1) for column in (0, 1)]
-            self._file.write(np.stack(parity, 1).tobytes())
-
-    def close(self) -> None:
-        """Delete the temporary file."""
-        self._file.close()
-
-    def block(self, start: int, stop: int) -> Floats:
-        """float32 [4, stop - start, 256]; safe in several threads."""
-        return self._read(np.array([start]), stop - start)
-
-    def pick(self, indices: Ints) -> Floats:
-        """float32 [4, len(indices), 256]; safe in several threads."""
-        return self._read(indices, 1)
-
-    def _read(self, starts: Ints, length: int) -> Floats:
-        """`length` transforms from each of `starts`, float32 [4, n, 256]."""
-        runs = np.empty((len(starts), length, 4, THUMBNAIL * THUMBNAIL // 4), np.float32)
-        with self._lock:
-            for run, start in zip(runs, starts.tolist(), strict=True):
-                self._file.seek(start * run[0].nbytes)
-                self._file.readinto(run.data)
-        return np.ascontiguousarray(runs.reshape(-1, *runs.shape[2:]).swapaxes(0, 1))
+    x = thumbnails.astype(np.float32)
+    x -= x.mean(axis=(1, 2), keepdims=True)
+    x /= np.maximum(np.linalg.norm(x, axis=(1, 2), keepdims=True), 1e-6)
+    c = dctn(x, axes=(1, 2), norm="ortho")
+    return np.stack([c[:, row::2, column::2].reshape(len(x), -1) for row in (0, 1) for column in (0, 1)])
 
 
 def _transposed(transformed: Floats) -> Floats:
@@ -185,7 +153,7 @@ def _transposed(transformed: Floats) -> Floats:
     return np.ascontiguousarray(swapped).reshape(transformed.shape)
 
 
-def _search(spectra: _Spectra, reference: Bools, floor: float, workers: int) -> tuple[Floats, Ints, Ints]:
+def _search(thumbnails: Pixels, reference: Bools, floor: float, workers: int) -> tuple[Floats, Ints, Ints]:
     """Best cosine with a reference image, float32 [n], its index, int64 [n], and close pairs, int64 [m, 2]."""
     n = len(reference)
     best, where = np.full(n, -2, np.float32), np.full(n, -1, np.int64)
@@ -198,7 +166,7 @@ def _search(spectra: _Spectra, reference: Bools, floor: float, workers: int) -> 
     ):
         # Not named: if the loop ends early, the iterator goes and cancels what has not begun.
         for start, (values, indices, pairs) in zip(
-            starts, pool.map(lambda start: _block_row(spectra, reference, start, floor), starts), strict=True
+            starts, pool.map(lambda start: _block_row(thumbnails, reference, start, floor), starts), strict=True
         ):
             better = values > best[start:]
             best[start:][better], where[start:][better] = values[better], indices[better]
@@ -213,7 +181,7 @@ def _search(spectra: _Spectra, reference: Bools, floor: float, workers: int) -> 
     return best, where, np.concatenate(found) if found else np.empty((0, 2), np.int64)
 
 
-def _block_row(spectra: _Spectra, reference: Bools, start: int, floor: float) -> tuple[Floats, Ints, Ints]:
+def _block_row(thumbnails: Pixels, reference: Bools, start: int, floor: float) -> tuple[Floats, Ints, Ints]:
     """Compare the block of images from `start` with itself and all later ones.
 
     Returns best cosine and index as `_search` does, of the images from `start` on, and close pairs.
@@ -222,10 +190,10 @@ def _block_row(spectra: _Spectra, reference: Bools, start: int, floor: float) ->
     stop = min(start + _BLOCK, n)
     best, where = np.full(n - start, -2, np.float32), np.full(n - start, -1, np.int64)
     pairs = []
-    own = spectra.block(start, stop)
+    own = _spectra(thumbnails[start:stop])
     for at in range(start, n, _BLOCK):
         end = min(at + _BLOCK, n)
-        products = _best_orientation(own, spectra.block(at, end))
+        products = _best_orientation(own, _spectra(thumbnails[at:end]))
         if at == start:
             np.fill_diagonal(products, -2)
         else:
@@ -289,19 +257,15 @@ def _to_images(reference: Bools, place: Ints, best: Floats, where: Ints) -> tupl
     return nearest, similarity
 
 
-def _cosines(spectra: _Spectra, first: Ints, second: Ints) -> Floats:
+def _cosines(thumbnails: Pixels, first: Ints, second: Ints) -> Floats:
     """float32 [m, 8]: cosine of each pair in each orientation."""
     out = np.empty((len(first), 8), np.float32)
-    for chunk in _chunks(len(first)):
-        a, b = spectra.pick(first[chunk]), spectra.pick(second[chunk])
+    for start in range(0, len(first), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        a, b = _spectra(thumbnails[first[chunk]]), _spectra(thumbnails[second[chunk]])
         out[chunk, :4] = np.einsum("kmd,kmd->mk", a, b) @ _SIGNS.T
         out[chunk, 4:] = np.einsum("kmd,kmd->mk", a, _transposed(b)) @ _SIGNS.T
     return out
-
-
-def _chunks(n: int, size: int = _CHUNK) -> Iterator[slice]:
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
 
 
 def nearest_reference(thumbnails: Pixels, chosen: Bools, reference: Bools) -> tuple[Ints, Ints]:
@@ -313,13 +277,13 @@ def nearest_reference(thumbnails: Pixels, chosen: Bools, reference: Bools) -> tu
     of, among = np.flatnonzero(chosen), np.flatnonzero(reference)
     found = np.zeros((2, len(of)), np.int64)
     best = np.full((2, len(of)), -np.inf, np.float32)
-    with closing(_Spectra(thumbnails[of])) as here, closing(_Spectra(thumbnails[among])) as there:
-        for rows in _chunks(len(of), _BLOCK):
-            one = here.block(rows.start, rows.stop)
-            for columns in _chunks(len(among), _BLOCK):
-                two = there.block(columns.start, columns.stop)
-                ee, eo, oe, oo = (one[k] @ two[k].T for k in range(4))
-                even, odd = ee + oe, eo + oo  # by the order across columns, which a left-right mirror negates
-                for k, products in enumerate((even + odd, even + np.abs(odd))):
-                    _improve(best[k, rows], found[k, rows], products, columns.start)
+    for row in range(0, len(of), _BLOCK):
+        rows = slice(row, row + _BLOCK)
+        one = _spectra(thumbnails[of[rows]])
+        for column in range(0, len(among), _BLOCK):
+            two = _spectra(thumbnails[among[column : column + _BLOCK]])
+            ee, eo, oe, oo = (one[k] @ two[k].T for k in range(4))
+            even, odd = ee + oe, eo + oo  # by the order across columns, which a left-right mirror negates
+            for k, products in enumerate((even + odd, even + np.abs(odd))):
+                _improve(best[k, rows], found[k, rows], products, column)
     return among[found[0]], among[found[1]]

@@ -10,14 +10,7 @@ from functools import lru_cache, reduce
 
 import numpy as np
 
-from tumorlens.data.phantom import planes
-from tumorlens.data.phantom.planes import (
-    Field,
-    Plane,
-    Point,
-    ramp,
-    soft_max,
-)
+from tumorlens.data.phantom.planes import Field, Plane, Point, ramp, soft_max
 
 SELLA: Point = (0.0, 9.0, -27.0)  # mm, centre of the pituitary gland
 _NODES = (24, 24, 24)  # of the noise lattices
@@ -77,21 +70,17 @@ def make_head(seed: int, patient: int) -> Head:
     )
 
 
-def make_plane(head: Head, view: str, depth: float) -> Plane:
-    """The plane of a view through a patient at a depth in mm; see `planes.make_plane`."""
-    return planes.make_plane(head.scale, head.warp, view, depth)
-
-
 def cavity(plane: Plane) -> Field:
     """Signed distance to the inner surface of the skull, positive inside."""
-    side, y, z = np.abs(plane.x), plane.y, plane.z
-    middle = 1 - ramp(y, 14, 38)  # 1 in the middle fossa, 0 in the anterior one
+    side = np.abs(plane.x)
+    middle = 1 - ramp(plane.y, 14, 38)  # 1 in the middle fossa, 0 in the anterior one
     floor = -22.0 - 22.0 * middle * ramp(side, 6, 24) + 0.0035 * (side - 24) ** 2
-    vault = np.minimum(plane.ellipsoid((0, 0, 10), (68, 86, 64), whole=True), 0.85 * (z - floor))
-    back = plane.ellipsoid((0, -44, -32), (54, 38, 33), whole=True)
-    canal = plane.capsule((0, -14, -20), (0, -30, -60), 17, 11, mirrored=False, whole=True)
-    cord = plane.capsule((0, -30, -60), (0, -36, -160), 10, 8, mirrored=False, whole=True)
-    return soft_max(soft_max(vault, back, 5), np.maximum(canal, cord), 4)
+    vault = np.minimum(plane.ellipsoid((0, 0, 10), (68, 86, 64), whole=True), 0.85 * (plane.z - floor))
+    canal = np.maximum(
+        plane.capsule((0, -14, -20), (0, -30, -60), 17, 11, mirrored=False, whole=True),
+        plane.capsule((0, -30, -60), (0, -36, -160), 10, 8, mirrored=False, whole=True),  # of the spinal cord
+    )
+    return soft_max(soft_max(vault, plane.ellipsoid((0, -44, -32), (54, 38, 33), whole=True), 5), canal, 4)
 
 
 def outline(head: Head, plane: Plane, skull: Field) -> Field:
@@ -101,10 +90,9 @@ def outline(head: Head, plane: Plane, skull: Field) -> Field:
     )
     vault = np.maximum(vault, skull) + np.float32(head.skull + head.scalp)
     face = plane.ellipsoid((0, 38, -62), (66, 58, 68), whole=True)
-    nose = plane.capsule((0, 90, -42), (0, 106, -66), 7, 10, mirrored=False)
-    neck = plane.capsule((12, -28, -60), (12, -34, -170), 50, 46, whole=True)
+    soft = soft_max(face, plane.capsule((12, -28, -60), (12, -34, -170), 50, 46, whole=True), 30)  # with the neck
+    soft = soft_max(soft, plane.capsule((0, 90, -42), (0, 106, -66), 7, 10, mirrored=False), 12)  # with the nose
     ear = plane.ellipsoid((78, -18, -36), (8, 11, 17), mirrored=True)
-    soft = soft_max(soft_max(face, neck, 30), nose, 12)
     return soft_max(soft_max(vault, soft, 16), ear, 4)
 
 
@@ -129,17 +117,18 @@ def partitions(plane: Plane) -> tuple[Field, Field, Field, Field]:
 def stem(plane: Plane) -> Field:
     """Signed distance to the brainstem and spinal cord."""
     pons = plane.ellipsoid((0, -13, -32), (16, 13, 14))
-    middle = plane.capsule((4, -13, -8), (4, -13, -28), 10, 11)
-    medulla = plane.capsule((0, -16, -38), (0, -30, -66), 10, 7, mirrored=False)
-    cord = plane.capsule((0, -30, -66), (0, -36, -170), 6.5, 5.5, mirrored=False)
-    peduncle = plane.capsule((8, -18, -32), (22, -36, -34), 6, 5)
-    return np.maximum(np.maximum(soft_max(pons, middle, 5), np.maximum(medulla, cord)), peduncle)
+    return _union(
+        soft_max(pons, plane.capsule((4, -13, -8), (4, -13, -28), 10, 11), 5),  # with the midbrain
+        plane.capsule((0, -16, -38), (0, -30, -66), 10, 7, mirrored=False),  # medulla
+        plane.capsule((0, -30, -66), (0, -36, -170), 6.5, 5.5, mirrored=False),  # cord
+        plane.capsule((8, -18, -32), (22, -36, -34), 6, 5),  # cerebellar peduncle
+    )
 
 
 def fluid(head: Head, plane: Plane, stem: Field, bend: Field) -> tuple[Field, Field]:
     """Signed distances to the ventricles and to the cisterns."""
     r = head.ventricle
-    parts = (
+    ventricles = _union(
         plane.capsule((6, 31, 6), (7, 12, 17), 3.2 + r, 4.2 + r),
         plane.capsule((7, 12, 17), (12, -22, 18), 3.8 + r, 4.2 + r),
         plane.capsule((13, -22, 17), (25, -36, 6), 4.2 + r, 4.8 + r),
@@ -148,19 +137,21 @@ def fluid(head: Head, plane: Plane, stem: Field, bend: Field) -> tuple[Field, Fi
         plane.ellipsoid((0, -3, -2), (2.4 + 0.6 * max(r, 0), 15, 11)),
         plane.ellipsoid((0, -29, -32), (8, 5, 9)),
     )
-    ventricles = reduce(np.maximum, parts)
-    ambient = np.minimum(0.7 + 1.1 * bend - np.abs(stem + 1.8), 24 - np.abs(plane.y + 12))
-    suprasellar = plane.ellipsoid((0, 8, -15), (13, 11, 7))
-    quadrigeminal = plane.ellipsoid((0, -29, -6), (11, 5, 6))
-    return ventricles, np.minimum(np.maximum(np.maximum(suprasellar, quadrigeminal), ambient), -stem)
+    cisterns = _union(
+        plane.ellipsoid((0, 8, -15), (13, 11, 7)),  # suprasellar
+        plane.ellipsoid((0, -29, -6), (11, 5, 6)),  # quadrigeminal
+        np.minimum(0.7 + 1.1 * bend - np.abs(stem + 1.8), 24 - np.abs(plane.y + 12)),  # ambient
+    )
+    return ventricles, np.minimum(cisterns, -stem)
 
 
 def deep_grey(plane: Plane) -> Field:
     """Signed distance to thalamus, caudate head and lentiform nucleus."""
-    thalamus = plane.ellipsoid((10, -9, 4), (8, 14, 9), mirrored=True)
-    caudate = plane.ellipsoid((14, 17, 10), (5, 9, 9), mirrored=True)
-    lentiform = plane.ellipsoid((25, 5, 1), (7, 16, 9), mirrored=True)
-    return np.maximum(np.maximum(thalamus, caudate), lentiform)
+    return _union(
+        plane.ellipsoid((10, -9, 4), (8, 14, 9), mirrored=True),
+        plane.ellipsoid((14, 17, 10), (5, 9, 9), mirrored=True),
+        plane.ellipsoid((25, 5, 1), (7, 16, 9), mirrored=True),
+    )
 
 
 def bright(head: Head, plane: Plane) -> Field:
@@ -168,7 +159,7 @@ def bright(head: Head, plane: Plane) -> Field:
     r = head.vessels
     rim = plane.ellipsoid((0, 0, 10), (400, 86, 64), whole=True)  # the vault's outline in the midline
     sinus = 3.4 + r - np.hypot(plane.x, rim - 1.5) - np.maximum(plane.y - 55, 0) - 4 * np.maximum(-plane.z - 12, 0)
-    parts = (
+    return _union(
         sinus,
         plane.ellipsoid(SELLA, (6.5, 4.5, head.gland)),
         plane.capsule((4, -80, -14), (48, -46, -34), 3.2 + r, 3.0 + r),  # transverse sinus
@@ -183,7 +174,6 @@ def bright(head: Head, plane: Plane) -> Field:
         plane.ellipsoid((0, -24, 2), (2.5, 3.5, 2.5)),  # pineal gland
         plane.capsule((0, 9, -25), (0, 4, -14), 1.3, 1.1, mirrored=False),  # pituitary stalk
     )
-    return np.asarray(reduce(np.maximum, parts))
 
 
 def folia(plane: Plane, bend: Field) -> Field:
@@ -198,24 +188,30 @@ def face(plane: Plane, bend: Field) -> tuple[Field, Field, Field, Field, Field]:
     """Signed distances to air, fat, eyes, mucosa and marrow at and below the skull's base."""
     side, y, z = np.abs(plane.x), plane.y + 2.0 * bend, plane.z - 1.5 * bend
     nasal = plane.ellipsoid((0, 64, -56), (16, 32, 20)) + bend
-    antrum = plane.ellipsoid((29, 60, -58), (13, 17, 17), mirrored=True) + 1.5 * bend
-    sphenoid = plane.ellipsoid((0, 24, -40), (14, 12, 9)) + 1.5 * bend
-    frontal = plane.ellipsoid((8, 87, -10), (12, 5, 11), mirrored=True) + bend
-    throat = plane.capsule((0, 22, -66), (0, 4, -150), 7, 6, mirrored=False)
+    spaces = _union(
+        nasal,
+        plane.ellipsoid((29, 60, -58), (13, 17, 17), mirrored=True) + 1.5 * bend,  # maxillary sinus
+        plane.ellipsoid((0, 24, -40), (14, 12, 9)) + 1.5 * bend,  # sphenoid sinus
+        plane.ellipsoid((8, 87, -10), (12, 5, 11), mirrored=True) + bend,  # frontal sinus
+        plane.capsule((0, 22, -66), (0, 4, -150), 7, 6, mirrored=False),  # throat
+    )
     cells = np.minimum(plane.ellipsoid((52, -24, -48), (12, 14, 12), mirrored=True), 2.2 * bend)
     turbinates = 0.5 + 2.0 * np.sin(side * 0.8 + 1.2 * bend) * np.cos(z * 0.40 + 1.5 * bend)
-    spaces = np.maximum(np.maximum(nasal, antrum), np.maximum(np.maximum(sphenoid, frontal), throat))
     mucosa = np.minimum(spaces + 2.0, 9 - spaces)
     air = np.minimum(spaces, -np.maximum(np.minimum(turbinates, nasal + 2), np.minimum(nasal, 1.2 - side)))
     air = np.maximum(air, cells)
-    orbit = plane.capsule((32, 66, -28), (17, 30, -26), 16, 4)
     axis = np.hypot(side - 32 + 0.42 * np.maximum(66 - y, 0), z + 28)  # mm from the optic nerve
     muscles = np.abs(axis - 10 + 0.22 * np.maximum(66 - y, 0)) - 1.2
-    fat = np.minimum(orbit, np.minimum(axis - 2.0, muscles))
+    fat = np.minimum(plane.capsule((32, 66, -28), (17, 30, -26), 16, 4), np.minimum(axis - 2.0, muscles))
     globe = plane.ellipsoid((32, 70, -28), (12, 12, 12), mirrored=True)
-    spine = np.minimum(plane.ellipsoid((0, -13, -112), (10, 8, 48)), 3 + 5 * np.sin(z * 0.34))
-    clivus = plane.capsule((0, 8, -38), (0, -3, -56), 4, 4, mirrored=False)
-    petrous = plane.capsule((16, -8, -42), (46, -30, -42), 1, 3)
-    palate = plane.capsule((0, 76, -80), (0, 40, -82), 3, 3, mirrored=False)
-    marrow = np.maximum(np.maximum(spine, clivus), np.maximum(petrous, palate))
+    marrow = _union(
+        np.minimum(plane.ellipsoid((0, -13, -112), (10, 8, 48)), 3 + 5 * np.sin(z * 0.34)),  # spine
+        plane.capsule((0, 8, -38), (0, -3, -56), 4, 4, mirrored=False),  # clivus
+        plane.capsule((16, -8, -42), (46, -30, -42), 1, 3),  # petrous bone
+        plane.capsule((0, 76, -80), (0, 40, -82), 3, 3, mirrored=False),  # palate
+    )
     return air, fat, globe, mucosa, marrow
+
+
+def _union(*shapes: Field) -> Field:
+    return np.asarray(reduce(np.maximum, shapes))

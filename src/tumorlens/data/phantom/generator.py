@@ -43,7 +43,6 @@ class PhantomSlice:
     mask: npt.NDArray[np.bool_]
     """[rows, columns], true on the tumour (oedema excluded); all false for notumor."""
     label: str
-    patient: str
     view: str
     """axial, coronal or sagittal. Axial and coronal: the patient's right is on the left."""
     depth: float
@@ -70,7 +69,7 @@ def make_slice(seed: int, label: str, patient: int, slice_number: int) -> Phanto
     depth = slice_depth(scan, label, slice_number)
     rng = np.random.default_rng([seed, 4, patient, slice_number])
     pixels, mask = acquire(scan, *draw(head, lesion, scan.view, depth), rng)
-    return PhantomSlice(pixels, mask, label, patient_name(label, patient), scan.view, depth)
+    return PhantomSlice(pixels, mask, label, scan.view, depth)
 
 
 def write_dataset(folder: Path, *, n_train: int = N_TRAIN, n_test: int = N_TEST, seed: int = 0) -> Path:
@@ -128,11 +127,6 @@ def make_patient(seed: int, label: str, patient: int) -> tuple[Head, Scan, Lesio
     return head, scan, make_lesion(seed, label, patient, head, scan.view, slice_depth(scan, label, 0))
 
 
-def patient_name(label: str, patient: int) -> str:
-    """Such as `gl_p0007`."""
-    return f"{label[:2]}_p{patient:04d}"
-
-
 def check_arguments(label: str, **numbers: int) -> None:
     """Check a label and numbers by name; ConfigError if the label is unknown or a number is negative."""
     if label not in LABELS:
@@ -149,8 +143,9 @@ def _plan(subset: str, n: int) -> Iterator[tuple[str, str, int, int]]:
         which = i % classes
         group, slice_number = divmod(i // classes, SLICES)
         patient = 2 * (classes * group + which) + (subset == "Testing")
-        name = f"{subset[:2]}-{patient_name(LABELS[which], patient)}_s{slice_number}"
-        yield f"{subset}/{LABELS[which]}/{name}", LABELS[which], patient, slice_number
+        label = LABELS[which]
+        name = f"{subset[:2]}-{label[:2]}_p{patient:04d}_s{slice_number}"
+        yield f"{subset}/{label}/{name}", label, patient, slice_number
 
 
 def _write_pair(root: Path, path: str, made: PhantomSlice) -> None:

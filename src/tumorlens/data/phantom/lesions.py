@@ -15,26 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tumorlens.data.phantom.anatomy import (
-    SELLA,
-    Head,
-    cavity,
-    make_plane,
-)
-from tumorlens.data.phantom.planes import (
-    Field,
-    Plane,
-    Point,
-    noise,
-    ramp,
-)
-from tumorlens.data.phantom.rendering import (
-    BONE,
-    CSF,
-    blend,
-    draw_head,
-    finer,
-)
+from tumorlens.data.phantom.anatomy import SELLA, Head, cavity
+from tumorlens.data.phantom.planes import SIDE, Field, Plane, Point, make_plane, noise, ramp
+from tumorlens.data.phantom.rendering import BONE, CSF, blend, draw_head, finer
 
 LABELS = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -71,7 +54,7 @@ def make_lesion(seed: int, label: str, patient: int, head: Head, view: str, dept
     rng = np.random.default_rng([seed, 2, LABELS.index(label), patient])
     radius = rng.uniform(13.0, 23.0)
     stretch = rng.uniform(0.85, 1.18, 3)
-    plane = make_plane(head, view, depth)
+    plane = make_plane(head.scale, head.warp, view, depth)
     from_sella = np.sqrt(sum((at - c) ** 2 for at, c in zip((plane.x, plane.y, plane.z), SELLA, strict=True)))
     inside = cavity(plane)
     if label == "pituitary":
@@ -120,28 +103,21 @@ def draw(head: Head, lesion: Lesion | None, view: str, depth: float) -> tuple[Fi
         float32 [192, 192], signed distance in mm to the tumour's outline (oedema not counted), positive
         inside; -1000 everywhere for a healthy head.
     """
-    plane = make_plane(head, view, depth)
+    plane = make_plane(head.scale, head.warp, view, depth)
     if lesion is None:
-        signal, _ = draw_head(head, plane)
-        return signal, np.full_like(signal, -1000)
+        return draw_head(head, plane)[0], np.full((SIDE, SIDE), -1000, np.float32)
     if lesion.label == "pituitary":
         head = dataclasses.replace(head, gland=0.1)  # the tumour takes the gland's place
     signal, fields = draw_head(head, plane, _pushed(plane, lesion))
     lumps = finer(noise(head.folds, view, depth, 8.5, lesion.shift))
     grain = finer(noise(head.folds, view, depth, 3.2, lesion.shift + 9.4))
-    inside = finer(_body(plane, lesion))
-    paint = {"glioma": _glioma, "meningioma": _meningioma, "pituitary": _pituitary}[lesion.label]
-    return signal, paint(signal, lesion, inside, lumps, grain, fields)
-
-
-def _body(plane: Plane, lesion: Lesion) -> Field:
-    """Signed distance to the tumour before lumps and walls shape it."""
     body = plane.ellipsoid(lesion.centre, lesion.radii, whole=True)
     if lesion.label == "pituitary":
         x, y, z = lesion.centre
-        r = lesion.radius * lesion.bulge
-        body = np.maximum(body, plane.ellipsoid((x, y - 2, z + 0.85 * lesion.radius), (r + 0.1, r + 0.1, r + 0.1)))
-    return body
+        r = lesion.radius * lesion.bulge + 0.1
+        body = np.maximum(body, plane.ellipsoid((x, y - 2, z + 0.85 * lesion.radius), (r, r, r)))
+    paint = {"glioma": _glioma, "meningioma": _meningioma, "pituitary": _pituitary}[lesion.label]
+    return signal, paint(signal, lesion, finer(body), lumps, grain, fields)
 
 
 def _pushed(plane: Plane, lesion: Lesion) -> Plane:

@@ -34,11 +34,6 @@ _GRID = {
 }
 
 
-_ALL = (slice(None), slice(None))
-_FAR = np.full((_COARSE, _COARSE), -99, np.float32)
-_FAR.flags.writeable = False
-
-
 @dataclass(frozen=True)
 class Plane:
     """Where a slice lies: the coordinates in mm of its coarse grid, [96, 96] each."""
@@ -59,53 +54,46 @@ class Plane:
         whole
             Everywhere; otherwise -99 where it is farther than 24 mm or so.
         """
-        low = [c - r for c, r in zip(centre, radii, strict=True)]
-        high = [c + r for c, r in zip(centre, radii, strict=True)]
-        window = _ALL if whole else self._window(low, high, mirrored)
-        if window is None:
-            return _FAR
-        x = self.x[window]
-        u = ((np.abs(x) if mirrored else x) - centre[0]) * (1 / radii[0])
-        v, w = (self.y[window] - centre[1]) * (1 / radii[1]), (self.z[window] - centre[2]) * (1 / radii[2])
-        u, v, w = u * u, v * v, w * w
+        window, at = self._near((centre,), radii, mirrored, whole)
+        u, v, w = (((a - c) * (1 / r)) ** 2 for a, c, r in zip(at, centre, radii, strict=True))
         k0 = np.sqrt(u + v + w)
         k1 = np.sqrt(u * radii[0] ** -2 + v * radii[1] ** -2 + w * radii[2] ** -2)
         return _placed(k0 * (1 - k0) / (k1 + 1e-4), window)
 
     def capsule(self, a: Point, b: Point, ra: float, rb: float, *, mirrored: bool = True, whole: bool = False) -> Field:
         """Signed distance to a rounded cone from `a` (radius `ra`) to `b` (radius `rb`); see `ellipsoid`."""
-        low = [min(m, n) - max(ra, rb) for m, n in zip(a, b, strict=True)]
-        high = [max(m, n) + max(ra, rb) for m, n in zip(a, b, strict=True)]
-        window = _ALL if whole else self._window(low, high, mirrored)
-        if window is None:
-            return _FAR
+        window, at = self._near((a, b), (max(ra, rb),) * 3, mirrored, whole)
         u, v, w = (end - start for start, end in zip(a, b, strict=True))
-        x = self.x[window]
-        px, py, pz = (np.abs(x) if mirrored else x) - a[0], self.y[window] - a[1], self.z[window] - a[2]
+        px, py, pz = (here - start for here, start in zip(at, a, strict=True))
         square = u * u + v * v + w * w
         t = px * (u / square) + py * (v / square) + pz * (w / square)
         np.clip(t, 0, 1, out=t)
         px, py, pz = px - u * t, py - v * t, pz - w * t
         return _placed(ra + (rb - ra) * t - np.sqrt(px * px + py * py + pz * pz), window)
 
-    def _window(self, low: list[float], high: list[float], mirrored: bool) -> tuple[slice, slice] | None:
-        """Rows and columns of the grid near a box; None if the plane misses it."""
+    def _near(
+        self, points: tuple[Point, ...], reach: Point, mirrored: bool, whole: bool
+    ) -> tuple[tuple[slice, ...], tuple[Field, Field, Field]]:
+        """Rows and columns of the grid near points, none if the plane misses them, and the coordinates there."""
+        low = [min(at) - r for at, r in zip(zip(*points, strict=True), reach, strict=True)]
+        high = [max(at) + r for at, r in zip(zip(*points, strict=True), reach, strict=True)]
         if mirrored:
-            low = [-high[0], *low[1:]]
+            low[0] = -high[0]
         *sides, through = _GRID[self.view]
-        if not low[through] - _MARGIN < self.depth < high[through] + _MARGIN:
-            return None
-        spans = []
-        for axis, sign, middle in sides:
-            edges = (low[axis] - middle - _MARGIN, high[axis] - middle + _MARGIN)
-            first, last = sorted((sign * at + _HALF) / (2 * STEP) for at in edges)
-            spans.append(slice(max(0, math.floor(first)), max(0, math.ceil(last) + 1)))
-        return spans[0], spans[1]
+        window = (slice(None),) if whole else (slice(0),)
+        if not whole and low[through] - _MARGIN < self.depth < high[through] + _MARGIN:
+            edges = (
+                (sign * (low[axis] - at - _MARGIN), sign * (high[axis] - at + _MARGIN)) for axis, sign, at in sides
+            )
+            spans = (sorted((edge + _HALF) / (2 * STEP) for edge in pair) for pair in edges)
+            window = tuple(slice(max(0, math.floor(first)), max(0, math.ceil(last) + 1)) for first, last in spans)
+        x = self.x[window]
+        return window, (np.abs(x) if mirrored else x, self.y[window], self.z[window])
 
 
-def _placed(part: Field, window: tuple[slice, slice]) -> Field:
+def _placed(part: Field, window: tuple[slice, ...]) -> Field:
     """A part of a field in its place, on the whole grid."""
-    full = _FAR.copy()
+    full = np.full((_COARSE, _COARSE), -99, np.float32)
     full[window] = part
     return full
 

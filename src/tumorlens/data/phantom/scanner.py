@@ -119,10 +119,7 @@ def acquire(
     place = (c, -s, dx - c * columns / 2 + s * rows / 2, s, c, dy - s * columns / 2 - c * rows / 2)
     size, affine = (columns, rows), Image.Transform.AFFINE
     seen = np.array(Image.fromarray(signal).transform(size, affine, place, Image.Resampling.BILINEAR, fillcolor=AIR))
-    mask = np.zeros((rows, columns), bool)
-    if lesion.max() > 0:
-        near = Image.fromarray(lesion).transform(size, affine, place, Image.Resampling.BILINEAR, fillcolor=-1000)
-        mask = np.asarray(near) > 0
+    inside = Image.fromarray(lesion).transform(size, affine, place, Image.Resampling.BILINEAR, fillcolor=-1000)
     seen *= _smooth(rows) @ np.exp(scan.bias) @ _smooth(columns).T
     both = rng.standard_normal((2, rows, columns), dtype=np.float32)
     both *= np.float32(scan.noise)
@@ -137,7 +134,7 @@ def acquire(
     if top:
         image[:top] = image[-top:] = 0
         image[:, :left] = image[:, -left:] = 0
-    return image, mask
+    return image, np.asarray(inside) > 0
 
 
 @lru_cache(maxsize=8)
