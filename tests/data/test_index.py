@@ -15,7 +15,7 @@ from index_rows import rows
 
 from tumorlens.core.errors import DataError, ImageError, RunError
 from tumorlens.data.fetch import fetch
-from tumorlens.data.image_stats import ImageStats, measure_image
+from tumorlens.data.image_stats import ImageRecord, measure_image
 from tumorlens.data.index import (
     build_index,
     read_index,
@@ -60,7 +60,7 @@ def test_bad_files_are_listed_and_left_out(tmp_path: Path) -> None:
 def test_what_failed_once_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fetch(str(write_folder(tmp_path / "data", train=3, test=1)), cache=tmp_path / "cache")
 
-    def short_of_memory(path: Path) -> tuple[ImageStats, np.ndarray]:
+    def short_of_memory(path: Path) -> tuple[ImageRecord, np.ndarray]:
         if path.name == "gl_0000.png":
             raise ImageError("cannot be decoded (MemoryError)", cure="")
         return measure_image(path)

@@ -7,7 +7,6 @@ import pytest
 from thumbnails import TURN, blobs
 from thumbnails import images as images  # a fixture
 
-from tumorlens.core.errors import DataError
 from tumorlens.data.groups import group_near_duplicates
 from tumorlens.data.near_duplicates import TRANSFORMATIONS, find_near_duplicates, nearest_reference
 
@@ -62,14 +61,6 @@ def test_having_counts_copies_and_close_pairs_but_never_the_image_itself(images,
     assert np.array_equal(found.having(reference, 0.95, orientations), close[:, reference].any(1))
 
 
-def test_a_lower_threshold_than_was_searched_is_refused(images) -> None:
-    found = find_near_duplicates(images, np.ones(150, bool), floor=0.9)
-    with pytest.raises(DataError, match=r"from a similarity of 0\.9 on"):
-        found.having(np.ones(150, bool), 0.8)
-    with pytest.raises(DataError, match=r"from a similarity of 0\.9 on"):
-        group_near_duplicates(found, 0.8)
-
-
 def test_nearest_reference_with_and_without_mirrors(images) -> None:
     chosen, reference = np.arange(150) < 30, np.arange(150) >= 30
     every = cosines(images)
@@ -96,10 +87,3 @@ def test_single_image_and_no_reference() -> None:
     none = find_near_duplicates(blobs(4), np.zeros(4, bool))
     assert none.nearest.tolist() == [-1] * 4
     assert not none.having(np.zeros(4, bool)).any()
-
-
-def test_wrong_shapes_are_refused() -> None:
-    with pytest.raises(DataError, match="do not fit"):
-        find_near_duplicates(np.zeros((3, 16, 16), np.uint8), np.ones(3, bool))
-    with pytest.raises(DataError, match="do not fit"):
-        find_near_duplicates(blobs(3), np.ones(3, bool), floor=0)

@@ -13,7 +13,6 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from tumorlens.core.errors import DataError, ImageError
 from tumorlens.core.files import disk_error, locked
@@ -55,12 +54,19 @@ def extract_zip(archive: Path, cache: Path, *, limits: ReadLimits = LIMITS, tota
         The cache cannot be written.
     """
     digest = _check_and_hash(archive)
-    with archive.open("rb") as file, _open(file, archive, limits) as opened:
+    with archive.open("rb") as file:
+        try:
+            opened = open_zip(file, limits)
+        except (ImageError, OSError) as error:
+            raise _damaged(archive, getattr(error, "what", f"unreadable ({error})")) from None
         plan = _plan(opened, archive, limits, total_bytes)
         return cached_folder(
             cache / "datasets" / digest[:16],
             lambda folder: _extract(opened, archive, plan, folder),
-            lambda folder: all(_size(folder / path) == info.file_size for path, info in plan.items()),
+            lambda folder: all(
+                (folder / path).is_file() and (folder / path).stat().st_size == info.file_size
+                for path, info in plan.items()
+            ),
         )
 
 
@@ -124,13 +130,6 @@ def _check_and_hash(archive: Path) -> str:
             f"{archive} cannot be read ({error.strerror or error}).", cure="Check the path and its permissions."
         ) from None
     return digest.hexdigest()
-
-
-def _open(file: BinaryIO, archive: Path, limits: ReadLimits) -> zipfile.ZipFile:
-    try:
-        return open_zip(file, limits)
-    except (ImageError, OSError) as error:
-        raise _damaged(archive, _reason(error)) from None
 
 
 def _plan(
@@ -198,20 +197,9 @@ def _read(opened: zipfile.ZipFile, archive: Path, info: zipfile.ZipInfo) -> Iter
     try:
         yield from entry_content(opened, info)
     except (ImageError, OSError) as error:
-        raise _damaged(archive, f"{info.orig_filename!r} is {_reason(error)}") from None
-
-
-def _size(path: Path) -> int:
-    """Size of a regular file in bytes; -1 if there is none."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return -1
-    return found.st_size if stat.S_ISREG(found.st_mode) else -1
-
-
-def _reason(error: ImageError | OSError) -> str:
-    return error.what if isinstance(error, ImageError) else f"unreadable ({error})"
+        raise _damaged(
+            archive, f"{info.orig_filename!r} is {getattr(error, 'what', f'unreadable ({error})')}"
+        ) from None
 
 
 def _damaged(archive: Path, why: str) -> DataError:

@@ -110,8 +110,8 @@ def conflicts(rows: Sequence[ImageRecord], assignment: Assignment) -> list[Json]
         by_thumbnail[int(twins.distinct[i])].setdefault(row.label, i)
     found: list[tuple[float, int, int]] = []
     for held in by_thumbnail.values():
-        indices = sorted(held.values())
-        found += [(1.0, indices[0], other) for other in indices[1:]]
+        first, *others = held.values()
+        found += [(1.0, first, other) for other in others]
     similarity = twins.similarities.max(1, initial=-1)
     for k in np.flatnonzero(similarity >= THRESHOLD):
         one, two = (by_thumbnail[int(d)] for d in twins.pairs[k])
@@ -168,13 +168,12 @@ def label_doubts(features: npt.NDArray[np.float32], rows: Sequence[ImageRecord])
         nearest[np.arange(stop - start), groups[start:stop]] = -2  # the own one
         near = np.argpartition(-nearest, k - 1, axis=1)[:, :k]
         for i, neighbours in enumerate(near):
-            images = (members[g] for g in neighbours)
-            votes = np.bincount([labels[m[cosine[i, m].argmax()]] for m in images], minlength=len(names))
+            nearest_ones = [m[cosine[i, m].argmax()] for m in (members[g] for g in neighbours)]
+            votes = np.bincount(labels[nearest_ones], minlength=len(names))
             winner = int(votes.argmax())
-            row = rows[start + i]
             if winner != labels[start + i] and votes[winner] >= _AGREEING:
                 found.append(
-                    {"path": row.path, "label": row.label, "neighbours_say": str(names[winner]),
+                    {"path": rows[start + i].path, "label": rows[start + i].label, "neighbours_say": str(names[winner]),
                      "agreeing": int(votes[winner]), "of": k}
                 )  # fmt: skip
     return sorted(found, key=lambda item: (-item["agreeing"], item["path"]))

@@ -113,7 +113,7 @@ def open_dataset(data: str, *, cache: Path, seed: int = 0, clock: Clock | None =
         identity = identify(
             index.counts(),
             (row.sha256 for row in index.rows),
-            names=(f"{row.part}/{row.label}/{Path(row.path).name}" for row in index.rows),
+            (f"{row.part}/{row.label}/{Path(row.path).name}" for row in index.rows),
             generated=folder.generated,
         )
     return Dataset(folder, index, identity)

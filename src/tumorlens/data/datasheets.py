@@ -16,27 +16,17 @@ Counts = Mapping[str, Mapping[str, int]]  # Training or Testing → class → im
 
 
 @dataclass(frozen=True)
-class Source:
-    """One collection that a data set was compiled from."""
-
-    name: str
-    citation: str
-    licence: str
-
-
-@dataclass(frozen=True)
 class Datasheet:
     """What is known about one data set."""
 
     key: str
     """Short name in files: `v1`, `v2`, `phantom`."""
     title: str
-    version: str
     url: str
     """Its page on the web; empty for generated images."""
     licence: str
-    sources: tuple[Source, ...]
-    classes: tuple[str, ...]
+    sources: tuple[str, ...]
+    """Citation and licence of each collection that it was compiled from."""
     counts: Counts
     """Images by `Training` or `Testing`, and class; empty if they vary."""
     fingerprint: str | None
@@ -54,24 +44,19 @@ class Datasheet:
 
 
 _SOURCES = (
-    Source(
-        "figshare brain tumor dataset",
-        "Cheng, J. et al. (2015): Enhanced performance of brain tumor classification via tumor region "
-        "augmentation and partition. PLoS ONE 10(10), e0140381. 3,064 T1 contrast-enhanced slices of 233 patients.",
-        "CC BY 4.0",
-    ),
-    Source("SARTAJ", "Bhuvaji, S. et al. (2020): Brain Tumor Classification (MRI). Kaggle.", "as stated on Kaggle"),
-    Source("Br35H", "Hamada, A. (2020): Br35H :: Brain Tumor Detection 2020. Kaggle.", "as stated on Kaggle"),
+    "figshare brain tumor dataset: Cheng, J. et al. (2015): Enhanced performance of brain tumor classification via "
+    "tumor region augmentation and partition. PLoS ONE 10(10), e0140381. 3,064 T1 contrast-enhanced slices of "
+    "233 patients. CC BY 4.0.",
+    "SARTAJ: Bhuvaji, S. et al. (2020): Brain Tumor Classification (MRI). Kaggle. Licence as stated there.",
+    "Br35H: Hamada, A. (2020): Br35H :: Brain Tumor Detection 2020. Kaggle. Licence as stated there.",
 )
 
 V1 = Datasheet(
     key="v1",
     title="brain-tumor-mri-dataset, version 1",
-    version="1",
     url=f"{_PAGE}/versions/1",
     licence="CC0 as stated on Kaggle; parts CC BY 4.0",
     sources=_SOURCES,
-    classes=_TUMOURS,
     counts={
         TRAINING: {"glioma": 1321, "meningioma": 1339, "notumor": 1595, "pituitary": 1457},
         TESTING: {"glioma": 300, "meningioma": 306, "notumor": 405, "pituitary": 300},
@@ -89,11 +74,9 @@ V1 = Datasheet(
 V2 = Datasheet(
     key="v2",
     title="brain-tumor-mri-dataset, version 2",
-    version="2",
     url=_PAGE,
     licence="CC0 as stated on Kaggle; parts CC BY 4.0",
     sources=_SOURCES,
-    classes=_TUMOURS,
     counts={TRAINING: dict.fromkeys(_TUMOURS, 1400), TESTING: dict.fromkeys(_TUMOURS, 400)},
     fingerprint=None,
     notes=("Other images than version 1, of February 2026: results on the two are not comparable.",),
@@ -102,11 +85,9 @@ V2 = Datasheet(
 PHANTOM = Datasheet(
     key="phantom",
     title="generated brain slices (phantom)",
-    version="generated",
     url="",
     licence="no images of patients; free to use",
     sources=(),
-    classes=_TUMOURS,
     counts={},
     fingerprint=None,
     notes=("Generated slices show that the software works; they say nothing about patients.",),
@@ -128,9 +109,9 @@ class Identification:
     notes: tuple[str, ...]
     """Sentences for the reader."""
     missing: tuple[str, ...] = ()
-    """Files of the known data set, as `Training/class/file`, that are not there; only if names were given."""
+    """Files of the known data set, as `Training/class/file`, that are not there."""
     extra: tuple[str, ...] = ()
-    """Files that the known data set does not have; only if names were given."""
+    """Files that the known data set does not have."""
 
 
 def published(key: str | None) -> Mapping[str, float] | None:
@@ -155,25 +136,21 @@ def fingerprint(hashes: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{h}\n" for h in sorted(hashes)).encode("ascii")).hexdigest()
 
 
-def file_names(sheet: Datasheet) -> frozenset[str]:
-    """All files of version 1 as `Training/class/file`; empty for other data sets, whose names are not known.
+def file_names() -> frozenset[str]:
+    """All files of version 1 as `Training/class/file`; the names of other data sets are not known.
 
     In each class folder the files are numbered from 0 without a gap; the first ten carry `Tr` after the
     class: `Training/glioma/Tr-glTr_0000.jpg` … `Tr-glTr_0009.jpg`, `Tr-gl_0010.jpg` … `Tr-gl_1320.jpg`.
     """
-    if sheet.key != "v1":
-        return frozenset()
     return frozenset(
         f"{part}/{label}/{part[:2]}-{label[:2]}{'Tr' if i < 10 else ''}_{i:04d}.jpg"
-        for part, counts in sheet.counts.items()
+        for part, counts in V1.counts.items()
         for label, n in counts.items()
         for i in range(n)
     )
 
 
-def identify(
-    counts: Counts, hashes: Iterable[str], *, names: Iterable[str] = (), generated: bool = False
-) -> Identification:
+def identify(counts: Counts, hashes: Iterable[str], names: Iterable[str], *, generated: bool = False) -> Identification:
     """Identify a data set by counts, hashes and names.
 
     Parameters
@@ -183,8 +160,7 @@ def identify(
     hashes
         SHA-256 of each file, in hex.
     names
-        Each file as `Training/class/file`. With them a partial copy is recognised by its names, and missing and
-        extra files are listed; without them, by counts alone.
+        Each file as `Training/class/file`: most names of a partial copy are version 1's.
     generated
         Whether this package generated the images.
 
@@ -205,16 +181,15 @@ def identify(
             "The published result is not comparable: it is for version 1.",
         )
         return Identification(V2, False, False, notes)
-    present, known = frozenset(names), file_names(V1)
-    missing = tuple(sorted(known - present)) if present else ()
-    extra = tuple(sorted(present - known))
-    if counts == V1.counts and not (present and missing):
+    present, known = frozenset(names), file_names()
+    missing, extra = tuple(sorted(known - present)), tuple(sorted(present - known))
+    if counts == V1.counts and not missing:
         note = f"This has the counts of {V1.title}, but at least one file was altered, replaced or encoded again."
         return Identification(V1, False, False, (f"{note} {_NOT_COMPARABLE}",))
     if same_files:
         note = f"These are the files of {V1.title}, in other folders or under other names."
         listed: list[str] = []
-    elif _is_partial(counts, present & known, present):
+    elif 2 * len(present & known) > len(present):
         note = f"This is a partial or altered copy of {V1.title}."
         listed = [*_named("missing", missing), *_named("that version 1 does not have", extra)]
     else:
@@ -222,14 +197,6 @@ def identify(
     return Identification(
         V1, False, False, (f"{note} {_NOT_COMPARABLE}", *_differences(counts), *listed), missing, extra
     )
-
-
-def _is_partial(counts: Counts, shared: frozenset[str], present: frozenset[str]) -> bool:
-    """Most names are version 1's; without names, most of version 1's images by number and none too many."""
-    if present:
-        return 2 * len(shared) > len(present)
-    of_v1 = all(n <= V1.counts.get(part, {}).get(label, 0) for part, by in counts.items() for label, n in by.items())
-    return of_v1 and 2 * sum(n for by in counts.values() for n in by.values()) > V1.n_images
 
 
 def _differences(counts: Counts) -> list[str]:

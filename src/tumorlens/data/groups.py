@@ -33,16 +33,10 @@ def group_near_duplicates(twins: NearDuplicates, threshold: float = THRESHOLD, *
     twins
         The search, with a floor of at most `threshold`.
     threshold
-        Cosine from which two images are linked.
+        Cosine from which two images are linked, at least the floor of the search.
     cap
         Largest number of images in a group; None: 2 % of all images, at least 50.
-
-    Raises
-    ------
-    DataError
-        `threshold` is below the floor of the search.
     """
-    twins.check(threshold)
     n, d = len(twins.distinct), int(twins.distinct.max(initial=-1)) + 1
     cap = max(50, n // 50) if cap is None else cap
     similarity = twins.similarities.max(1, initial=-1)
@@ -62,8 +56,7 @@ def group_near_duplicates(twins: NearDuplicates, threshold: float = THRESHOLD, *
         label = np.unique(label, return_inverse=True)[1].astype(np.int64)
     cut_pairs = int(np.sum(label[pairs[:, 0]] != label[pairs[:, 1]]))
     _, first, group = np.unique(label[twins.distinct], return_index=True, return_inverse=True)
-    in_order = np.empty(len(first), np.int64)
-    in_order[np.argsort(first)] = np.arange(len(first))
+    in_order = np.argsort(np.argsort(first))
     return Groups(in_order[group], oversized, cut_pairs)
 
 

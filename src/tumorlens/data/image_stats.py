@@ -1,4 +1,4 @@
-"""Statistics of an image file: all that the index and the audit need, from decoding it once."""
+"""The record of an image file: all that the index and the audit need, from decoding it once."""
 
 from __future__ import annotations
 
@@ -24,16 +24,23 @@ _BLACK = 10  # grey levels; JPEG's noise around a black border stays below
 _BORDER = 14  # pixels of 224 on each side
 
 
-@dataclass(frozen=True)
-class ImageStats:
-    """Statistics of one file."""
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One usable image of a data set, and what the index and the audit need to know about its file."""
 
+    path: str
+    """Relative to the data set's root, with forward slashes."""
+    sha256: str
+    """Of the file's bytes, hex."""
     bytes: int
     width: int
+    """Pixels, as stored."""
     height: int
+    """Pixels, as stored."""
     mode: str
+    """Pillow's mode as stored: L, RGB, RGBA, P, ..."""
     tables: str
-    """Hash of the JPEG quantisation tables; empty for other formats."""
+    """Hash of the JPEG quantisation tables, hex; empty for other formats."""
     colour: float
     """Share of pixels, 0 to 1, that are visibly not grey (channels differ by over 20 levels)."""
     brightness: float
@@ -43,10 +50,23 @@ class ImageStats:
     pixels: str
     """SHA-256 of the pixels and their size, hex: equal for pixel-identical images. Of a grey image (see
     `readers.pixels.decode`) one channel is hashed, however the file stores it."""
+    label: str
+    part: str
+    """`Training` or `Testing`: the folder that the file lies in."""
+    split: str = ""
+    """`train`, `validation` or `test`; empty if the protocol leaves the image out."""
+    group: str = ""
+    """Images of one group are near-duplicates, or of one patient if the user names groups."""
+    twin: str = ""
+    """Path of the most similar other image of the splits train and validation."""
+    similarity: float | None = None
+    """Cosine of both thumbnails, -1 to 1, in the orientation that fits best."""
+    transformation: str = ""
+    """That orientation: `direct`, `mirrored`, ..."""
 
 
-def measure_image(path: Path) -> tuple[ImageStats, Pixels]:
-    """Decode a file; returns its statistics and its thumbnail, grey, uint8 [32, 32].
+def measure_image(path: Path) -> tuple[ImageRecord, Pixels]:
+    """Decode a file; returns its record, still without place, hash and label, and its thumbnail, grey, uint8 [32, 32].
 
     Raises
     ------
@@ -56,22 +76,29 @@ def measure_image(path: Path) -> tuple[ImageStats, Pixels]:
     image, facts = decode(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(f"its suffix {path.suffix!r} is not that of an image", cure="Rename or remove it.")
-    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
     band = grey_band(image)
-    digest.update((band or image).tobytes())
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + (band or image).tobytes())
     small = (band or image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     grey = small.convert("L")
     levels = np.asarray(grey)
     black = levels <= _BLACK
     of_frame = np.count_nonzero(black) - np.count_nonzero(black[_BORDER:-_BORDER, _BORDER:-_BORDER])
-    thumbnail = np.array(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
-    stats = ImageStats(
-        path.stat().st_size, facts.width, facts.height, facts.mode, facts.tables,
-        0.0 if band else colour_share(np.asarray(small)),
-        round(float(levels.mean()), 3), round(of_frame / (SIZE**2 - (SIZE - 2 * _BORDER) ** 2), 4),
-        digest.hexdigest(),
-    )  # fmt: skip
-    return stats, thumbnail
+    record = ImageRecord(
+        path="",
+        sha256="",
+        bytes=path.stat().st_size,
+        width=facts.width,
+        height=facts.height,
+        mode=facts.mode,
+        tables=facts.tables,
+        colour=0.0 if band else colour_share(np.asarray(small)),
+        brightness=round(float(levels.mean()), 3),
+        border=round(of_frame / (SIZE**2 - (SIZE - 2 * _BORDER) ** 2), 4),
+        pixels=digest.hexdigest(),
+        label="",
+        part="",
+    )
+    return record, np.array(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
 
 
 def colour_share(pixels: Pixels) -> float:

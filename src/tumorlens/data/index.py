@@ -20,67 +20,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tumorlens.core.errors import (
-    DataError,
-    ImageError,
-    RunError,
-)
+from tumorlens.core.errors import DataError, ImageError, RunError
 from tumorlens.core.files import writing
 from tumorlens.core.prefetch import batched
 from tumorlens.core.progress import Bar
 from tumorlens.core.text import shown
 from tumorlens.data.datasheets import TESTING, TRAINING
 from tumorlens.data.fetch import ImageFolder
-from tumorlens.data.image_stats import ImageStats, measure_image
-from tumorlens.readers.pixels import (
-    READERS,
-    THUMBNAIL,
-    Pixels,
-    suppress_warnings,
-)
+from tumorlens.data.image_stats import ImageRecord as ImageRecord
+from tumorlens.data.image_stats import measure_image
+from tumorlens.readers.pixels import READERS, THUMBNAIL, Pixels, suppress_warnings
 
 _BATCH = 1024  # files; between two batches some threads wait for the slowest
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """One usable image."""
-
-    path: str
-    """Relative to the data set's root, with forward slashes."""
-    sha256: str
-    """Of the file's bytes, hex."""
-    bytes: int
-    width: int
-    """Pixels, as stored."""
-    height: int
-    """Pixels, as stored."""
-    mode: str
-    """Pillow's mode as stored: L, RGB, RGBA, P, ..."""
-    tables: str
-    """Hash of the JPEG quantisation tables, hex; empty for other formats."""
-    colour: float
-    """Share of pixels, 0 to 1, that are visibly not grey (channels differ by over 20 levels)."""
-    brightness: float
-    """Mean grey level, 0 to 255."""
-    border: float
-    """Share of black pixels, 0 to 1, in the frame of 1/16 of each side."""
-    pixels: str
-    """SHA-256 of the decoded pixels and their size, hex: equal for pixel-identical images."""
-    label: str
-    part: str
-    """`Training` or `Testing`: the folder that the file lies in."""
-    split: str = ""
-    """`train`, `validation` or `test`; empty if the protocol leaves the image out."""
-    group: str = ""
-    """Images of one group are near-duplicates, or of one patient if the user names groups."""
-    twin: str = ""
-    """Path of the most similar other image of the splits train and validation."""
-    similarity: float | None = None
-    """Cosine of both thumbnails, -1 to 1, in the orientation that fits best."""
-    transformation: str = ""
-    """That orientation: `direct`, `mirrored`, ..."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +159,8 @@ def _hash(path: Path) -> str:
         return ""
 
 
-def _measure(path: Path) -> tuple[ImageStats, Pixels] | str:
-    """Its statistics and thumbnail, or the reason why it cannot be used."""
+def _measure(path: Path) -> tuple[ImageRecord, Pixels] | str:
+    """Its measurements and thumbnail, or the reason why it cannot be used."""
     try:
         return measure_image(path)
     except ImageError as error:
@@ -219,7 +171,7 @@ def _assemble(
     folder: ImageFolder,
     files: Sequence[tuple[str, str, str]],
     hashes: Sequence[str],
-    measured: Iterable[tuple[ImageStats, Pixels] | str],
+    measured: Iterable[tuple[ImageRecord, Pixels] | str],
 ) -> Index:
     rows: list[ImageRecord] = []
     thumbnails = bytearray()  # not a list of arrays: there may be very many
@@ -228,7 +180,7 @@ def _assemble(
         if isinstance(result, str) or not sha256:
             skipped.append(SkippedFile(path, label, result if isinstance(result, str) else "cannot be read"))
             continue
-        rows.append(ImageRecord(path, sha256, **dataclasses.asdict(result[0]), label=label, part=part))
+        rows.append(dataclasses.replace(result[0], path=path, sha256=sha256, label=label, part=part))
         thumbnails += result[1].tobytes()
     every = np.frombuffer(thumbnails, np.uint8).reshape(len(rows), THUMBNAIL, THUMBNAIL)
     return Index(folder.root, folder.classes, tuple(rows), tuple(skipped), every)
@@ -257,8 +209,9 @@ def _from_cache(path: Path, folder: ImageFolder) -> Index | None:
         thumbnails = np.load(path.with_suffix(".npy"), allow_pickle=False)
         if thumbnails.shape != (len(rows), THUMBNAIL, THUMBNAIL) or thumbnails.dtype != np.uint8:
             return None
-        skipped = tuple(SkippedFile(*values) for values in content["unreadable"])
-        return Index(folder.root, folder.classes, rows, skipped, thumbnails)
+        return Index(
+            folder.root, folder.classes, rows, tuple(SkippedFile(*u) for u in content["unreadable"]), thumbnails
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None  # missing or of another version
 
@@ -284,11 +237,10 @@ def _check_classes(index: Index, folder: ImageFolder) -> None:
 def write_index(path: Path, rows: Sequence[ImageRecord]) -> None:
     """Write index.csv, one line per image."""
     text = io.StringIO()
-    names = [field.name for field in dataclasses.fields(ImageRecord)]
     # QUOTE_NONNUMERIC: a lone carriage return in a name would otherwise break the line
     table = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    table.writerow(names)
-    table.writerows([getattr(row, name) for name in names] for row in rows)
+    table.writerow(field.name for field in dataclasses.fields(ImageRecord))
+    table.writerows(map(dataclasses.astuple, rows))
     with writing(path) as file:
         file.write(text.getvalue().encode())
 

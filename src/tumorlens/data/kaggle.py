@@ -16,7 +16,6 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from tumorlens.core.errors import FetchError, MissingExtraError
@@ -31,15 +30,6 @@ _TOKEN = (
     "Create an API token on https://www.kaggle.com/settings and set KAGGLE_API_TOKEN to it (or put kaggle.json "
     f"into ~/.kaggle), and accept the data set's terms if {V1.url} asks for it. "
 )
-
-
-@dataclass(frozen=True)
-class _Failure:
-    error: FetchError
-    again: bool = False
-    """Another attempt may succeed."""
-    damaged: bool = False
-    """What has been downloaded so far must be removed."""
 
 
 def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
@@ -83,99 +73,66 @@ def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
                 return Path(dataset_download(V1.kaggle_handle))
             except Exception as error:
                 # kagglehub documents no exceptions, and lets those of four libraries through.
-                failure = _explain(error, connected_before=attempt > 1)
-                if failure.damaged:
-                    _remove_partial()
-                if attempt == ATTEMPTS or not failure.again:
-                    raise failure.error from error
-            log.info(f"{failure.error.what} Attempt {attempt + 1} of {ATTEMPTS} follows.")
+                explained, again = _explain(error, connected_before=attempt > 1)
+                if attempt == ATTEMPTS or not again:
+                    raise explained from error
+            log.info(f"{explained.what} Attempt {attempt + 1} of {ATTEMPTS} follows.")
             sleep(2.0 ** (attempt - 1))
             attempt += 1
 
 
-def _explain(error: Exception, *, connected_before: bool) -> _Failure:
-    """What an exception from kagglehub means for the user, and whether to try again."""
+def _explain(error: Exception, *, connected_before: bool) -> tuple[FetchError, bool]:
+    """What an exception from kagglehub means for the user, and whether another attempt may succeed.
+
+    A damaged download is removed.
+    """
     import requests
     from kagglehub import exceptions as hub
+    from kagglehub.config import get_cache_folder
     from urllib3.exceptions import MaxRetryError
 
     text = " ".join(str(error).split())[:300] or type(error).__name__
+    what, cure, again = f"kagglehub failed: {type(error).__name__}: {text}", "", False
     match error:
+        case requests.HTTPError(response=requests.Response(status_code=401 | 403 as status)):
+            what, cure = f"Kaggle refuses the download (HTTP {status}).", _TOKEN
+        case requests.HTTPError(response=requests.Response(status_code=404)):
+            what = f"Kaggle does not have {V1.kaggle_handle} (HTTP 404)."
+            cure = f"The version may have been withdrawn: look at {V1.url}. "
         case requests.HTTPError(response=requests.Response(status_code=status)):
-            return _explain_status(status, text)
+            again = status == 429 or status >= 500
+            what = f"Kaggle answers with HTTP {status}" + ("." if again else f": {text}.")
+            cure = "Try again later. " if again else ""
         case hub.CredentialError() | hub.UnauthenticatedError():
-            return _Failure(FetchError(f"Kaggle's credentials cannot be used: {text}", cure=_TOKEN + _BY_HAND))
+            what, cure = f"Kaggle's credentials cannot be used: {text}", _TOKEN
         case requests.ConnectionError(args=(MaxRetryError(reason=reason), *_)):
-            return _Failure(
-                FetchError(
-                    f"Kaggle cannot be reached ({reason or text}).",
-                    cure=f"Check the network (and HTTPS_PROXY, if one is needed). {_BY_HAND}",
-                ),
-                again=connected_before,
-            )
+            what, again = f"Kaggle cannot be reached ({reason or text}).", connected_before
+            cure = "Check the network (and HTTPS_PROXY, if one is needed). "
         case (
             hub.DataCorruptionError() | requests.JSONDecodeError() | zipfile.BadZipFile() | tarfile.TarError()
             | zlib.error() | EOFError()
-        ):  # fmt: skip
-            return _damaged(text)
+        ) | ValueError(args=("Unsupported archive type.",)):  # fmt: skip
+            _remove_partial()
+            what, again = f"What came from Kaggle is damaged or not an archive, and was removed ({text}).", True
+            cure = "Try again later, or over another network. "
         case requests.RequestException() if not isinstance(error, ValueError):  # an invalid URL is one
             cause: object = error
             while isinstance(cause, Exception) and cause.args:
                 cause = cause.args[0]  # the innermost one is in plain words
-            return _Failure(
-                FetchError(
-                    f"The download from Kaggle broke off ({cause}).",
-                    cure=f"Run the same command again: it resumes where it stopped. {_BY_HAND}",
-                ),
-                again=True,
-            )
+            what, again = f"The download from Kaggle broke off ({cause}).", True
+            cure = "Run the same command again: it resumes where it stopped. "
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return FetchError(
+                f"The disk is full: the data set does not fit into kagglehub's cache {get_cache_folder()}.",
+                cure="Free about 400 MB, or set KAGGLEHUB_CACHE to a folder on another disk, then run the same "
+                "command again: the download resumes where it stopped.",
+            ), False
         case OSError() if not isinstance(error, requests.RequestException):
-            return _Failure(_disk(error, text))
-    if type(error) is ValueError:  # "Unsupported archive type."
-        return _damaged(text)
-    return _Failure(FetchError(f"kagglehub failed: {type(error).__name__}: {text}", cure=_BY_HAND))
-
-
-def _damaged(text: str) -> _Failure:
-    return _Failure(
-        FetchError(
-            f"What came from Kaggle is damaged or not an archive, and was removed ({text}).",
-            cure=f"Try again later, or over another network. {_BY_HAND}",
-        ),
-        again=True,
-        damaged=True,
-    )
-
-
-def _explain_status(status: int, text: str) -> _Failure:
-    if status in (401, 403):
-        return _Failure(FetchError(f"Kaggle refuses the download (HTTP {status}).", cure=_TOKEN + _BY_HAND))
-    if status == 404:
-        return _Failure(
-            FetchError(
-                f"Kaggle does not have {V1.kaggle_handle} (HTTP 404).",
-                cure=f"The version may have been withdrawn: look at {V1.url}. {_BY_HAND}",
-            )
-        )
-    busy = status == 429 or status >= 500
-    what, cure = ("", "Try again later. ") if busy else (f": {text}", "")
-    return _Failure(FetchError(f"Kaggle answers with HTTP {status}{what}.", cure=cure + _BY_HAND), again=busy)
-
-
-def _disk(error: OSError, text: str) -> FetchError:
-    from kagglehub.config import get_cache_folder
-
-    folder = get_cache_folder()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FetchError(
-            f"The disk is full: the data set does not fit into kagglehub's cache {folder}.",
-            cure="Free about 400 MB, or set KAGGLEHUB_CACHE to a folder on another disk, then run the same "
-            "command again: the download resumes where it stopped.",
-        )
-    return FetchError(
-        f"kagglehub's cache {folder} cannot be used ({text}).",
-        cure="Set KAGGLEHUB_CACHE to a folder that you may write to.",
-    )
+            return FetchError(
+                f"kagglehub's cache {get_cache_folder()} cannot be used ({text}).",
+                cure="Set KAGGLEHUB_CACHE to a folder that you may write to.",
+            ), False
+    return FetchError(what, cure=cure + _BY_HAND), again
 
 
 def _remove_partial() -> None:

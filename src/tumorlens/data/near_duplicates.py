@@ -57,18 +57,12 @@ class NearDuplicates:
     """int64 [m, 2], first < second: all pairs of distinct thumbnails with at least the search's floor."""
     similarities: Floats
     """float32 [m, 8]: their cosine in each orientation."""
-    floor: float
-    """Cosine from which pairs were kept."""
 
     def having(self, reference: Bools, threshold: float = THRESHOLD, orientations: slice = slice(None)) -> Bools:
         """bool [n]: which images have a twin other than themselves in `reference`, bool [n], in some orientation.
 
-        Raises
-        ------
-        DataError
-            `threshold` is below the floor of the search.
+        `threshold` is at least the floor of the search.
         """
-        self.check(threshold)
         count = np.bincount(self.distinct[reference], minlength=self.distinct.max(initial=-1) + 1)
         close = (self.similarities[:, orientations] >= threshold).any(1)
         first, second = self.pairs[close].T
@@ -76,14 +70,6 @@ class NearDuplicates:
         linked[first[count[second] > 0]] = True
         linked[second[count[first] > 0]] = True
         return np.asarray(linked[self.distinct] | (count[self.distinct] > reference))
-
-    def check(self, threshold: float) -> None:
-        """Raise DataError if `threshold` is below the floor."""
-        if threshold < self.floor:
-            raise DataError(
-                f"Twins were searched from a similarity of {self.floor} on, not {threshold}.",
-                cure="Search again with a lower floor.",
-            )
 
 
 def find_near_duplicates(
@@ -108,27 +94,21 @@ def find_near_duplicates(
     Raises
     ------
     DataError
-        Shapes or `floor` are wrong, or pairs are too many to keep.
+        Pairs are too many to keep.
     """
-    n = len(thumbnails)
-    if thumbnails.shape != (n, THUMBNAIL, THUMBNAIL) or reference.shape != (n,) or not 0 < floor <= 1:
-        raise DataError(
-            f"Thumbnails {thumbnails.shape}, reference {reference.shape} and floor {floor} do not fit.",
-            cure=f"Pass uint8 [n, {THUMBNAIL}, {THUMBNAIL}], bool [n], and a floor above 0 to 1.",
-        )
     # Identical thumbnails are compared once: copies would fill the list of pairs with their square.
     distinct, place = _distinct(thumbnails)
     of_distinct = np.bincount(place, reference, len(distinct)) > 0
     best, where, found = _search(distinct, of_distinct, floor, workers or usable_cores())
     nearest, similarity = _to_images(reference, place, best, where)
-    transformation = np.full(n, -1, np.int64)
+    transformation = np.full(len(thumbnails), -1, np.int64)
     has = np.flatnonzero(nearest >= 0)
     measured = _cosines(distinct, place[has], place[nearest[has]])
     same = place[has] == place[nearest[has]]
     transformation[has] = np.where(same, 0, measured.argmax(1))
     similarity[has] = np.where(same, 1, np.minimum(measured.max(1), 1))
     similarities = np.minimum(_cosines(distinct, found[:, 0], found[:, 1]), 1)
-    return NearDuplicates(nearest, similarity, transformation, place, found, similarities, floor)
+    return NearDuplicates(nearest, similarity, transformation, place, found, similarities)
 
 
 def _spectra(thumbnails: Pixels) -> Floats:
@@ -250,9 +230,8 @@ def _to_images(reference: Bools, place: Ints, best: Floats, where: Ints) -> tupl
     np.maximum.at(highest, place[of_reference], of_reference)
     nearest = np.where(where >= 0, lowest[where], -1)[place]
     similarity = np.where(where >= 0, best, np.nan).astype(np.float32)[place]
-    images = np.arange(n)
     for other in (highest[place], lowest[place]):  # a copy is nearer than anything else
-        copy = (other >= 0) & (other < n) & (other != images)
+        copy = (other >= 0) & (other < n) & (other != np.arange(n))
         nearest[copy], similarity[copy] = other[copy], 1
     return nearest, similarity
 

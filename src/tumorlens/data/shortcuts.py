@@ -71,8 +71,7 @@ def shortcuts(rows: Sequence[ImageRecord]) -> Json:
 def file_facts_tree(rows: Sequence[ImageRecord], training: Bools, testing: Bools) -> list[str]:
     """Class of each testing image, by a decision tree of depth 4 on facts of files fitted to the training images."""
     x, labels = _facts(rows), np.array([row.label for row in rows])
-    found: list[str] = _tree().fit(x[training], labels[training]).predict(x[testing]).tolist()
-    return found
+    return [str(label) for label in _tree().fit(x[training], labels[training]).predict(x[testing])]
 
 
 def _size_rule(rows: Sequence[ImageRecord]) -> Json:

@@ -188,5 +188,3 @@ def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(RunError):
         write_dataset(tmp_path / "file", n_train=4, n_test=4)
-    with pytest.raises(ConfigError, match="n_test"):
-        write_dataset(tmp_path / "none", n_train=4, n_test=0)

@@ -94,14 +94,11 @@ def write_dataset(folder: Path, *, n_train: int = N_TRAIN, n_test: int = N_TEST,
     Raises
     ------
     ConfigError
-        A number is out of range.
+        `seed` is negative.
     RunError
         The folder is not empty or cannot be written.
     """
     check_arguments(LABELS[0], seed=seed)
-    for option, n in (("n_train", n_train), ("n_test", n_test)):
-        if n < len(LABELS):
-            raise ConfigError(f"{option} is {n}.", cure=f"Give {len(LABELS)} or more: one image per class.")
     plan = [*_plan("Training", n_train), *_plan("Testing", n_test)]
     folder = folder.absolute()
     try:

@@ -80,7 +80,7 @@ class Plane:
         if mirrored:
             low[0] = -high[0]
         *sides, through = _GRID[self.view]
-        window = (slice(None),) if whole else (slice(0),)
+        window: tuple[slice, ...] = (slice(None),) if whole else (slice(0),)
         if not whole and low[through] - _MARGIN < self.depth < high[through] + _MARGIN:
             edges = (
                 (sign * (low[axis] - at - _MARGIN), sign * (high[axis] - at + _MARGIN)) for axis, sign, at in sides
