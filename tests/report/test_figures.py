@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from report_fixture import build_run, change
@@ -14,20 +15,21 @@ from tumorlens.report.data import read_report_data
 def test_learning_curves_mark_the_best_epoch_and_take_one_epoch_or_a_solver(tmp_path):
     run = build_run(tmp_path, names=("initial",), images=False)
     loss, accuracy = figures.learning_curves(read_report_data(run).results)[0]
-    assert "best: 4" in loss
-    assert "best epoch 4" in accuracy
-    assert "initial, loss by epoch: training from 0.7200 to 0.0560" in loss
+    assert loss.best == (4, 10)
+    assert "best epoch 4" in accuracy.label
+    assert "initial, loss by epoch: training from 0.7200 to 0.0560" in loss.label
     run.history("initial").write_text(run.history("initial").read_text().splitlines()[0] + "\n")
     change(run.training("initial"), solver="lbfgs", best_epoch=1)
     loss, _ = figures.learning_curves(read_report_data(run).results)[0]
-    assert "Regularisation strength tried" in loss
-    assert "nan" not in loss
-    write_report(run)
+    assert loss.x.label == "Regularisation strength tried"
+    page = write_report(run).read_text()
+    assert "best: 1<" in page
+    assert "nan" not in page
 
 
 def test_roc_corner_is_shown_only_where_curves_reach_it(tmp_path):
     good = read_report_data(build_run(tmp_path / "good", error_rates=(0.0, 0.0), images=False)).results
-    assert all(corner is not None and "up to a false positive rate of 0.05" in corner
+    assert all(corner is not None and "up to a false positive rate of 0.05" in corner.label
                for _, corner in figures.roc_curves(good))  # fmt: skip
     poor = read_report_data(build_run(tmp_path / "poor", error_rates=(0.0, 0.9), images=False)).results
     assert [corner for _, corner in figures.roc_curves(poor)] == [None, None]
@@ -52,6 +54,7 @@ def test_diverged_training_is_drawn_as_far_as_it_goes(tmp_path):
     epochs[-1] |= {"train_loss": float("nan"), "validation_loss": float("inf")}
     run.history("initial").write_text("".join(json.dumps(e) + "\n" for e in epochs))
     loss, _ = figures.learning_curves(read_report_data(run).results)[0]
-    paths = [piece.split('"')[0] for piece in loss.split(' d="')[1:]]
+    assert all(math.isfinite(value) for mark in loss.marks for point in mark.points for value in point)
+    page = write_report(run).read_text()
+    paths = [piece.split('"')[0] for piece in page.split(' d="')[1:]]
     assert not any("nan" in path or "inf" in path for path in paths)
-    write_report(run)

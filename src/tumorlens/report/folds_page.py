@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tumorlens.core.files import Json
-from tumorlens.report.page import matrix_rows, weights_notices, write_page
+from tumorlens.report.page import write_page
 
 
-def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:
+def write_folds_page(root: Path, cv: Json, study: Json) -> Path:
     """Write report.html of a cross-validation.
 
     Parameters
@@ -17,8 +17,8 @@ def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:
         The cross-validation's folder, which holds the folds' folders.
     cv
         From `sum_up_folds`.
-    studies
-        study.json of each finished fold, by its number.
+    study
+        study.json of one of the folds.
 
     Returns
     -------
@@ -30,18 +30,5 @@ def write_folds_page(root: Path, cv: Json, studies: dict[int, Json]) -> Path:
     RunError
         It cannot be written.
     """
-    first = studies[cv["done"][0]]
-    confusions = {name: one["pooled"]["confusion"] for name, one in cv["configurations"].items()}
-    view = {
-        "cv": cv,
-        "study": first,
-        "studies": studies,
-        "classes": first["classes"],
-        "notices": weights_notices(first["weights"]),
-        "matrices": {
-            name: (matrix_rows(found, first["classes"], {}), sum(row[i] for i, row in enumerate(found)))
-            for name, found in confusions.items()
-        },
-    }
-    write_page(root / "report.html", "folds.html.j2", view)
+    write_page(root / "report.html", "folds.html.j2", {"cv": cv, "study": study})
     return root / "report.html"

@@ -42,11 +42,6 @@ class Gallery:
     total: int
     thumbnails: Sequence[Thumbnail]
 
-    @property
-    def left_out(self) -> int:
-        """Images that belong here but are not shown."""
-        return self.total - len(self.thumbnails)
-
 
 @dataclass(frozen=True)
 class Galleries:

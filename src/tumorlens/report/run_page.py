@@ -12,10 +12,10 @@ from tumorlens.core.files import Json
 from tumorlens.core.progress import log
 from tumorlens.core.run_folder import Run
 from tumorlens.evaluation.predictions import SPLITS
-from tumorlens.report import figures, text
+from tumorlens.report import figures
 from tumorlens.report.data import ReportData, read_report_data
 from tumorlens.report.galleries import Galleries, make_galleries
-from tumorlens.report.page import Notice, matrix_rows, weights_notices, write_page
+from tumorlens.report.page import write_page
 
 _FILES_LISTED = 200  # files that could not be read, and groups of identical files
 
@@ -64,7 +64,6 @@ def _view(data: ReportData, galleries: Galleries, lost: int) -> Json:
     results, classes, comparison = data.results, data.classes, data.comparison
     published = comparison["published"] or {}
     published = {one.name: published[one.name] for one in results if one.name in published}
-    strips, strip_axis = figures.accuracy_strips(results, published)
     return {
         "study": data.study,
         "audit": data.audit,
@@ -73,14 +72,7 @@ def _view(data: ReportData, galleries: Galleries, lost: int) -> Json:
         "classes": classes,
         "labels": data.labels,
         "published": published,
-        "notices": _notices(data),
-        "strips": strips,
-        "strip_axis": strip_axis,
-        "matrices": [
-            matrix_rows(one.test["confusion"], classes,
-                        {(i, j): found for (place, i, j), found in galleries.cells.items() if place == at})
-            for at, one in enumerate(results)
-        ],
+        "accuracy_axis": figures.accuracy_axis(results, published),
         "cells": galleries.cells,
         "pairs": list(zip(comparison["pairs"], galleries.pairs, strict=False)),
         "single": galleries.pairs[0].get("errors"),
@@ -98,37 +90,6 @@ def _view(data: ReportData, galleries: Galleries, lost: int) -> Json:
         "timing": _timing(data.study),
         "root": data.root,
     }  # fmt: skip
-
-
-def _notices(data: ReportData) -> list[Notice]:
-    """What to know before the numbers are trusted, the most important first."""
-    dataset, split = data.study["dataset"], data.study["split"]
-    found = weights_notices(data.study["weights"])
-    notes = " ".join(dataset["notes"])
-    if not dataset["comparable_to_published"]:
-        about = notes or "The published results are on other images."
-        found.append(Notice("caution", "Not comparable with the published study", about))
-    elif notes:
-        found.append(Notice("note", "About the data set", notes))
-    if split["test_source"] == "split off":
-        found.append(Notice("caution", "The test images are split off at random", (
-            f"The data set has no test folder: {text.plural(split['test'], 'image')} were split off with seed "
-            f"{split['seed']}. Near-duplicates and other slices of one patient may be in training and test."
-        )))  # fmt: skip
-    if n := dataset["excluded"]:
-        about = (
-            f"{text.plural(n, 'file')} could not be read and {'was' if n == 1 else 'were'} left out; see “Data set”."
-        )
-        found.append(Notice("caution", "Excluded files", about))
-    shown = {one.name for one in data.results}
-    if absent := [c["name"] for c in data.study["configurations"] if c["name"] not in shown]:
-        verb = "belongs" if len(absent) == 1 else "belong"
-        about = f"{text.listed(absent)} {verb} to the study, but not to this comparison."
-        found.append(Notice("caution", "Some configurations are missing", about))
-    if not (data.study.get("git") or {}).get("clean", True):
-        about = "The source tree had uncommitted changes: its commit alone does not identify the code that ran."
-        found.append(Notice("note", "Uncommitted changes", about))
-    return found
 
 
 def _counts(data: ReportData) -> Json:

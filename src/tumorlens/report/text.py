@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
-from tumorlens.core import text as core_text
+from tumorlens.core import text
 from tumorlens.core.text import NBSP, bound
+
+
+def _bound(shown: Callable[..., str]) -> Callable[..., str]:
+    return lambda *values: bound(shown(*values))
+
+
+percent, interval = _bound(text.percent), _bound(text.span)
+p_value, duration = _bound(text.p_value_text), _bound(text.duration)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -13,24 +22,9 @@ def number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def percent(fraction: float, digits: int = 2) -> str:
-    """In per cent; never rounded to 0 or 100 unless it is exactly that."""
-    return bound(core_text.percent(fraction, digits))
-
-
-def interval(low: float, high: float, digits: int = 1) -> str:
-    """Two fractions as a range in per cent."""
-    return bound(core_text.span(low, high, digits))
-
-
 def points(difference: float, digits: int = 2) -> str:
     """A difference of fractions in percentage points, with its sign."""
-    return core_text.points(difference, digits, sign=True)
-
-
-def p_value(p: float) -> str:
-    """`p = 0.34`, `p = 0.012`, `p < 0.001`."""
-    return bound(core_text.p_value_text(p))
+    return text.points(difference, digits, sign=True)
 
 
 def count(n: float) -> str:
@@ -41,11 +35,6 @@ def count(n: float) -> str:
 def plural(n: int, noun: str) -> str:
     """`1 image`, `2 images`."""
     return f"{n:,}{NBSP}{noun}{'' if n == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """`0.84 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
-    return bound(core_text.duration(seconds))
 
 
 def moment(iso: str) -> str:

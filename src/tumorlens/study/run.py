@@ -129,5 +129,5 @@ def _pool_folds(study: Study) -> StudyResult:
 
     root = study.run.root
     result = sum_up_folds(root, study.folds, study.repeats)
-    records = {k: Run(fold_folder(root, k)).read_study() for k in result["done"]}
-    return StudyResult.of_folds(root, write_folds_page(root, result, records), result)
+    first = Run(fold_folder(root, result["done"][0])).read_study()
+    return StudyResult.of_folds(root, write_folds_page(root, result, first), result)
