@@ -293,25 +293,6 @@ class TestMacroF1:
         low, high = bootstrap_macro_f1(labels, np.where(np.arange(30) == 4, 2, labels), 3)
         assert 0.8 < low < 29 / 30 < high == 1
 
-    @pytest.mark.parametrize(
-        ("labels", "predicted", "match"),
-        [
-            ([], [], "do not match"),
-            ([0, 1], [0, 1, 1], "do not match"),
-            ([[0, 1]], [[0, 1]], "do not match"),
-            ([0, 3], [0, 1], "0 to 2"),
-            ([0, 1], [0, 3], "0 to 2"),
-            ([0, -1], [0, 1], "0 to 2"),
-            ([0.0, 1.0], [0, 1], "0 to 2"),
-            ([1], [1], "one image"),
-        ],
-    )
-    def test_refuses(self, labels, predicted, match):
-        with pytest.raises(DataError, match=match):
-            bootstrap_macro_f1(labels, predicted, 3)
-        with pytest.raises(DataError, match=match):
-            bootstrap_macro_f1_difference(labels, predicted, predicted, 3)
-
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -323,19 +304,10 @@ class TestRefusals:
             lambda **kw: bootstrap_macro_f1_difference([0, 1, 0], [0, 1, 1], [0, 0, 0], 2, **kw),
         ],
     )
-    def test_what_cannot_be_drawn(self, call):
+    def test_one_group_cannot_be_resampled(self, call):
         with pytest.raises(DataError, match="one group"):
             call(groups=[1, 1, 1])
-        with pytest.raises(DataError, match="2 groups for 3 images"):
-            call(groups=[1, 2])
-        with pytest.raises(DataError, match="repeats = 0"):
-            call(repeats=0)
         assert call(groups=[1, 2, 2], repeats=1)
-
-    @pytest.mark.parametrize("correct", [[], [2, 0], [[True, False]]])
-    def test_what_is_no_answer(self, correct):
-        with pytest.raises(DataError, match="true or false"):
-            bootstrap_accuracy(correct)
 
 
 def test_groups_are_covered_and_images_alone_are_not():

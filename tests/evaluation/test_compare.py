@@ -101,18 +101,6 @@ class TestRefuses:
         with pytest.raises(RunError, match=r"has 4 of 4 correct, predictions\.csv 3 of 4"):
             compare(["x"], {"x": training()}, {"x": old}, {"x": now}, None)
 
-    @pytest.mark.parametrize("names", [[], ["x", "x"]])
-    def test_no_or_repeated_names(self, names):
-        with pytest.raises(DataError, match="Configurations to compare are"):
-            compare(names, {}, {}, {}, None)
-
-    @pytest.mark.parametrize("missing", ["training", "metrics", "predictions"])
-    def test_what_is_missing(self, missing):
-        p = with_errors({}, {"test": 4})
-        held = {"training": {"x": training()}, "metrics": {"x": evaluate_predictions(p, "x")}, "predictions": {"x": p}}
-        with pytest.raises(DataError, match=f"no {missing} of 'x'"):
-            compare(["x"], **(held | {missing: {}}), published=None)
-
     def test_a_training_of_another_version(self):
         lacking = training()
         del lacking["epochs_run"]

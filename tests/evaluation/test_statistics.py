@@ -14,7 +14,6 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from tumorlens.core.errors import DataError
 from tumorlens.evaluation.statistics import (
     delong,
     holm,
@@ -56,11 +55,6 @@ class TestWilson:
         intervals = {int(correct): wilson(int(correct), n) for correct in np.unique(drawn)}
         covered = np.mean([intervals[int(c)][0] <= p <= intervals[int(c)][1] for c in drawn])
         assert 0.93 <= covered <= 0.97
-
-    @pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 5)])
-    def test_refuses_impossible_counts(self, correct, n):
-        with pytest.raises(DataError, match=f"{correct} of {n}"):
-            wilson(correct, n)
 
 
 class TestNewcombe:
@@ -118,11 +112,6 @@ class TestMcnemar:
         only_first = random.binomial(60, 0.5, size=2000)
         p = {int(b): mcnemar(*correctness(0, int(b), 60 - int(b), 0))["p_value"] for b in np.unique(only_first)}
         assert 0.01 < np.mean([p[int(b)] < 0.05 for b in only_first]) < 0.06
-
-    @pytest.mark.parametrize(("first", "second"), [([], []), ([True], [True, False]), ([2], [1]), ([[True]], [[True]])])
-    def test_refuses_what_is_not_paired(self, first, second):
-        with pytest.raises(DataError):
-            mcnemar(first, second)
 
 
 def slow_delong(positive, first, second):
@@ -211,23 +200,6 @@ class TestDelong:
             covered += low <= truth <= high
         assert 0.93 <= covered / 800 <= 0.97
 
-    @pytest.mark.parametrize(
-        ("positive", "first", "second"),
-        [
-            ([True, True, True], [1, 2, 3], [1, 2, 3]),
-            ([False, False, False], [1, 2, 3], [1, 2, 3]),
-            ([True, False, False], [1, 2, 3], [1, 2, 3]),
-            ([True, True, False, False], [1, 2, 3, math.nan], [1, 2, 3, 4]),
-            ([True, True, False, False], [1, 2, 3, 4], [1, 2, 3, math.inf]),
-            ([True, True, False, False], [1, 2, 3], [1, 2, 3, 4]),
-            ([], [], []),
-            ([2, 0, 1, 0], [1, 2, 3, 4], [1, 2, 3, 4]),
-        ],
-    )
-    def test_refuses(self, positive, first, second):
-        with pytest.raises(DataError):
-            delong(positive, first, second)
-
 
 class TestHolm:
     def test_by_hand(self):
@@ -249,8 +221,3 @@ class TestHolm:
         p = np.random.default_rng(5).uniform(size=(2000, 6))
         assert 0.035 <= np.mean([min(holm(row)) <= 0.05 for row in p]) <= 0.06
         assert np.mean(p.min(1) <= 0.05) > 0.2  # what happens without it
-
-    @pytest.mark.parametrize("p_values", [[0.5, 1.1], [-0.1], [math.nan]])
-    def test_refuses_what_is_no_probability(self, p_values):
-        with pytest.raises(DataError, match="from 0 to 1"):
-            holm(p_values)

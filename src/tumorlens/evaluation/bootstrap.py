@@ -23,14 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 from tumorlens.core.errors import DataError
-from tumorlens.evaluation.statistics import as_bools, newcombe_paired, wilson
+from tumorlens.evaluation.statistics import newcombe_paired, wilson
 
 _FEW = 10  # discordant images, below which resamples vary too little
 _CHUNK = 1 << 20  # counts drawn at a time, repeats x kinds: a few arrays of 8 MB
@@ -77,9 +76,9 @@ def bootstrap_accuracy(
     Raises
     ------
     DataError
-        There are no images or resamples, lengths differ, or there are fewer than two groups or images.
+        All images are in one group.
     """
-    (right,) = as_bools(correct)
+    right = np.asarray(correct, bool)
     sums = _group_sums(right.astype(np.int64), groups)
     n = _effective_size(sums[:, 1])
     return _resample(sums, _ratio, repeats, seed).studentised(confidence) or wilson(
@@ -117,12 +116,11 @@ def bootstrap_difference(
     Raises
     ------
     DataError
-        There are no images or resamples, lengths differ, or there are fewer than two groups.
+        All images are in one group.
     """
-    first, second = as_bools(first_correct, second_correct)
+    first, second = np.asarray(first_correct, bool), np.asarray(second_correct, bool)
     gain = second.astype(np.int64) - first  # (n,), each -1, 0 or 1
     n = len(gain)
-    _check_repeats(repeats)
     group_of = np.arange(n) if groups is None else _group_indices(groups, n)
     if np.count_nonzero(gain) < (_FEW if groups is None else 1):
         weight = _effective_size(np.bincount(group_of)) / n  # of an image
@@ -171,8 +169,7 @@ def bootstrap_macro_f1(
     Raises
     ------
     DataError
-        There are no images or resamples, lengths differ, labels are out of range, or there are fewer than two groups
-        or images.
+        All images are in one group.
     """
     found = _resample(_class_sums(labels, [predicted], classes, groups), _macro_f1, repeats, seed)
     return found.studentised(confidence) or found.percentile(confidence)
@@ -239,7 +236,6 @@ class _Resampled:
 
 def _resample(sums: Ints, score: Score, repeats: int, seed: int) -> _Resampled:
     """Draw groups with replacement; `sums` (groups, d) holds each group's sums, `score` takes their total."""
-    _check_repeats(repeats)
     kinds, times = np.unique(sums.astype(np.float64), axis=0, return_counts=True)  # (kinds, d), (kinds,)
     n = len(sums)
     (estimate,), gradient = score((times @ kinds)[None])
@@ -302,17 +298,8 @@ def _group_sums(values: Ints, groups: npt.ArrayLike | None) -> Ints:
 def _class_sums(
     labels: npt.ArrayLike, predictions: list[npt.ArrayLike], classes: int, groups: npt.ArrayLike | None
 ) -> Ints:
-    """(groups, k + 2 k per prediction), the columns of `_macro_f1`, or a DataError."""
-    found = [np.asarray(values) for values in (labels, *predictions)]
-    for values in found:
-        if values.ndim != 1 or values.shape != found[0].shape or not values.size:
-            raise DataError(
-                f"Labels {found[0].shape} and predicted classes {values.shape} do not match.",
-                cure="Pass one of each per image, for at least one image.",
-            )
-        if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= classes:
-            raise DataError(f"Labels are not integers from 0 to {classes - 1}.", cure="Pass class indices.")
-    y, *predicted = (values.astype(np.int64) for values in found)
+    """(groups, k + 2 k per prediction), the columns of `_macro_f1`."""
+    y, *predicted = (np.asarray(values, np.int64) for values in (labels, *predictions))
     group_of = _group_indices(groups, len(y))
     n, width = int(group_of.max()) + 1, classes * (1 + 2 * len(predicted))
     first = group_of * width  # an image's first cell in the flat table
@@ -324,20 +311,10 @@ def _class_sums(
 
 
 def _group_indices(groups: npt.ArrayLike | None, n: int) -> npt.NDArray[np.intp]:
-    """Each image's group as 0, 1, …; without groups each image is its own. DataError for fewer than two groups."""
+    """Each image's group as 0, 1, …; without groups each image is its own. DataError for a single group."""
     if groups is None:
-        if n < 2:
-            raise DataError("There is one image, so nothing can be resampled.", cure="Measure two or more images.")
         return np.arange(n)
-    found: npt.NDArray[Any] = np.asarray(groups)
-    if found.shape != (n,):
-        raise DataError(f"{found.size} groups for {n} images.", cure="Pass one group per image.")
-    _, group_of = np.unique(found, return_inverse=True)
+    _, group_of = np.unique(groups, return_inverse=True)
     if not group_of.any():
         raise DataError("All images are in one group, so nothing can be resampled.", cure="Leave out the groups.")
     return group_of
-
-
-def _check_repeats(repeats: int) -> None:
-    if repeats < 1:
-        raise DataError(f"repeats = {repeats}: nothing to resample.", cure="Use 1 or more.")

@@ -56,7 +56,7 @@ def compare(
     Raises
     ------
     DataError
-        There are no names, a name appears twice, or the configurations were not tested on the same images.
+        A configuration has no test split, or they were not tested on the same images.
     RunError
         A training.json lacks a key, or metrics and predictions do not match.
     """
@@ -92,12 +92,7 @@ def _check_inputs(
     metrics: Mapping[str, Json],
     predictions: Mapping[str, Predictions],
 ) -> None:
-    if not names or len(set(names)) < len(names):
-        raise DataError(f"Configurations to compare are {list(names)}.", cure="Name one or more, each once.")
     for name in names:
-        for what, by_name in (("training", training), ("metrics", metrics), ("predictions", predictions)):
-            if name not in by_name:
-                raise DataError(f"There are no {what} of {name!r}.", cure="Train and evaluate it first.")
         if missing := [key for key in _TRAINING_KEYS if key not in training[name]]:
             raise RunError(
                 f"training.json of {name!r} lacks {missing[0]!r}.",

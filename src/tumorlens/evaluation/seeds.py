@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
 from tumorlens.evaluation.statistics import difference_test
 
@@ -20,15 +19,8 @@ def summarise_seeds(values: Sequence[float]) -> Json:
     -------
     dict
         `n`, `mean`, `sd` (n − 1 in the denominator; None for one value), `min`, `max`, `values`.
-
-    Raises
-    ------
-    DataError
-        There are no values, or one is not finite.
     """
     found = [float(value) for value in values]
-    if not found or not all(math.isfinite(value) for value in found):
-        raise DataError(f"Cannot summarise {found}.", cure="Pass one finite number per seed.")
     return {
         "n": len(found),
         # Rounding must not put the mean outside the range, as (3 * 0.1) / 3 would.
@@ -59,17 +51,8 @@ def paired_seeds(first: Sequence[float], second: Sequence[float]) -> Json:
         has no sd, interval, statistic or p: None. Differences that are equal up to rounding have sd 0: if they
         are 0, p is 1; else interval, statistic and p are None. (The formula would give p = 0, but a score in steps
         of one image often repeats itself, which proves nothing.)
-
-    Raises
-    ------
-    DataError
-        There are no seeds, their numbers differ, or a value is not finite.
     """
     one, two = np.asarray(first, np.float64).ravel(), np.asarray(second, np.float64).ravel()
-    if not one.size or one.shape != two.shape or not np.isfinite([*one, *two]).all():
-        raise DataError(
-            f"Cannot pair {one.tolist()} with {two.tolist()}.", cure="Pass one finite number per seed for both."
-        )
     n = len(one)
     gains = two - one
     rounding = 1e-12 * max(np.abs(one).max(), np.abs(two).max())

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
 
 #: McNemar's test is exact for fewer discordant pairs than this, else it uses the chi-squared approximation.
@@ -42,14 +41,7 @@ def wilson(correct: float, n: float, confidence: float = 0.95) -> tuple[float, f
     -------
     low, high
         0 ≤ low ≤ correct / n ≤ high ≤ 1.
-
-    Raises
-    ------
-    DataError
-        `n` or `correct` is out of range.
     """
-    if n < 1 or not 0 <= correct <= n:
-        raise DataError(f"No interval for {correct} of {n}.", cure="Measure at least one image.")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     p = correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -73,13 +65,8 @@ def newcombe(
     -------
     low, high
         −1 ≤ low ≤ difference ≤ high ≤ 1.
-
-    Raises
-    ------
-    DataError
-        A count is out of range.
     """
-    first, second = first_correct / max(first_n, 1), second_correct / max(second_n, 1)
+    first, second = first_correct / first_n, second_correct / second_n
     low1, high1 = wilson(first_correct, first_n, confidence)
     low2, high2 = wilson(second_correct, second_n, confidence)
     difference = first - second
@@ -145,13 +132,8 @@ def mcnemar(first_correct: npt.ArrayLike, second_correct: npt.ArrayLike) -> Json
     dict
         `p_value` (0 to 1; 1 if no image is discordant), `statistic` (exact: the smaller discordant count; else
         chi-squared) and `method`.
-
-    Raises
-    ------
-    DataError
-        There are no images, or the lengths differ.
     """
-    first, second = as_bools(first_correct, second_correct)
+    first, second = np.asarray(first_correct, bool), np.asarray(second_correct, bool)
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     discordant = only_first + only_second
     if discordant < EXACT_BELOW:
@@ -189,23 +171,9 @@ def delong(positive: npt.ArrayLike, first_scores: npt.ArrayLike, second_scores: 
         `statistic` (z) and `p_value` (two-sided). If both order the images alike, nothing varies: p is 1 and the
         interval has no width. If nothing varies but the areas differ, the difference has no standard error:
         interval, statistic and p are None.
-
-    Raises
-    ------
-    DataError
-        Lengths differ, a class has fewer than two images, or a score is not finite.
     """
-    (is_positive,) = as_bools(positive)
-    scores = [np.asarray(values, np.float64) for values in (first_scores, second_scores)]
-    for values in scores:
-        if values.shape != is_positive.shape or not np.isfinite(values).all():
-            raise DataError(
-                f"Scores {values.shape} do not match {len(is_positive)} images, or are not finite.",
-                cure="Pass one finite score per image.",
-            )
+    is_positive, scores = np.asarray(positive, bool), np.asarray([first_scores, second_scores])
     m, n = int(np.sum(is_positive)), int(np.sum(~is_positive))
-    if min(m, n) < 2:
-        raise DataError(f"{m} positive and {n} negative images: too few.", cure="Pass two or more of each.")
     (above1, below1), (above2, below2) = (_placements(is_positive, values) for values in scores)
     first, second = float(above1.sum() / (m * n)), float(above2.sum() / (m * n))
     difference = second - first
@@ -234,15 +202,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     -------
     list of float
         0 to 1, none below its p-value, in the order given.
-
-    Raises
-    ------
-    DataError
-        A value is not from 0 to 1.
     """
     p = np.asarray(p_values, np.float64).ravel()
-    if not ((p >= 0) & (p <= 1)).all():  # NaN fails
-        raise DataError(f"p-values {p.tolist()} are not all from 0 to 1.", cure="Leave out tests without a p-value.")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
@@ -275,26 +236,3 @@ def difference_test(
         "statistic": difference / error,
         "p_value": min(2 * float(tail(abs(difference / error))), 1.0),
     }
-
-
-def as_bools(*arrays: npt.ArrayLike) -> list[Bools]:
-    """Each array as bool [n], with the same n ≥ 1.
-
-    Raises
-    ------
-    DataError
-        An array is not one true or false (or 1, 0) per image, or lengths differ.
-    """
-    found = [np.asarray(values) for values in arrays]
-    for values in found:
-        if values.ndim != 1 or not values.size or not np.isin(values, (0, 1)).all():
-            raise DataError(
-                f"Values of shape {values.shape} are not one true or false per image.",
-                cure="Pass bool arrays [n] of at least one image.",
-            )
-        if values.shape != found[0].shape:
-            raise DataError(
-                f"Two models were tested on {found[0].size} and {values.size} images, so they cannot be paired.",
-                cure="Test both on the same images.",
-            )
-    return [values.astype(bool) for values in found]
