@@ -33,7 +33,7 @@ from torchvision import transforms
 from torchvision.models import resnet18
 
 from tumorlens.core.cpu import usable_cores
-from tumorlens.export.export import compare_with_torch
+from tumorlens.export.export import compare_with_torch, graph
 from tumorlens.export.trained_run import open_trained_run
 from tumorlens.inference.classifier import FILE, INT8_FILE, Classifier, load_classifier
 from tumorlens.inference.predict import PredictSettings, predict
@@ -167,7 +167,8 @@ def main() -> None:
         figures[f"predict.speedup_{name}_alone"] = round(speedup(lone, name), 2)
     detail: dict[str, Any] = {}
     if not options.no_parity:
-        detail["parity"] = compare_with_torch(options.run, options.configuration)
+        trained = open_trained_run(options.run, options.configuration)
+        detail["parity"] = compare_with_torch(trained, graph(trained), trained.split("test"))[0]
         figures["onnx.max_probability_difference"] = detail["parity"]["max_probability_difference"]
     if int8.exists():
         detail["int8"] = load_classifier(int8).card["int8"]

@@ -16,7 +16,7 @@ from tumorlens.cli.app import main
 from tumorlens.core.errors import DataError, RunError
 from tumorlens.core.files import read_json
 from tumorlens.export import export
-from tumorlens.export.export import compare_with_torch, export_run
+from tumorlens.export.export import compare_with_torch, export_run, graph
 from tumorlens.export.onnx_graph import build_graph
 from tumorlens.export.trained_run import open_trained_run
 from tumorlens.inference.classifier import load_classifier
@@ -38,7 +38,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict
 def compared(exported):
     """The comparison of the run's graph with torch, made once."""
     trained = open_trained_run(exported[0], "initial")
-    return export._against_torch(trained, export._graph(trained), trained.split("validation"))
+    return export.compare_with_torch(trained, export.graph(trained), trained.split("validation"))
 
 
 def test_the_file_tells_where_it_comes_from(exported):
@@ -83,7 +83,7 @@ def test_int8_that_costs_accuracy_exits_with_1_and_leaves_no_file(exported, comp
         assert [node.op_type for node in model.graph.node].count("Conv") == 21, "not the plain graph"
         return build_graph(arrays(network(5)), 4)
 
-    monkeypatch.setattr(export, "_against_torch", lambda *_: compared)
+    monkeypatch.setattr(export, "compare_with_torch", lambda *_: compared)
     monkeypatch.setattr(export, "quantize", broken)
     monkeypatch.setattr("tumorlens.export.quantize.MAX_DROP", -1.0)
     out = tmp_path / "a.onnx"
@@ -93,7 +93,7 @@ def test_int8_that_costs_accuracy_exits_with_1_and_leaves_no_file(exported, comp
 
 
 def test_the_command_prints_what_was_measured(exported, compared, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "_against_torch", lambda *_: compared)
+    monkeypatch.setattr(export, "compare_with_torch", lambda *_: compared)
     monkeypatch.setattr(export, "fit_uncertainty", lambda *_, **__: load_classifier(exported[0], 1).uncertainty)
     out = tmp_path / "b.onnx"
     assert main(["export", str(exported[0]), "--configuration", "initial", "--out", str(out), "--json"]) == 0
@@ -116,7 +116,7 @@ def test_what_is_not_trained_cannot_be_exported(exported):
     assert "initial" in caught.value.cure
 
 
-def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(exported, tmp_path, monkeypatch):
+def test_a_place_that_cannot_be_written_is_reported_before_anything_is_computed(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "build_graph", lambda *_, **__: pytest.fail("computed"))
     (tmp_path / "file").touch()
     for out, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "m.onnx", "is a file")):
@@ -130,9 +130,10 @@ def test_moved_and_changed_images_are_refused(exported, compared, tmp_path):
     shutil.move(data, moved)
     try:
         with pytest.raises(RunError, match="no longer in") as caught:
-            compare_with_torch(run, "initial", split="validation")
+            open_trained_run(run, "initial")
         assert "--data" in caught.value.cure
-        assert compare_with_torch(run, "initial", split="validation", data=str(moved)) == compared[0]
+        there = open_trained_run(run, "initial", str(moved))
+        assert compare_with_torch(there, graph(there), there.split("validation"))[0] == compared[0]
         shutil.copytree(moved, data)
         for path in (data / "Training").rglob("*.png"):
             path.write_bytes(path.read_bytes() + b"x")

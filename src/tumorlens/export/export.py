@@ -73,8 +73,8 @@ def export_run(
         raise RunError(f"--out {path} is a folder.", cure=f"Name a file, such as {path / FILE}.")
     probe_writable(path.parent)
     validation, train = trained.split("validation"), trained.split("train")
-    model = _graph(trained)
-    parity, outputs, pixels = _against_torch(trained, model, validation)
+    model = graph(trained)
+    parity, outputs, pixels = compare_with_torch(trained, model, validation)
     if parity["max_probability_difference"] >= MAX_DIFFERENCE or parity["changed_decisions"]:
         raise RunError(
             f"The graph was not written: on {parity['n']:,} validation images its probabilities differ from "
@@ -85,7 +85,7 @@ def export_run(
     result: Json = {"parity": parity}
     labels = trained.labels(validation)
     if int8:
-        model = quantize(_graph(trained, plain=True), _calibration_images(trained, train))
+        model = quantize(graph(trained, plain=True), _calibration_images(trained, train))
         before = outputs
         outputs = Outputs.joined([batch for _, batch in _run(model, trained.batches(validation, "Validation, int8"))])
         result["int8"] = check_accuracy(labels, before.logits, outputs.logits)
@@ -117,21 +117,8 @@ def write_model(path: Path, model: onnx.ModelProto, card: Json, uncertainty: Unc
     return len(content)
 
 
-def compare_with_torch(
-    root: Path, configuration: str = "finetuned", *, split: str = "test", data: str | None = None
-) -> Json:
-    """Compare the fp32 graph with torch on one split.
-
-    Returns
-    -------
-    dict
-        `n`, `max_probability_difference`, `changed_decisions`.
-    """
-    trained = open_trained_run(root, configuration, data)
-    return _against_torch(trained, _graph(trained), trained.split(split))[0]
-
-
-def _graph(trained: TrainedRun, *, plain: bool = False) -> onnx.ModelProto:
+def graph(trained: TrainedRun, *, plain: bool = False) -> onnx.ModelProto:
+    """The configuration's network; `plain` as in `build_graph`."""
     state = {name: value.numpy() for name, value in trained.state().items()}
     return build_graph(state, len(trained.classes), plain=plain)
 
@@ -143,10 +130,16 @@ def _run(model: onnx.ModelProto, batches: Iterable[Pixels]) -> Iterator[tuple[Pi
         yield pixels, Outputs(*session.run(OUTPUTS, {INPUT: pixels}))
 
 
-def _against_torch(
+def compare_with_torch(
     trained: TrainedRun, model: onnx.ModelProto, rows: Sequence[ImageRecord]
 ) -> tuple[Json, Outputs, Pixels]:
-    """Compare both on the same images, in fp32 on the CPU; also returns the graph's outputs and the pixels."""
+    """Compare a graph with torch on the same images, in fp32 on the CPU.
+
+    Returns
+    -------
+    dict, Outputs, uint8 [n, 224, 224, 3]
+        `n`, `max_probability_difference` and `changed_decisions`; the graph's outputs; the images' pixels.
+    """
     if not rows:
         raise RunError(f"{trained.run.root} has no images of that split.", cure="Use a run with a validation split.")
     network = resnet18(num_classes=len(trained.classes))
