@@ -7,137 +7,29 @@ python docs/build.py --check             fail where these are not what the comma
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import docstring_parser
 import jinja2
-import numpy as np
 import performance
 import trust_plots
-from cyclopts import App
+from cli_reference import cli_reference
+from collect import RESULTS, collect, collect_folds, read
 
-from tumorlens.cli.app import app
-from tumorlens.core.run_folder import Run
 from tumorlens.evaluation.leakage import same_mix
 from tumorlens.evaluation.seeds import paired_seeds, summarise_seeds
 from tumorlens.inference import volumes
-from tumorlens.study.cross_validation import FoldPredictions, fold_predictions, pool_folds, sum_up_folds
-from tumorlens.training.configurations import BUILT_IN, Configuration
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 BENCHMARKS = HERE.parent / "benchmarks" / "results"
 #: Runs that the figures come from, by the names under which they were collected: in the precision that `auto` takes,
 #: but for the folds, which are of earlier code, in fp32.
 SEEDS = ("v1-bf16-seed0-compiled", "v1-bf16-seed1-compiled", "v1-bf16-seed2-compiled")
 FIRST, TWIN_FREE_TRAIN = SEEDS[0], "v1-bf16-seed0-twin-free-train-compiled"
 FOLDS = {"0.99": "v1-folds-0.99", "0.95": "v1-folds-0.95"}
-
-
-def collect(root: Path, name: str) -> None:
-    """Keep what a run measured, without images, paths of a machine or per-image answers."""
-    study = read(root / "study.json")
-    del study["dataset"]["root"]
-    study["command"] = " ".join(Path(w).name if "/" in w else w for w in study["command"].split())
-    for key in ("data", "weights", "out", "cache", "config", "split", "groups"):
-        if study["config"].get(key):
-            study["config"][key] = Path(study["config"][key]).name
-    comparison = read(root / "comparison.json")
-    for pair in comparison["pairs"]:
-        del pair["corrected_images"], pair["introduced_images"]
-    kept: dict[str, Any] = {"name": name, "study": study, "comparison": comparison, "configurations": {}}
-    for configuration in comparison["configurations"]:
-        folder = root / configuration
-        metrics = read(folder / "metrics.json")
-        for part in metrics["parts"].values():
-            del part["roc"], part["text"]
-        history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-        training = read(folder / "training.json")
-        kept["configurations"][configuration] = {"training": training, "metrics": metrics, "history": history}
-    audit = read(root / "audit.json")
-    if "twins" in audit:
-        kept["audit"] = {key: audit[key] for key in ("twins", "groups", "shortcuts")}
-        kept["audit"]["conflicts"] = len(audit["conflicts"])
-        kept["audit"]["label_doubts"] = len(audit.get("label_doubts", []))
-    keep(name, kept)
-
-
-def collect_folds(root: Path, name: str) -> None:
-    """Keep the finished folds of a cross-validation beside those kept before, from whatever machine, and pool all."""
-    cv = read(root / "cv.json")
-    cv = sum_up_folds(root, cv["folds"], cv["of"] // cv["folds"])
-    path = RESULTS / f"{name}.json"
-    before = read(path) if path.exists() else {}
-    kept = before.get("answers", {})
-    groups = (
-        "of", "groups", "group_similarity", "groups_from", "largest_group", "outgrown", "cut_pairs", "copies_dropped"
-    )  # fmt: skip
-    about = {key: cv[key] for key in groups}
-    if before and (was := {key: before["cv"][key] for key in groups}) != about:
-        sys.exit(f"{path} holds folds of other groups ({was}; now {about}). Choose another name.")
-    for fold in cv["done"]:
-        run = Run(root / f"fold-{fold}")
-        study = read(run.study)
-        same = {"data": study["dataset"]["fingerprint"], "weights": study["weights"]["sha256"],
-                "seed": study["config"]["seed"], "epochs": study["config"]["max_epochs"]}  # fmt: skip
-        if (was := next((one.get("same", same) for one in kept.values()), same)) != same:
-            sys.exit(f"{path} holds folds of another study ({was}; fold {fold} is of {same}). Choose another name.")
-        configurations, baselines = fold_predictions(run, cv["configurations"], study["classes"])
-        kept[str(fold)] = {
-            "seconds": study["timing"]["total_s"],
-            "same": same,
-            **{key: study[key] for key in ("classes", "weights", "device", "environment", "git")},
-            "configurations": {one: packed(found, run.root / one) for one, found in configurations.items()},
-            "baselines": {one: packed(found) for one, found in baselines.items()},
-        }
-    kept = dict(sorted(kept.items(), key=lambda item: int(item[0])))
-    first = next(iter(kept.values()))
-    pooled = {
-        kind: {
-            one: pool_folds([unpacked(fold[kind][one]) for fold in kept.values()], first["classes"])
-            for one in first[kind]
-        }
-        for kind in ("configurations", "baselines")
-    }
-    cv = {"done": [int(fold) for fold in kept], **about, **pooled}
-    precisions = sorted({fold["device"]["precision"] for fold in kept.values()})
-    keep(name, {"name": name, "cv": cv, "precisions": precisions, "answers": kept})
-
-
-def packed(fold: FoldPredictions, folder: Path | None = None) -> dict[str, Any]:
-    """A fold's predictions in little space, and how long it was trained."""
-    training = read(folder / "training.json") if folder else {}
-    labels, predicted, groups = fold
-    return {
-        **{key: training[key] for key in ("epochs_run", "best_epoch") if key in training},
-        "labels": "".join(map(str, labels)),
-        "predicted": "".join(map(str, predicted)),
-        "groups": " ".join(groups),
-    }
-
-
-def unpacked(kept: dict[str, Any]) -> FoldPredictions:
-    """What `packed` kept; class numbers have one digit."""
-    labels, predicted = (np.array(list(kept[key]), np.int64) for key in ("labels", "predicted"))
-    return labels, predicted, np.array(kept["groups"].split(" "))
-
-
-def keep(name: str, content: dict[str, Any]) -> None:
-    """Write one file of docs/results."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    print(RESULTS / f"{name}.json")
-
-
-def read(path: Path) -> Any:
-    """A JSON file."""
-    return json.loads(path.read_text())
 
 
 def results() -> dict[str, Any]:
@@ -161,7 +53,7 @@ def of(run: Any) -> Any:
 
 
 def over_seeds(found: dict[str, Any]) -> dict[str, Any]:
-    """What three seeds say of each configuration, and of the difference of the two main ones."""
+    """Spread of each configuration over three seeds, and the difference of the two main ones."""
     runs = [found.get(name) for name in SEEDS]
     names = [c for c in ("initial", "finetuned") if all(c in of(run) for run in runs)]
     values = {c: [accuracy(run, c) for run in runs] for c in names}
@@ -225,55 +117,6 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
     for name in ("bench-cli", "bench-phantom", "bench-audit"):
         flat |= found.get(name, {}).get("figures", {})
     return flat
-
-
-def commands(within: App, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The words of each command of the program: a study and its stages first, as the README names them."""
-    found = []
-    for name in within:
-        if not name.startswith("-"):
-            found += commands(within[name], (*words, name)) or [(*words, name)]
-    return found
-
-
-def cli_reference() -> str:
-    """docs/cli.md: the --help of every command, as it is printed, and the keys of configuration files."""
-    lines = ["# Command line", "", "Written by `make figures` from `--help`.", ""]
-    for words in ((), *commands(app)):
-        code = "import sys; from tumorlens.cli.app import main; sys.exit(main(sys.argv[1:]))"
-        shown = subprocess.run(
-            [sys.executable, "-c", code, *words, "--help"],
-            capture_output=True, text=True, check=True, env={"COLUMNS": "100", "NO_COLOR": "1", "PATH": ""},
-        ).stdout  # fmt: skip
-        shown = re.sub(r"[ \t]+$", "", shown, flags=re.M).strip()
-        lines += [f"## {' '.join(('tumorlens', *words))}", "", "```", shown, "```", ""]
-    return "\n".join([*lines, configuration_keys()])
-
-
-def configuration_keys() -> str:
-    """The section of docs/cli.md on the file that --config names."""
-    lines = [
-        "## Configuration files",
-        "",
-        "`--config FILE` names a TOML file with one `[[configuration]]` table for each configuration. A table with the",
-        "name of a built-in configuration (" + ", ".join(f"`{name}`" for name in BUILT_IN) + ") changes that one.",
-        "",
-        "```toml",
-        "[[configuration]]",
-        'name = "layer4"',
-        'learns = ["layer4", "fc"]',
-        "learning_rate = 0.0001",
-        'start = "initial"',
-        "```",
-        "",
-        "| key | default | meaning |",
-        "|---|---|---|",
-    ]
-    documented = {one.arg_name: one.description for one in docstring_parser.parse_from_object(Configuration).params}
-    for field in dataclasses.fields(Configuration):
-        default = "required" if field.default is dataclasses.MISSING else f"`{json.dumps(field.default)}`"
-        lines.append(f"| `{field.name}` | {default} | {' '.join((documented[field.name] or '').split())} |")
-    return "\n".join([*lines, ""])
 
 
 def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str, float]) -> str:
