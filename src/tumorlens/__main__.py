@@ -14,9 +14,8 @@ def _exit_at_once() -> None:
     if _code is None or "torch" not in sys.modules:
         return
     try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # None if the parent process closed it
-                stream.flush()
+        print(end="", flush=True)  # does nothing if the parent process closed it
+        print(end="", file=sys.stderr, flush=True)
     except (OSError, ValueError):  # closed pipe, which Python reports itself
         return
     os._exit(_code)

@@ -196,6 +196,15 @@ def test_the_rule_for_volumes_is_in_the_documents_and_help_names_the_place() -> 
     assert "### Volume-level results\n" in using
 
 
+def test_help_into_a_pipe_that_closes_gives_141() -> None:
+    found = subprocess.run(
+        f"{sys.executable} -m tumorlens --help | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert found.stdout.splitlines()[-1] in ("0", "141"), found.stderr
+    assert not found.stderr
+
+
 def test_readmes_commands_name_one_run() -> None:
     runs = re.findall(r"runs/[a-z0-9-]+", (ROOT / "README.md").read_text())
     assert len(runs) > 5
@@ -214,7 +223,7 @@ def test_using_tells_every_column_and_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "expected"),
     [
         ("study", [*BUILT_IN, "plus protocol, folds, groups and similarity", "slices that --data phantom generates"]),
         ("train", ["or folds (study only)", *["grouped-cv (study only)"] * 3]),
@@ -226,13 +235,13 @@ def test_using_tells_every_column_and_limit() -> None:
     ],
 )
 def test_help_tells(
-    command: str, told: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main([command, "--help"]) == 0
     shown = plain(capsys.readouterr().out.replace("│", ""))
-    for words in told:
-        assert shown.count(words) >= told.count(words), words
+    for words in expected:
+        assert shown.count(words) >= expected.count(words), words
 
 
 def test_a_runs_name_tells_what_is_not_the_default() -> None:
@@ -247,9 +256,9 @@ def test_a_cross_validations_folder_names_its_folds(tmp_path: Path, capsys: pyte
     (tmp_path / "cv.json").write_text("{}")
     for command in ("evaluate", "compare", "report", "export"):
         assert main([command, str(tmp_path)]) == 1
-        said = capsys.readouterr().err
-        assert "study.json is missing" in said
-        assert f"holds a cross-validation. Give one of its folds, such as {tmp_path / 'fold-1'}." in said
+        shown = capsys.readouterr().err
+        assert "study.json is missing" in shown
+        assert f"holds a cross-validation. Give one of its folds, such as {tmp_path / 'fold-1'}." in shown
 
 
 def test_the_cache_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

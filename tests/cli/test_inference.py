@@ -35,6 +35,13 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tumorlens.inference.predict.read_inputs", lambda *_, **__: pytest.fail("read"))
 
 
+def test_names_after_two_hyphens_are_inputs(model: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "-x.png").write_bytes(next(folder.glob("*.png")).read_bytes())
+    assert main(["predict", "--model", model, "--", "-x.png"]) == 0
+    assert main(["predict", "--model", model, "-x.png"]) == 2
+
+
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize(
     ("words", "code", "message"),

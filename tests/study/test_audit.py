@@ -5,7 +5,7 @@ from __future__ import annotations
 from tumorlens.study import audit as auditing
 
 
-def test_an_audit_tells_how_many_groups_were_cut() -> None:
+def test_an_audit_shows_how_many_groups_were_cut() -> None:
     counts = {"n": 1, "exact": 0, "same_orientation": 0, "direct_or_mirrored": 0, "any": 0, "none": 1}
     part = {"all": counts}
     found = {
@@ -13,7 +13,7 @@ def test_an_audit_tells_how_many_groups_were_cut() -> None:
         "audit": {
             "twins": {"classes": {}, "all": counts, "others": {"validation": part, "train": part}},
             "groups": {"n": 5, "similarity": 0.99, "alone": 3, "largest": 7, "outgrown": 2},
-            "conflicts": [], "unreadable": [], "shortcuts": {"size": {"accuracy": None}},
+            "conflicts": [], "unreadable": [], "shortcuts": {"size": {"accuracy": None, "class": "x", "size": [8, 8]}},
         },
     }  # fmt: skip
     assert "were cut at a higher similarity: 2" in auditing.audit_text(found)

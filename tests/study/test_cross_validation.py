@@ -59,9 +59,9 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     record = (out / "fold-2" / "study.json").read_bytes()
     result = run_study(folds(root, out, cache))
     assert (out / "fold-2" / "study.json").read_bytes() == record  # of the command and versions that trained it
-    said = capsys.readouterr().err
-    assert said.count("Frozen layers, once per image") <= 1
-    assert said.count("Fold 2 of 2: finished") == 1
+    shown = capsys.readouterr().err
+    assert shown.count("Frozen layers, once per image") <= 1
+    assert shown.count("Fold 2 of 2: finished") == 1
     cv = read_json(out / "cv.json")
     page = (out / "report.html").read_text()
     assert page.count('<a href="fold-') == len(cv["done"])
@@ -99,11 +99,11 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
         assert run_study(folds(root, out, cache)).cross_validation == cv
     (out / "fold-1" / "report.html").unlink()  # as if killed just before the first fold's end
     assert run_study(folds(root, out, cache)).cross_validation == cv
-    said = capsys.readouterr().err
-    assert "initial: already trained" in said
-    assert "Fold 2 of 2: finished" in said
+    shown = capsys.readouterr().err
+    assert "initial: already trained" in shown
+    assert "Fold 2 of 2: finished" in shown
     assert (out / "fold-2" / "initial" / "training.json").stat().st_mtime_ns == before
-    # Another study must neither be told as this one nor be pooled with it.
+    # Another study must neither be taken for this one nor be pooled with it.
     with pytest.raises(RunError, match="holds another study: its config folds is 2, this one's is 3"):
         run_study(dataclasses.replace(folds(root, out, cache), folds=3))
     patients = tmp_path / "patients.csv"
@@ -125,7 +125,7 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     assert "Not every fold has initial_lbfgs" in (out / "report.html").read_text()
     cv = run_study(dataclasses.replace(two, fold=None)).cross_validation
     assert (cv["unfinished"], list(cv["configurations"])) == ([], ["initial", "initial_lbfgs"])
-    for changed, value, told in (
+    for changed, value, message in (
         ("study.json", ("weights", "name", "random weights of another kind"), "its weights is random weights of"),
         ("initial/training.json", ("configuration", "max_epochs", 3), "its initial's max_epochs is 3, not 2"),
     ):
@@ -133,7 +133,7 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
         kept, record = path.read_bytes(), read_json(path)
         record[value[0]][value[1]] = value[2]
         write_json(path, record)
-        with pytest.raises(RunError, match=told):
+        with pytest.raises(RunError, match=message):
             sum_up_folds(out, 2)
         path.write_bytes(kept)
     record = read_json(out / "fold-2" / "study.json")
@@ -179,8 +179,8 @@ def test_audit_prints_json_and_writes_a_page(root, tmp_path, capsys) -> None:
     assert "Training/one/0.png" in html
     assert "<script" not in html
     assert main(["data", "audit", str(root), "--cache", str(tmp_path / "c")]) == 0
-    said = capsys.readouterr().out
-    assert "4 of 12" in said or "           12" in said
+    shown = capsys.readouterr().out
+    assert "4 of 12" in shown or "           12" in shown
     assert main(["data", "audit", str(root), "--cache", str(tmp_path / "c"), "--similarity", "3"]) == 1
     assert "out of range" in capsys.readouterr().err
 

@@ -106,7 +106,7 @@ def test_evaluation_convolves_as_training_did(finished: Path, monkeypatch: pytes
     assert chosen == [1, 3]
 
 
-def test_data_that_are_not_there_are_told_before_weights_are_downloaded(
+def test_data_is_checked_before_weights_are_downloaded(
     small_folder: Path, small_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def find(_: str) -> None:
@@ -354,7 +354,7 @@ def test_an_unwritable_folder_is_named_before_any_work(small_folder: Path, small
     assert time.monotonic() - began < 20
 
 
-def test_missing_weights_stop_a_study_unless_told_otherwise(
+def test_missing_weights_stop_a_study_by_default(
     small_folder: Path, small_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

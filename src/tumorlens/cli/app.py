@@ -22,6 +22,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from tumorlens.cli import inference
 from tumorlens.cli.data import data
 from tumorlens.cli.options import (
+    ARGV,
     DATA,
     FILE,
     FOLDER,
@@ -87,15 +88,11 @@ def study(options: Options = _DEFAULT, *, output: Printed = PRINTED) -> None:
     The same command again continues an interrupted run.
     """
     from tumorlens.evaluation.summary import summary_text
+    from tumorlens.study.cross_validation import folds_text
     from tumorlens.study.run import run_study
 
     result = run_study(Study(**vars(options)), command=_command())
-    if result.comparison is not None:
-        text = summary_text(result.comparison)
-    else:
-        from tumorlens.study.cross_validation import folds_text
-
-        text = folds_text(result.cross_validation or {})
+    text = folds_text(result.cross_validation) if result.cross_validation else summary_text(result.comparison or {})
     output.show(result.to_dict(), f"{text}\nReport: {result.report}")
 
 
@@ -186,55 +183,50 @@ app.command(
 app.command(serve, group=MODEL, help_epilogue="Example: tumorlens serve --model runs/mine")
 app.command(data)
 
-_argv: list[str] = []
-
 
 def _command() -> str:
     """The command line that repeats this run."""
-    return shlex.join([*launch_prefix(), "tumorlens", *_argv])
+    return shlex.join([*launch_prefix(), "tumorlens", *ARGV])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    _argv[:] = sys.argv[1:] if argv is None else argv
+    ARGV[:] = sys.argv[1:] if argv is None else argv
     log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        refuse_multiple_processes(_argv)
+        refuse_multiple_processes(ARGV)
         with silence_other_ranks():
             code = _run()
         print(end="", flush=True)  # a closed pipe or a full disk raises here, not at exit
     except CycloptsError as error:
-        if not is_rank0():
-            return 0
-        _print_error(usage_error(error))
-        return 2
+        return _failed(usage_error(error)) if is_rank0() else 0
     except TumorlensError as error:
-        _print_error(error)
-        return 2 if isinstance(error, UsageError) else 1
+        return _failed(error)
     except KeyboardInterrupt as stop:
         log.warning(f"\nInterrupted. {_how_to_continue(stop)}".rstrip())
         return 130
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("tumorlens"):
             raise
-        _print_error(MissingExtraError(error.name or "?", "serve" if _argv[:1] == ["serve"] else "study"))
-        return 1
+        return _failed(MissingExtraError(error.name or "?", "serve" if ARGV[:1] == ["serve"] else "study"))
     except BrokenPipeError:
         return 141  # 128 + SIGPIPE, as a shell reports it
     except OSError as error:
-        if error.filename is None:  # a temporary file, or standard output
-            where = f"on the disk of {tempfile.gettempdir()} and of the output"
-            _print_error(RunError(f"Nothing more can be written ({error.strerror}).", cure=f"Free some space {where}."))
-        else:
-            _print_error(disk_error(error, Path(str(error.filename))))
-        return 1
+        if error.filename is not None:
+            return _failed(disk_error(error, Path(str(error.filename))))
+        where = f"on the disk of {tempfile.gettempdir()} and of the output"  # a temporary file, or standard output
+        return _failed(RunError(f"Nothing more can be written ({error.strerror}).", cure=f"Free some space {where}."))
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # as rich ends the process, with exit code 1
+            return 141
+        raise
     return code if isinstance(code, int) else 0
 
 
 def _run() -> Any:
-    command, given, _ = app.parse_args(_argv, exit_on_error=False, print_error=False)
+    command, given, _ = app.parse_args(ARGV, exit_on_error=False, print_error=False)
     if any(getattr(options, "quiet", False) for options in given.arguments.values()):
         log.setLevel(logging.WARNING)
     return command(*given.args, **given.kwargs)
@@ -242,17 +234,13 @@ def _run() -> Any:
 
 def _how_to_continue(stop: KeyboardInterrupt) -> str:
     if not isinstance(stop, Interrupted):
-        stop = Interrupted("" if _argv[:1] in (["study"], ["train"]) else None)
+        stop = Interrupted("" if ARGV[:1] in (["study"], ["train"]) else None)
     if stop.more is None:
         return stop.advice
     return f"Finished parts are kept; this continues:\n  {_command()}{stop.more}"
 
 
-def _print_error(error: TumorlensError) -> None:
-    log.error(f"Error: {error.what}")
-    if error.cure:
-        log.error(f"  → {error.cure}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _failed(error: TumorlensError) -> int:
+    """Print an error; returns the exit code."""
+    log.error(f"Error: {error.what}" + (f"\n  → {error.cure}" if error.cure else ""))
+    return 2 if isinstance(error, UsageError) else 1

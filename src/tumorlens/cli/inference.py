@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Parameter, Token, UnknownOptionError
 
-from tumorlens.cli.options import DATA, HARDWARE, MODEL, OUTPUT, PRINTED, Log, Model, Plane, Printed, Run
+from tumorlens.cli.options import ARGV, DATA, HARDWARE, MODEL, OUTPUT, PRINTED, Log, Model, Plane, Printed, Run
 from tumorlens.cli.usage import UsageError
 from tumorlens.core.errors import Interrupted
 from tumorlens.core.files import probe_writable
@@ -23,8 +23,9 @@ FAILED = 3  # exit code: some inputs could not be read, all others were classifi
 
 
 def _no_options(_: Any, inputs: Sequence[str]) -> None:
-    # `-` begins with a hyphen too, so cyclopts is told to accept that, and passes every unknown option as an input.
-    for name in inputs:
+    # `-` begins with a hyphen too, so cyclopts must accept that, and then passes every unknown option as an input.
+    after_dashes = len(ARGV) - ARGV.index("--") - 1 if "--" in ARGV else 0
+    for name in inputs[: len(inputs) - after_dashes]:
         if name.startswith("-") and name != "-":
             token, known = Token(keyword=name, source="cli"), ArgumentCollection()  # type: ignore[no-untyped-call]
             raise UnknownOptionError(token=token, argument_collection=known)
@@ -217,10 +218,10 @@ def explain(
     from tumorlens.inference.explain import PictureOptions, explain_all
     from tumorlens.inference.predict import PredictSettings
 
-    look = PictureOptions(options.opacity, options.contrast)
     counts = explain_all(
-        inputs, load_classifier(options.model), out, PredictSettings(plane=options.plane), look, dicom=options.dicom
-    )
+        inputs, load_classifier(options.model), out, PredictSettings(plane=options.plane),
+        PictureOptions(options.opacity, options.contrast), dicom=options.dicom,
+    )  # fmt: skip
     print(f"Pictures in {out}: {counts.records - counts.failed:,}")
     return _code(counts, "the lines above say why")
 

@@ -20,6 +20,8 @@ def _whole_names(console: Any, options: Any, panel: Any) -> None:
     DefaultFormatter(column_specs=(names, DescriptionColumn))(console, options, panel)
 
 
+ARGV: list[str] = []  # the words of the command line, without the program's name
+
 DATA, OUTPUT = Group("Data", sort_key=0), Group("Output", sort_key=4)
 TRAINING = Group("Training", sort_key=1, help_formatter=_whole_names)
 HARDWARE = Group("Hardware", sort_key=3)

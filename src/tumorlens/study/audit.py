@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tumorlens.core.environment import peak_memory_gb
 from tumorlens.core.errors import ConfigError
@@ -14,9 +13,6 @@ from tumorlens.data.baselines import baselines
 from tumorlens.data.dataset import open_split_dataset
 from tumorlens.data.protocols import SplitOptions
 from tumorlens.training.configurations import check_seed
-
-if TYPE_CHECKING:
-    from tumorlens.training.weights import Weights
 
 
 def run_audit(
@@ -63,24 +59,21 @@ def run_audit(
         if html.is_dir():
             raise ConfigError(f"--html {html} is a folder.", cure="Give the path of a file.")
         probe_writable(html.parent, "--html")
-    start: Weights | None = None
     if weights:  # checked before work that takes minutes
+        from tumorlens.study.experiment import find_label_doubts
+        from tumorlens.training.devices import resolve_compute
+        from tumorlens.training.model import build_model
         from tumorlens.training.weights import find_weights
 
-        start = find_weights(weights)
+        model = build_model(find_weights(weights), 2, 0)
     clock = Clock()
     dataset = open_split_dataset(source, SplitOptions(similarity=similarity), cache=cache, seed=seed, clock=clock)
     rows = dataset.rows
     with clock.step("shortcuts_s"):
         found = dataset.audit_record() | audit(dataset.assignment, similarity)
         lines = baselines(rows, dataset.index.thumbnails)
-    if start is not None:
-        from tumorlens.study.experiment import find_label_doubts
-        from tumorlens.training.devices import resolve_compute
-        from tumorlens.training.model import build_model
-
+    if weights:
         with clock.step("doubts_s"):
-            model = build_model(start, 2, 0)
             found["label_doubts"] = find_label_doubts(model, rows, dataset.folder.root, cache, resolve_compute())
     result: Json = {
         "dataset": dataset.record(),
@@ -106,7 +99,9 @@ def audit_text(found: Json) -> str:
     counts = ("n", "exact", "same_orientation", "direct_or_mirrored", "any", "none")
     heads = ("images", "copy", "same way", "or mirrored", "any way", "no twin")
     others = {"validation": "training images", "train": "the other training images"}
-    lines = [
+    doubts = audited.get("label_doubts")
+    rule = f"{size['class']} or not, by size {'x'.join(map(str, size['size']))}"
+    return "\n".join([
         f"{found['dataset']['name']}: test images with a twin among the training and validation images",
         f"  {'':<14}" + "".join(f"{head:>13}" for head in heads),
         *(
@@ -123,16 +118,11 @@ def audit_text(found: Json) -> str:
         *[f"Groups that were too large and were cut at a higher similarity: {n:,}" for n in (groups["outgrown"],) if n],
         f"Twins with different labels: {len(conflicts)}",
         *(f"  {c['paths'][0]} ({c['labels'][0]}) and {c['paths'][1]} ({c['labels'][1]})" for c in conflicts[:10]),
-    ]
-    if "label_doubts" in audited:
-        lines.append(f"Labels that disagree with those of their neighbours: {len(audited['label_doubts'])}")
-    lines += [
+        *([f"Labels that disagree with those of their neighbours: {len(doubts)}"] if doubts is not None else []),
         "Test accuracy without training a network:",
         f"  {'nearest thumbnail':<32} {baseline['nn']:.1%}",
         f"  {'nearest thumbnail, or mirrored':<32} {baseline['nn_mirror']:.1%}",
         f"  {'file properties':<32} {baseline['file_facts']:.1%}",
-    ]
-    if size["accuracy"] is not None:
-        rule = f"{size['class']} or not, by size {size['size'][0]}x{size['size'][1]}"
-        lines.append(f"  {rule:<32} {size['accuracy']:.1%}")
-    return "\n".join([*lines, f"Files that could not be read: {len(audited['unreadable'])}"])
+        *([f"  {rule:<32} {size['accuracy']:.1%}"] if size["accuracy"] is not None else []),
+        f"Files that could not be read: {len(audited['unreadable'])}",
+    ])  # fmt: skip

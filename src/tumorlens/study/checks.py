@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from tumorlens.core.errors import MissingExtraError
-from tumorlens.core.files import cache_dir, probe_writable
+from tumorlens.core.errors import MissingExtraError, RunError
+from tumorlens.core.files import probe_writable, read_json
+from tumorlens.core.run_folder import Run
 from tumorlens.data.fetch import named_path
 from tumorlens.data.splits import read_column
 from tumorlens.study.options import Study
+from tumorlens.training.configurations import Configuration
 
 
 def check_installed(study: Study) -> None:
@@ -21,10 +25,8 @@ def check_installed(study: Study) -> None:
         One is not.
     """
     extras = dict.fromkeys(("torch", "torchvision", "scipy", "sklearn", "jinja2"), "study")
-    if study.data == "kaggle":
-        extras["kagglehub"] = "study"
-    if study.tensorboard:
-        extras["tensorboard"] = "tensorboard"
+    extras |= {"kagglehub": "study"} if study.data == "kaggle" else {}
+    extras |= {"tensorboard": "tensorboard"} if study.tensorboard else {}
     for module, extra in extras.items():
         if find_spec(module) is None:
             raise MissingExtraError(module, extra)
@@ -38,7 +40,7 @@ def check_files(study: Study) -> None:
     DataError
         --data, --split or --groups cannot be read, or is not what it should be.
     RunError
-        The run folder or the cache cannot be written.
+        The run folder or the cache cannot be written, or the folder holds a configuration with other values.
     """
     if study.data not in ("kaggle", "phantom"):
         named_path(str(study.data))
@@ -47,6 +49,29 @@ def check_files(study: Study) -> None:
     if study.groups:
         read_column(Path(study.groups), "group")
     probe_writable(study.run.root)
-    cache = Path(study.cache) if study.cache else cache_dir()
-    if not cache.is_dir():  # an existing one may hold all that is needed, and be read-only
-        probe_writable(cache, "--cache")
+    if not study.cache_folder.is_dir():  # an existing one may hold all that is needed, and be read-only
+        probe_writable(study.cache_folder, "--cache")
+    for configuration in study.chosen():
+        is_trained(study.run, configuration)
+
+
+def is_trained(run: Run, configuration: Configuration) -> bool:
+    """Whether this configuration is trained in a run folder.
+
+    Raises
+    ------
+    RunError
+        One of the same name but with other values is.
+    """
+    path = run.training(configuration.name)
+    if not path.exists():
+        return False
+    trained = Configuration.from_record(read_json(path)["configuration"])
+    before, now = (json.loads(json.dumps(asdict(c))) for c in (trained, configuration))
+    if before != now:
+        key = next(k for k in now if before.get(k) != now[k])
+        raise RunError(
+            f"{path.parent} holds {configuration.name} with {key} = {before.get(key)}, not {now[key]}.",
+            cure="Choose another folder with --out, or rename the configuration.",
+        )
+    return True

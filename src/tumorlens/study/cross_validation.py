@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,20 +56,18 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     compared = [read_json(run.comparison)["configurations"] for run in runs]
     names = [name for name in compared[0] if all(name in one for one in compared)]
     check_alike(runs, names, SHARED_OPTIONS)
-    used = [row.group for row in read_index(runs[0].index) if row.split]  # dropped copies are in no split
-    sizes = np.unique(used, return_counts=True)[1]
+    used = Counter(row.group for row in read_index(runs[0].index) if row.split)  # dropped copies are in no split
     study, grouped = runs[0].read_study(), read_json(runs[0].audit)["groups"]
     classes = study["classes"]
     by_fold = [fold_predictions(run, names, classes) for run in runs]
-    with_baselines = all(baselines for _, baselines in by_fold)
     result: Json = {
         "done": done,
         "of": folds * repeats,
         "folds": folds,
         "group_similarity": study["config"]["group_similarity"],
         "groups_from": "file" if study["config"]["groups"] else "twins",
-        "groups": len(sizes),
-        "largest_group": int(sizes.max()),
+        "groups": len(used),
+        "largest_group": max(used.values()),
         "outgrown": grouped["outgrown"],
         "cut_pairs": grouped["cut_pairs"],
         "copies_dropped": study["split"]["left_out"],
@@ -76,7 +75,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         "configurations": {name: pool_folds([found[name] for found, _ in by_fold], classes) for name in names},
         "baselines": {
             name: pool_folds([found[name] for _, found in by_fold], classes)
-            for name in (BASELINES if with_baselines else ())
+            for name in (BASELINES if all(baselines for _, baselines in by_fold) else ())
         },
     }
     write_json(root / "cv.json", result)
@@ -136,16 +135,12 @@ def fold_predictions(
         labels = np.array([classes.index(rows[path].label) for path in paths])
         return labels, np.asarray(predicted), np.array([rows[path].group for path in paths])
 
-    configurations = {}
-    for name in names:
-        test = read_predictions(run.predictions(name)).for_split("test")
-        configurations[name] = fold(test.paths, test.predicted)
+    tests = {name: read_predictions(run.predictions(name)).for_split("test") for name in names}
     answers = read_baselines(run.baselines)
-    baselines = {
+    return {name: fold(test.paths, test.predicted) for name, test in tests.items()}, {
         name: fold(list(answers), [classes.index(one[i]) for one in answers.values()])
         for i, name in enumerate(BASELINES if answers else ())
     }
-    return configurations, baselines
 
 
 def pool_folds(folds: Sequence[FoldPredictions], classes: Sequence[str]) -> Json:
@@ -170,16 +165,14 @@ def pool_folds(folds: Sequence[FoldPredictions], classes: Sequence[str]) -> Json
 
 def folds_text(cv: Json) -> str:
     """Content of cv.json as text for the terminal."""
-    kind = f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)"
-    if cv["groups_from"] == "file":
-        kind = "groups from the --groups file"
-    lines = [f"{len(cv['done'])} of {cv['of']} folds over {cv['groups']:,} {kind}; no group is in two splits."]
-    for name, found in cv["configurations"].items():
-        pooled = found["pooled"]
-        low, high = pooled["interval"]
-        each = ", ".join(f"{value:.2%}" for value in found["accuracies"])
-        lines.append(
-            f"{name}: {pooled['accuracy']:.2%} of {pooled['n']:,} images "
-            f"(95 % interval {low:.2%} to {high:.2%}, from resampling whole groups); folds {each}"
-        )
-    return "\n".join(lines)
+    kind = {
+        "file": "groups from the --groups file",
+        "twins": f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)",
+    }[cv["groups_from"]]
+    return "\n".join([
+        f"{len(cv['done'])} of {cv['of']} folds over {cv['groups']:,} {kind}; no group is in two splits.",
+        *(f"{name}: {pooled['accuracy']:.2%} of {pooled['n']:,} images (95 % interval {pooled['interval'][0]:.2%} to "
+          f"{pooled['interval'][1]:.2%}, from resampling whole groups); folds "
+          + ", ".join(f"{value:.2%}" for value in found["accuracies"])
+          for name, found in cv["configurations"].items() for pooled in [found["pooled"]]),
+    ])  # fmt: skip

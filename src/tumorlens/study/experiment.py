@@ -22,6 +22,7 @@ from tumorlens.data.audit import label_doubts
 from tumorlens.data.index import ImageRecord
 from tumorlens.evaluation.metrics import evaluate_predictions
 from tumorlens.evaluation.predictions import Predictions, write_predictions
+from tumorlens.study.checks import is_trained
 from tumorlens.study.options import Study
 from tumorlens.training.architecture import BOUNDARIES
 from tumorlens.training.configurations import Configuration
@@ -31,12 +32,7 @@ from tumorlens.training.fit import fit, predict_logits, trainable_convolutions
 from tumorlens.training.linear_probe import fit_linear_probe
 from tumorlens.training.model import build_model, count_parameters
 from tumorlens.training.steps import FeatureSource, Subset, TrainingData
-from tumorlens.training.weights import (
-    Weights,
-    checkpoint_card,
-    read_state_dict,
-    save_checkpoint,
-)
+from tumorlens.training.weights import Weights, checkpoint_card, read_state_dict, save_checkpoint
 from tumorlens.training.world import SINGLE_PROCESS, World
 
 _IN_MEMORY = 16_384  # images; 32 MB of features
@@ -58,7 +54,6 @@ class Experiment:
     weights: Weights
     compute: Compute
     """Of a single process; `train` adds the others."""
-    cache: Path
 
     @property
     def run(self) -> Run:
@@ -91,25 +86,24 @@ class Experiment:
     def _has_initial_prefix(self, configuration: Configuration) -> bool:
         """Whether its frozen stages have the study's weights: no configuration that it starts from trains them."""
         named = {c.name: c for c in self.configurations}
-        last = BOUNDARIES[configuration.frozen_prefix]
-        earlier = named.get(configuration.start)
-        while earlier is not None:
-            if BOUNDARIES[earlier.frozen_prefix] < last:
-                return False
-            earlier = named.get(earlier.start)
-        return True
+        start = configuration.start
+        while start in named and BOUNDARIES[named[start].frozen_prefix] >= BOUNDARIES[configuration.frozen_prefix]:
+            start = named[start].start
+        return start not in named
 
     def doubt_labels(self) -> None:
         """Add label doubts to audit.json if a configuration uses the 512 features of the last frozen layer."""
         if not any(c.frozen_prefix == "avgpool" for c in self.configurations):
             return
         model = build_model(self.weights, len(self.classes), self.study.seed)
-        doubts = find_label_doubts(model, self.rows, self.root, self.cache, self.compute)
+        doubts = find_label_doubts(model, self.rows, self.root, self.study.cache_folder, self.compute)
         write_json(self.run.audit, read_json(self.run.audit) | {"label_doubts": doubts})
         log.info(f"{len(doubts):,} labels disagree with those of their neighbours; {self.run.audit} lists them.")
 
     def _features(self, model: ResNet, boundaries: Sequence[str]) -> tuple[dict[str, CachedFeatures], int]:
-        return extract_features(model, boundaries, self.rows, self.root, cache=self.cache, compute=self.compute)
+        return extract_features(
+            model, boundaries, self.rows, self.root, cache=self.study.cache_folder, compute=self.compute
+        )
 
     def initial_model(self, configuration: Configuration) -> ResNet:
         """The network at the start of a configuration's training.
@@ -163,9 +157,7 @@ class Experiment:
         data = TrainingData(load_source(cached, (train, validation), compute), train, validation)
         trainable, total = count_parameters(model, configuration)
         log.info(f"{name}: {', '.join(configuration.learns)} trainable ({trainable:,} of {total:,} parameters).")
-        listeners: list[OnEpoch] = [_log_epoch]
-        if on_epoch is not None and world.is_rank0:
-            listeners.append(on_epoch)
+        listeners = [_log_epoch, *([on_epoch] if on_epoch is not None and world.is_rank0 else [])]
 
         def notify(record: Json) -> None:
             for listener in listeners:
@@ -180,7 +172,8 @@ class Experiment:
             # load, waiting for it can make an epoch a hundred times slower.
             alone = configuration.frozen_prefix == "avgpool" and compute.device.type == "cpu"
             with ExitStack() as stack:
-                stack.enter_context(_threads(1 if alone else torch.get_num_threads()))
+                stack.callback(torch.set_num_threads, torch.get_num_threads())
+                torch.set_num_threads(1 if alone else torch.get_num_threads())
                 if self.study.tensorboard and world.is_rank0:
                     listeners.append(stack.enter_context(_tensorboard(self.run.folder(name))))
                 history, stopped = fit(
@@ -194,8 +187,7 @@ class Experiment:
     def _inputs(self, configuration: Configuration) -> tuple[ResNet, CachedFeatures]:
         """The network at the start of training, and the features to train on."""
         model = self.initial_model(configuration)
-        boundary = configuration.frozen_prefix
-        return model, self._features(model, [boundary])[0][boundary]
+        return model, self._features(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
 
     def _save(
         self, configuration: Configuration, model: ResNet, cached: CachedFeatures, history: list[Json], stopped: str,
@@ -206,8 +198,10 @@ class Experiment:
         learned, total = count_parameters(model, configuration)
         best = max((r for r in history if r["best"]), key=lambda r: r["epoch"])
         sha256 = save_checkpoint(model.to("cpu"), folder / configuration.checkpoint)
-        card = checkpoint_card(configuration, self.classes, sha256, self._provenance())
-        write_json((folder / configuration.checkpoint).with_suffix(".json"), card)
+        write_json(
+            (folder / configuration.checkpoint).with_suffix(".json"),
+            checkpoint_card(configuration, self.classes, sha256, self._provenance()),
+        )
         with writing(self.run.history(name)) as file:
             file.write("".join(json.dumps(record) + "\n" for record in history).encode())
         seconds = sum(record["seconds"] for record in history)
@@ -253,12 +247,12 @@ class Experiment:
                 return before
         model = self.trained_model(name)
         used = [row for row in self.rows if row.split]
-        contents = list(dict.fromkeys(row.sha256 for row in used))  # equal files have equal predictions
+        # equal files have equal predictions
+        place = {sha256: i for i, sha256 in enumerate(dict.fromkeys(row.sha256 for row in used))}
         source = self._features(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
         model.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         with trainable_convolutions(model, configuration, self.compute):
-            found = predict_logits(model, source, contents, self.compute, title=f"{name}, predicting")
-        place = {sha256: i for i, sha256 in enumerate(contents)}
+            found = predict_logits(model, source, list(place), self.compute, title=f"{name}, predicting")
         logits = found[[place[row.sha256] for row in used]]
         predictions = Predictions(
             paths=tuple(row.path for row in used),
@@ -268,7 +262,7 @@ class Experiment:
             classes=self.classes,
         )
         write_predictions(self.run.predictions(name), predictions)
-        metrics = {**evaluate_predictions(predictions, name), "checkpoint_sha256": sha256}
+        metrics = evaluate_predictions(predictions, name) | {"checkpoint_sha256": sha256}
         write_json(self.run.metrics(name), metrics)
         test = metrics["parts"]["test"]
         log.info(f"{name}: test accuracy {test['accuracy']:.2%} ({test['correct']:,} of {test['n']:,}).")
@@ -312,21 +306,12 @@ def load_source(source: CachedFeatures, subsets: Sequence[Subset], compute: Comp
             cure="Put --cache and --out on a file system that all hosts share.",
         )
     hashes = [sha256 for subset in subsets for sha256 in subset.hashes]
-    if compute.device.type != "cpu":
-        fits = len(hashes) * source.row_bytes <= compute.backend.free_memory() / 2
-    else:
-        fits = source.boundary == "avgpool" and len(hashes) <= _IN_MEMORY
+    fits = (
+        source.boundary == "avgpool" and len(hashes) <= _IN_MEMORY
+        if compute.device.type == "cpu"
+        else len(hashes) * source.row_bytes <= compute.backend.free_memory() / 2
+    )
     return InMemoryFeatures.load(source, hashes, compute.device) if fits else source
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _log_epoch(record: Json) -> None:
@@ -351,25 +336,3 @@ def _tensorboard(folder: Path) -> Iterator[OnEpoch]:
 
     with SummaryWriter(str(folder / "tensorboard")) as writer:
         yield write
-
-
-def is_trained(run: Run, configuration: Configuration) -> bool:
-    """Whether this configuration is trained in a run folder.
-
-    Raises
-    ------
-    RunError
-        One of the same name but with other values is.
-    """
-    path = run.training(configuration.name)
-    if not path.exists():
-        return False
-    trained = Configuration.from_record(read_json(path)["configuration"])
-    before, now = (json.loads(json.dumps(asdict(c))) for c in (trained, configuration))
-    if before != now:
-        key = next(k for k in now if before.get(k) != now[k])
-        raise RunError(
-            f"{path.parent} holds {configuration.name} with {key} = {before.get(key)}, not {now[key]}.",
-            cure="Choose another folder with --out, or rename the configuration.",
-        )
-    return True

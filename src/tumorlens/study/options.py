@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from tumorlens.core.errors import ConfigError
-from tumorlens.core.files import Json
+from tumorlens.core.files import Json, cache_dir
 from tumorlens.core.run_folder import Run
 from tumorlens.training.configurations import BUILT_IN, Configuration, check_order, check_seed, read_configurations
 
@@ -118,36 +118,37 @@ class Study:
     def __post_init__(self) -> None:
         types = get_type_hints(Study)
         for field in dataclasses.fields(Study):
-            value = _converted(field.name, types[field.name], getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, _converted(field.name, types[field.name], getattr(self, field.name)))
         check_seed(self.seed)
-        if self.max_epochs is not None and self.max_epochs < 1:
-            raise ConfigError(f"--max-epochs {self.max_epochs} is below 1.", cure="Use 1 or more.")
-        if not 0.5 <= self.group_similarity <= 1:
-            raise ConfigError(f"--group-similarity {self.group_similarity} is out of range.", cure="Use 0.5 to 1.")
-        if self.folds < 2 or self.repeats < 1:
-            raise ConfigError(
-                f"--folds {self.folds} with --repeats {self.repeats} is not a cross-validation.",
-                cure="Use at least 2 folds and 1 repeat.",
-            )
-        if self.fold is not None and not (self.is_cv and 1 <= self.fold <= self.folds * self.repeats):
-            raise ConfigError(
-                f"--protocol {self.protocol} has no --fold {self.fold}.",
-                cure=f"Use 1 to {self.folds * self.repeats} with --protocol grouped-cv.",
-            )
-        if self.split is not None and self.protocol != "official":
-            raise ConfigError(
-                f"--split and --protocol {self.protocol} both split the data.", cure="Leave one of them out."
-            )
-        if self.on_epoch is not None and not callable(self.on_epoch):
-            raise ConfigError("on_epoch is not a function.", cure="Use a function that takes the record of an epoch.")
+        for wrong, what, cure in self._rules():
+            if wrong:
+                raise ConfigError(what, cure=cure)
         check_order(self.chosen())
+
+    def _rules(self) -> tuple[tuple[bool, str, str], ...]:
+        """Whether each rule on values is broken, the message, and the cure."""
+        n = self.folds * self.repeats
+        return (
+            (self.max_epochs is not None and self.max_epochs < 1,
+             f"--max-epochs {self.max_epochs} is below 1.", "Use 1 or more."),
+            (not 0.5 <= self.group_similarity <= 1,
+             f"--group-similarity {self.group_similarity} is out of range.", "Use 0.5 to 1."),
+            (self.folds < 2 or self.repeats < 1,
+             f"--folds {self.folds} with --repeats {self.repeats} is not a cross-validation.",
+             "Use at least 2 folds and 1 repeat."),
+            (self.fold is not None and not (self.is_cv and 1 <= self.fold <= n),
+             f"--protocol {self.protocol} has no --fold {self.fold}.",
+             f"Use 1 to {n} with --protocol grouped-cv."),
+            (self.split is not None and self.protocol != "official",
+             f"--split and --protocol {self.protocol} both split the data.", "Leave one of them out."),
+            (self.on_epoch is not None and not callable(self.on_epoch),
+             "on_epoch is not a function.", "Use a function that takes the record of an epoch."),
+        )  # fmt: skip
 
     @classmethod
     def from_record(cls, config: Mapping[str, Any], out: Path) -> Study:
         """From `record()`, such as a run's study.json holds it; `out` is where the run folder is now."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        values = {name: value for name, value in config.items() if name in known}
+        values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
         values["configurations"] = [
             c if isinstance(c, str) else Configuration.from_record(c) for c in config.get("configurations", ())
         ]
@@ -155,9 +156,8 @@ class Study:
 
     def record(self) -> Json:
         """The fields as study.json holds them: paths as text, configurations by name or with all their values."""
-        values = dataclasses.asdict(dataclasses.replace(self, on_epoch=None))
-        del values["on_epoch"]
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        values = dataclasses.asdict(dataclasses.replace(self, on_epoch=None)).items()
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values if name != "on_epoch"}
 
     @property
     def split_options(self) -> SplitOptions:
@@ -179,13 +179,18 @@ class Study:
         return self.protocol == "grouped-cv"
 
     @property
+    def cache_folder(self) -> Path:
+        """Folder for decoded images and features."""
+        return Path(self.cache) if self.cache else cache_dir()
+
+    @property
     def run(self) -> Run:
         """The run folder."""
         if self.out is not None:
             return Run(Path(self.out))
-        known = self.data in ("kaggle", "phantom")
+        name = self.data if self.data in ("kaggle", "phantom") else Path(self.data).resolve().stem
         parts = (
-            f"{self.data if known else Path(self.data).resolve().stem}-seed{self.seed}",
+            f"{name}-seed{self.seed}",
             self.protocol if self.protocol != "official" else "",
             f"{self.folds}" if self.is_cv and self.folds != 5 else "",
             Path(self.groups).stem if self.groups else "",
@@ -214,13 +219,12 @@ class Study:
             raise ConfigError("Two different configurations have the same name.", cure="Rename one of them.")
         if not names:
             raise ConfigError("No configuration is named.", cure="Use --configurations initial finetuned.")
-        changes: dict[str, dict[str, Any]] = {name: {} for name in names}
-        if self.finetuned_start != "initial":
-            changes["finetuned"] = {"start": self.finetuned_start}
-        if self.head_solver != "gradient":
-            changes["initial"] = {"head_solver": self.head_solver}
-        epochs: dict[str, Any] = {} if self.max_epochs is None else {"max_epochs": self.max_epochs}
-        return tuple(dataclasses.replace(named[n], **changes[n], **epochs) for n in dict.fromkeys(names))
+        changes: dict[str, dict[str, Any]] = {
+            "finetuned": {} if self.finetuned_start == "initial" else {"start": self.finetuned_start},
+            "initial": {} if self.head_solver == "gradient" else {"head_solver": self.head_solver},
+        }
+        every: dict[str, Any] = {} if self.max_epochs is None else {"max_epochs": self.max_epochs}
+        return tuple(dataclasses.replace(named[n], **changes.get(n, {}), **every) for n in dict.fromkeys(names))
 
 
 _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
@@ -234,8 +238,7 @@ def _converted(name: str, kind: Any, value: Any) -> Any:
     kinds = (True, False) if kind is bool else get_args(kind) or (kind,)
     if kind is bool or get_origin(kind) is Literal:
         if value not in kinds:
-            choices = ", ".join(f'"{choice}"' for choice in kinds)
-            raise ConfigError(f'Invalid value "{value}" for {option}.', cure=f"Choose from: {choices}.")
+            raise ConfigError(f"{option} {value} is not valid.", cure=f"Choose from {', '.join(map(str, kinds))}.")
         return value
     if kinds[0] not in _CONVERTERS or (value is None and type(None) in kinds):
         return value

@@ -11,7 +11,7 @@ from typing import Any
 
 from tumorlens.core.environment import environment, git_state
 from tumorlens.core.errors import FetchError, RunError
-from tumorlens.core.files import Json, cache_dir, read_json, write_json
+from tumorlens.core.files import Json, read_json, write_json
 from tumorlens.core.memory import blocks_given_back
 from tumorlens.core.progress import Clock, log
 from tumorlens.core.run_folder import FORMAT, Run
@@ -22,26 +22,26 @@ from tumorlens.data.dataset import SplitDataset, open_dataset, open_split_datase
 from tumorlens.data.index import write_index
 from tumorlens.data.splits import SPLITS
 from tumorlens.study.checks import check_files
-from tumorlens.study.experiment import Experiment, is_trained
+from tumorlens.study.experiment import Experiment
 from tumorlens.study.options import Study
 from tumorlens.training import weights as weight_files
 from tumorlens.training.devices import Compute, resolve_compute
-from tumorlens.training.weights import Weights
 
 #: Entries of study.json that must agree for a run folder to be resumed.
 _SAME = (
     ("config", "seed"), ("dataset", "fingerprint"), ("weights", "sha256"), ("device", "device"),
-    ("device", "precision"), ("device", "convolutions"), ("split", "source"), ("split", "sha256"), ("classes", None),
+    ("device", "precision"), ("device", "convolutions"), ("split", "source"), ("split", "sha256"), ("classes", ""),
 )  # fmt: skip
 #: The same for folds of one cross-validation.
 _SAME_IN_FOLDS = (
     *(("config", name) for name in ("seed", "group_similarity", "groups", "folds")), ("split", "groups_sha256"),
-    ("dataset", "fingerprint"), ("weights", "sha256"), ("classes", None),
+    ("dataset", "fingerprint"), ("weights", "sha256"), ("classes", ""),
 )  # fmt: skip
 #: The same for a fold that is finished, whose data are not read again.
 _SAME_FOLD = (
     *(("config", name) for name in ("seed", "group_similarity", "groups", "folds", "fold")), ("split", "groups_sha256"),
-    ("device", "device"), ("device", "precision"), ("device", "convolutions"),
+    ("device", "device"), ("device", "precision"), ("device", "convolutions"), ("weights", "sha256"),
+    ("dataset", "fingerprint"),
 )  # fmt: skip
 
 
@@ -63,10 +63,8 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> E
     RunError
         The folder holds another study, or cannot be written; nothing in it is changed.
     """
-    clock, run, configurations = clock or Clock(), study.run, study.chosen()
+    clock = clock or Clock()
     check_files(study)
-    for configuration in configurations:
-        is_trained(run, configuration)
     compute = _resolve_compute(study)
     weights = _find_weights(study)
     log.info(
@@ -75,16 +73,17 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> E
     )
     if weights.kind == "none":
         log.warning("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
-    cache = Path(study.cache) if study.cache else cache_dir()
-    dataset = open_split_dataset(str(study.data), study.split_options, cache=cache, seed=study.seed, clock=clock)
+    dataset = open_split_dataset(
+        str(study.data), study.split_options, cache=study.cache_folder, seed=study.seed, clock=clock
+    )
     _log_dataset(study, dataset)
     experiment = Experiment(
         dataclasses.replace(study, on_epoch=None),  # which need not be picklable for the other processes
-        configurations, dataset.folder.root, dataset.index.classes, dataset.rows, weights, compute, cache,
+        study.chosen(), dataset.folder.root, dataset.index.classes, dataset.rows, weights, compute,
     )  # fmt: skip
     write_record(experiment, dataset, command or f"run_study({study!r})")
     with clock.step("audit_s"):
-        _write_audit(run, dataset)
+        _write_audit(study.run, dataset)
     return experiment
 
 
@@ -98,28 +97,20 @@ def is_finished(study: Study) -> bool:
     RunError
         The folder holds the results of another study.
     """
-    chosen = study.chosen()
-    if not study.run.report.exists():
-        return False
-    if not {c.name for c in chosen} <= set(read_json(study.run.comparison)["configurations"]):
+    names = {c.name for c in study.chosen()}
+    if not (study.run.report.exists() and names <= set(read_json(study.run.comparison)["configurations"])):
         return False
     check_files(study)
-    for configuration in chosen:
-        is_trained(study.run, configuration)
-    earlier = study.run.read_study()
+    earlier, config = study.run.read_study(), study.record()
     record: Json = {
-        "config": study.record(), "split": {"groups_sha256": _groups_hash(study)},
-        "device": _resolve_compute(study).record(),
+        "config": config, "split": {"groups_sha256": _groups_hash(study)}, "device": _resolve_compute(study).record(),
+        "dataset": earlier["dataset"], "weights": earlier["weights"],
     }  # fmt: skip
-    entries = list(_SAME_FOLD)
-    if record["config"]["weights"] != earlier["config"]["weights"]:
+    if config["weights"] != earlier["config"]["weights"]:
         record["weights"] = _find_weights(study).record()
-        entries.append(("weights", "sha256"))
-    if record["config"]["data"] != earlier["config"]["data"]:
-        cache = Path(study.cache) if study.cache else cache_dir()
-        record["dataset"] = open_dataset(str(study.data), cache=cache, seed=study.seed).record()
-        entries.append(("dataset", "fingerprint"))
-    _check_same(study.run, earlier, record, entries)
+    if config["data"] != earlier["config"]["data"]:
+        record["dataset"] = open_dataset(str(study.data), cache=study.cache_folder, seed=study.seed).record()
+    _check_same(study.run, earlier, record, _SAME_FOLD)
     return True
 
 
@@ -128,7 +119,7 @@ def _resolve_compute(study: Study) -> Compute:
     return resolve_compute(study.device, study.precision, study.convolutions, earlier=earlier)
 
 
-def _find_weights(study: Study) -> Weights:
+def _find_weights(study: Study) -> weight_files.Weights:
     try:
         return weight_files.find_weights(str(study.weights))
     except FetchError as error:
@@ -149,8 +140,8 @@ def _log_dataset(study: Study, dataset: SplitDataset) -> None:
     log.info(f"{sum(sizes.values()):,} images: " + ", ".join(f"{n:,} {split}" for split, n in sizes.items()) + ".")
     if study.split and dataset.assignment.left_out:
         log.info(f"{dataset.assignment.left_out:,} image(s) left out, as {study.split} assigns them to no split.")
-    if dataset.index.unreadable:
-        log.info(f"{len(dataset.index.unreadable)} file(s) left out; {study.run.audit} lists the reasons.")
+    if n := len(dataset.index.unreadable):
+        log.info(f"{n} file(s) left out; {study.run.audit} lists the reasons.")
 
 
 def write_record(experiment: Experiment, dataset: SplitDataset, command: str) -> None:
@@ -195,25 +186,23 @@ def write_record(experiment: Experiment, dataset: SplitDataset, command: str) ->
 def _check_same(run: Run, earlier: Json, record: Json, entries: Any) -> None:
     """RunError if the record of a run folder and that of this study differ in one of these entries."""
     for section, key in entries:
-        before, now, name = earlier[section], record[section], section
-        if key is not None:
-            name = f"{section} {key}"
+        before, now = earlier[section], record[section]
+        if key:
             before, now = before.get(key, now[key]), now[key]  # runs of older versions lack some
         if before != now:
             raise RunError(
-                f"{run.root} holds another study: its {name} is {before}, this one's is {now}.",
+                f"{run.root} holds another study: its {f'{section} {key}'.strip()} is {before}, this one's is {now}.",
                 cure="Choose another folder with --out, or delete that one.",
             )
 
 
 def _write_audit(run: Run, dataset: SplitDataset) -> None:
     """Write audit.json and baselines.csv. Label doubts stay in audit.json if all else in it is the same."""
-    audited = audit(dataset.assignment, dataset.options.similarity)
-    found = dataset.audit_record() | audited
+    found = dataset.audit_record() | audit(dataset.assignment, dataset.options.similarity)
     earlier = read_json(run.audit) if run.audit.exists() else {}
-    doubts = earlier.pop("label_doubts", None)
-    if doubts is not None and earlier == json.loads(json.dumps(found)):
-        found = {"label_doubts": doubts} | found
+    doubts = {"label_doubts": earlier.pop("label_doubts")} if "label_doubts" in earlier else {}
+    if earlier == json.loads(json.dumps(found)):
+        found = doubts | found
     write_json(run.audit, found)
     write_baselines(run.baselines, baselines(dataset.rows, dataset.index.thumbnails))
-    log.info(twins_line(audited["twins"]["all"]))
+    log.info(twins_line(found["twins"]["all"]))

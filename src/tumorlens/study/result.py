@@ -85,10 +85,9 @@ class StudyResult:
     @classmethod
     def of_folds(cls, folder: Path, report: Path, cv: Json) -> StudyResult:
         """From cv.json."""
-        pooled = {name: found["pooled"] for name, found in cv["configurations"].items()}
         found = {
             name: Metrics(SplitMetrics(m["n"], m["accuracy"], tuple(m["interval"]), m["macro_f1"]))
-            for name, m in pooled.items()
+            for name, m in ((name, one["pooled"]) for name, one in cv["configurations"].items())
         }
         return cls(folder, report, found, cross_validation=cv)
 
@@ -96,8 +95,8 @@ class StudyResult:
         """As `tumorlens study --json` prints it."""
         paths = {"run": str(self.folder), "report": str(self.report)}
         if self.cross_validation is not None:
-            accuracy: Json = {name: m.test.accuracy for name, m in self.metrics.items()}
-            return {**paths, "cv": self.cross_validation, "accuracy": accuracy}
+            pooled = {name: m.test.accuracy for name, m in self.metrics.items()}
+            return {**paths, "cv": self.cross_validation, "accuracy": pooled}
         accuracy = {
             name: {split: found.accuracy for split in ("train", "validation", "test") if (found := getattr(m, split))}
             for name, m in self.metrics.items()
@@ -117,7 +116,7 @@ class StudyResult:
         return "\n".join([*lines, f"Report: {self.report}"])
 
     def _repr_html_(self) -> str:
-        head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._table()]
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        head = head.replace("td>", "th>")
-        return f"<table><tr>{head}</tr>{body}</table><p>Report: {escape(str(self.report))}</p>"
+        rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._table()]
+        rows[0] = rows[0].replace("td>", "th>")
+        table = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table>{table}</table><p>Report: {escape(str(self.report))}</p>"

@@ -20,8 +20,6 @@ from tumorlens.training.world import World
 if TYPE_CHECKING:
     from tumorlens.study.experiment import Experiment
 
-__all__ = ["Study", "run_study", "train_study"]
-
 
 def run_study(study: Study, *, command: str = "") -> StudyResult:
     """Run a whole study, or what is left of it.
@@ -51,7 +49,7 @@ def run_study(study: Study, *, command: str = "") -> StudyResult:
     """
     check_installed(study)
     with process_group(study.device) as world:
-        return _run_folds(study, command, world) if study.is_cv else _run_one(study, command, world)
+        return (_run_folds if study.is_cv else _run_one)(study, command, world)
 
 
 def train_study(study: Study, *, command: str = "") -> Experiment:
@@ -62,21 +60,19 @@ def train_study(study: Study, *, command: str = "") -> Experiment:
             cure="Use `tumorlens study --protocol grouped-cv`; with --fold K it runs one fold.",
         )
     check_installed(study)
-    clock = Clock()
     with process_group(study.device) as world:
-        experiment = _train(study, command, clock, world)
+        experiment, clock = _train(study, command, world)
         world.run_on_rank0(write_timing, experiment.run, clock)
     return experiment
 
 
 def _run_one(study: Study, command: str, world: World) -> StudyResult:
-    clock = Clock()
-    experiment = _train(study, command, clock, world)
-    return world.run_on_rank0(_evaluate, experiment, clock)
+    return world.run_on_rank0(_evaluate, *_train(study, command, world))
 
 
-def _train(study: Study, command: str, clock: Clock, world: World) -> Experiment:
+def _train(study: Study, command: str, world: World) -> tuple[Experiment, Clock]:
     """Rank 0 prepares; all ranks train. Each configuration is saved before the next one begins."""
+    clock = Clock()
     with clock.step("imports_s"), gc_disabled():
         from tumorlens.study.prepare import prepare
     experiment = world.run_on_rank0(prepare, study, command=command, clock=clock)
@@ -85,7 +81,7 @@ def _train(study: Study, command: str, clock: Clock, world: World) -> Experiment
     for configuration in experiment.configurations:
         with clock.step(f"train_{configuration.name}_s"):
             experiment.train(configuration, world, study.on_epoch)
-    return experiment
+    return experiment, clock
 
 
 def _evaluate(experiment: Experiment, clock: Clock) -> StudyResult:
@@ -113,10 +109,9 @@ def _run_folds(study: Study, command: str, world: World) -> StudyResult:
 
     for number in [study.fold] if study.fold else range(1, study.folds * study.repeats + 1):
         fold = dataclasses.replace(study, fold=number, out=fold_folder(study.run.root, number))
-        if world.run_on_rank0(is_finished, fold):
-            log.info(f"Fold {number} of {study.folds * study.repeats}: finished.")
-        else:
-            log.info(f"Fold {number} of {study.folds * study.repeats}:")
+        finished = world.run_on_rank0(is_finished, fold)
+        log.info(f"Fold {number} of {study.folds * study.repeats}:{' finished.' if finished else ''}")
+        if not finished:
             _run_one(fold, command, world)
         result = world.run_on_rank0(_pool_folds, study)
     return result

@@ -19,10 +19,8 @@ from tumorlens.training.configurations import BUILT_IN, Configuration
 
 def write_timing(run: Run, clock: Clock) -> None:
     """Write the seconds of each step and the peak memory of this process to study.json."""
-    record = run.read_study()
-    record["timing"] = {**clock.steps, "total_s": clock.total}
-    record["peak_memory_gb"] = peak_memory_gb()
-    write_json(run.study, record)
+    timing = {**clock.steps, "total_s": clock.total}
+    write_json(run.study, run.read_study() | {"timing": timing, "peak_memory_gb": peak_memory_gb()})
 
 
 def evaluate_run(root: Path) -> Json:
@@ -90,10 +88,11 @@ def published_for(record: Json, rows: Sequence[ImageRecord]) -> dict[str, float]
     """Published accuracy by configuration, if data set, split and training are those of the published study."""
     from tumorlens.data.datasheets import TESTING, published
 
-    official = record["split"].get("protocol", "official") == "official"
-    tested = all((row.split == "test") == (row.part == TESTING) for row in rows)
     figures = published(record["dataset"]["sheet"])
-    if not (figures and official and tested and record["dataset"]["comparable_to_published"]):
+    official = record["split"].get("protocol", "official") == "official" and all(
+        (row.split == "test") == (row.part == TESTING) for row in rows
+    )
+    if not (figures and official and record["dataset"]["comparable_to_published"]):
         return None
     as_published = {"imagenet"}
     for one in record["configurations"]:  # listed after the one that it starts from
@@ -140,14 +139,12 @@ def sum_up(roots: Sequence[Path]) -> Json:
         for run in runs:
             config, own = run.read_study()["config"], read_json(run.training(name))["configuration"].get("seed")
             key = (config["seed"] if own is None else own, config.get("split"))
-            if key in seen:
+            if (other := seen.setdefault(key, run.root)) != run.root:
                 raise RunError(
-                    f"{seen[key]} and {run.root} trained {name} with the same seed {key[0]}.",
+                    f"{other} and {run.root} trained {name} with the same seed {key[0]}.",
                     cure="Give runs with different seeds.",
                 )
-            seen[key] = run.root
-    values = {name: [found[name] for found in accuracies] for name in common}
-    first = common[0]
+    first, values = common[0], {name: [found[name] for found in accuracies] for name in common}
     return {
         name: summarise_seeds(found)
         | ({} if name == first else {"against_first": {"first": first, **paired_seeds(values[first], found)}})
