@@ -9,6 +9,7 @@ from folders import CLASSES
 from PIL import Image
 from serve_model import problem_of, service
 
+from tumorlens.core.text import OTHER_TUMOURS
 from tumorlens.serve import app
 
 
@@ -42,7 +43,7 @@ class TestOthers:
         assert card["model"] == "tiny-fp32-01234567"
         assert card["classes"] == list(CLASSES)
         assert card["takes"]["bytes"] == 64_000_000
-        assert card["limits"]
+        assert OTHER_TUMOURS in card["limits"]
 
     def test_sample(self, here):
         answer = here.get("/v1/sample")

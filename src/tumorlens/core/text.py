@@ -1,9 +1,14 @@
-"""Formatting of measured numbers in prose, on terminals and in reports."""
+"""Text that several rooms share: measured numbers in prose, and what a classifier cannot answer."""
 
 import re
 import unicodedata
 
 SIGNIFICANT = 0.05  # significance level
+#: A limit of every classifier, for the card, the service, the report and the documents.
+OTHER_TUMOURS = (
+    "The classifier can only answer one of its classes. A tumour that is none of them is called one of them or held "
+    "back; for the four classes of the published data set these are metastases, lymphomas, schwannomas and others."
+)
 NBSP = "\N{NO-BREAK SPACE}"
 _BOUND = re.compile(r"(?<=\d) (?=%|s\b|min\b|h\b|GB\b|points\b)|(?<=\bp) (?=[<=])|(?<=\bp [<=]) (?=\d)")
 

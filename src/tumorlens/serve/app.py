@@ -22,6 +22,7 @@ from PIL import Image
 from starlette.types import Message, Send
 
 from tumorlens.core.cpu import usable_cores
+from tumorlens.core.text import OTHER_TUMOURS
 from tumorlens.core.version import __version__
 from tumorlens.inference.classifier import Classifier
 from tumorlens.inference.predict import model_name
@@ -50,8 +51,9 @@ _LIMITS = (
     "For research and teaching, not for diagnosis.",
     "Accuracy on all test images is inflated by those with near-duplicates among the training images. If the card has "
     "a figure for the test images without near-duplicates, use that one.",
-    "It knows only its classes. Images of other diseases, scanners, sequences or preprocessing may be classified "
-    "wrongly; the verdicts uncertain and refused catch many of them, but not all.",
+    OTHER_TUMOURS,
+    "Images of other diseases, scanners, sequences or preprocessing may be classified wrongly; the verdicts uncertain "
+    "and refused catch many of them, but not all.",
     "A heatmap shows which regions supported a class, on a grid of 7 by 7; it does not outline a tumour.",
 )
 CoverageQuery = Annotated[float, Query(gt=0, lt=1, description="Share of prediction sets that contain the true class.")]
