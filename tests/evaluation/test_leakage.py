@@ -27,9 +27,9 @@ def test_each_subset_is_counted() -> None:
     free = [row.path for row in test if row.similarity < 0.99]
     right = {row.path for row in test if row.similarity >= 0.99} | set(free[:4])
     labels = np.array([LABELS.index(row.label) for row in test])
-    said = np.array([label if row.path in right else 1 - label for label, row in zip(labels, test, strict=True)])
+    predicted = np.array([label if row.path in right else 1 - label for label, row in zip(labels, test, strict=True)])
     predictions = Predictions(
-        tuple(row.path for row in test), labels, np.eye(2)[said] * 0.8 + 0.1, ("test",) * len(test), LABELS
+        tuple(row.path for row in test), labels, np.eye(2)[predicted] * 0.8 + 0.1, ("test",) * len(test), LABELS
     )
     lines = {row.path: ("one", row.label, "two") for row in test}
     found = leakage(rows, {"net": predictions}, lines)
@@ -51,19 +51,23 @@ def test_each_subset_is_counted() -> None:
     assert "29.8 points lower than on the official test" in text
     assert "class distribution" not in text  # it is the same one
     # All of one class are right, of the other none: without twins, 9 and 5, the mix alone makes the difference.
-    said = np.zeros(len(test), int)
+    predicted = np.zeros(len(test), int)
     easy = {*[row.path for row in test if row.similarity >= 0.99 and row.label == "two"],
             *[row.path for row in test if row.similarity < 0.99 and row.label == "one"]}  # fmt: skip
     chosen = [i for i, row in enumerate(test) if row.path in easy]
     mixed = Predictions(
-        tuple(test[i].path for i in chosen), labels[chosen], np.eye(2)[said[chosen]], ("test",) * len(chosen), LABELS
+        tuple(test[i].path for i in chosen),
+        labels[chosen],
+        np.eye(2)[predicted[chosen]],
+        ("test",) * len(chosen),
+        LABELS,
     )
     found = leakage([row for row in rows if row.split != "test" or row.path in easy], {"net": mixed}, {})
     assert found["parts"]["twin_free"]["configurations"]["net"]["accuracy"] == 1
     assert same_mix(found, "twin_free", "net") == 1
     assert same_mix(found, "below_0.95", "net") == 1
-    told = sentence(found, ["net"], "all")
-    assert "41.7 points higher than on all (the same as there at the same class distribution)." in told
+    text = sentence(found, ["net"], "all")
+    assert "41.7 points higher than on all (the same as there at the same class distribution)." in text
     nothing = [row for row in rows if row.split != "test" or row.path in free]
     kept = predictions.paths
     rest = [i for i, path in enumerate(kept) if path in free]

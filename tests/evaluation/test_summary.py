@@ -172,7 +172,7 @@ class TestSummary:
         assert text.startswith("high: largest gap 5.00 points, validation − test")
         assert ("; chance alone can explain it, 95 % interval −" in text) == chance
 
-    def test_a_gap_is_judged_as_it_is_shown(self):
+    def test_a_gap_is_rated_as_it_is_shown(self):
         # 1.004 points are shown as 1.00, which the rule calls low
         parts = {k: {"accuracy": a, "n": 100_000, "correct": round(a * 100_000)} for k, a in
                  (("train", 0.99), ("validation", 0.99), ("test", 0.97996))}  # fmt: skip
@@ -292,7 +292,7 @@ class TestText:
     def test_small_p_values(self, p):
         assert p_value_text(p) == "p < 0.001"
 
-    def test_p_values_at_the_border_read_as_they_are_judged(self):
+    def test_p_values_at_the_border_read_as_they_are_tested(self):
         assert (p_value_text(0.0499), p_value_text(0.0501), p_value_text(0.05)) == (
             "p = 0.0499", "p = 0.0501", "p = 0.050",
         )  # fmt: skip
@@ -309,5 +309,5 @@ class TestText:
         alone = compare(list(named), training_of, metrics, named, None)["verdict"]
         together = compare(list(named), training_of, metrics, named, None, groups)["verdict"]
         assert "(McNemar p < 0.001)" in alone
-        told = "(McNemar p < 0.001, but if whole groups are resampled chance alone can explain the difference)"
-        assert told in together
+        text = "(McNemar p < 0.001, but if whole groups are resampled chance alone can explain the difference)"
+        assert text in together

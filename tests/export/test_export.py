@@ -119,8 +119,8 @@ def test_what_is_not_trained_cannot_be_exported(exported):
 def test_a_place_that_cannot_be_written_is_reported_before_anything_is_computed(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "build_graph", lambda *_, **__: pytest.fail("computed"))
     (tmp_path / "file").touch()
-    for out, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "m.onnx", "is a file")):
-        with pytest.raises(RunError, match=told):
+    for out, match in ((tmp_path, "is a folder"), (tmp_path / "file" / "m.onnx", "is a file")):
+        with pytest.raises(RunError, match=match):
             export_run(exported[0], "initial", out=out)
 
 
