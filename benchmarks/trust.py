@@ -30,8 +30,8 @@ from robustness.families import (
 )
 
 from tumorlens.core.progress import log
-from tumorlens.data.near_duplicates import THRESHOLD
 from tumorlens.data.phantom.generator import VIEWS
+from tumorlens.evaluation.leakage import without_twins
 from tumorlens.export.trained_run import TrainedRun, open_trained_run
 from tumorlens.inference.classifier import Classifier, load_classifier
 from tumorlens.inference.uncertainty.fitting import LabelledOutputs
@@ -80,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained = open_trained_run(asked.run, classifier.card["configuration"])
     validation, test = predict_split(classifier, trained, "validation"), predict_split(classifier, trained, "test")
     rows = trained.split("test")
-    twin_free = np.array([row.similarity is None or row.similarity < THRESHOLD for row in rows])
+    free, _ = without_twins(trained.rows)
+    twin_free = np.array([free[row.path][0] for row in rows])
     drawn = np.random.default_rng(0).permutation(len(rows))
     some, few = np.sort(drawn[: asked.near_images]), np.sort(drawn[: asked.far_images])
     near, far = {}, {}

@@ -34,7 +34,7 @@ def audit(assignment: Assignment, similarity: float) -> Json:
     return {
         "twins": leak_table(assignment),
         "groups": _groups(rows, assignment, similarity),
-        "conflicts": conflicts(rows, assignment),
+        "conflicts": assignment.frozen.conflicts() if assignment.frozen else conflicts(rows, assignment),
         "leaks": worst_leaks(rows),
         "shortcuts": shortcuts(rows),
     }
@@ -91,6 +91,7 @@ def _groups(rows: Sequence[ImageRecord], assignment: Assignment, similarity: flo
     return {
         "from": "twins" if found else "file",
         "similarity": similarity if found else None,
+        "frozen_lists": found.version if found else None,
         "n": len(names),
         "alone": int(np.sum(counts == 1)),
         "largest": int(counts.max()),

@@ -82,6 +82,7 @@ class SplitDataset(Dataset):
             "test_source": split.test_source,
             "protocol": self.options.protocol,
             "left_out": self.assignment.left_out,
+            "frozen_lists": self.assignment.groups.version if self.assignment.groups else None,
             "sha256": split_hash(split.rows),
         }
 

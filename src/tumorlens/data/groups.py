@@ -19,6 +19,8 @@ class Groups:
     """Groups that were above the cap and were cut at a higher similarity."""
     cut_pairs: int
     """Pairs at or above the threshold that lie in different groups because of that."""
+    version: str | None = None
+    """Version of the frozen lists that they are from; None if they were searched for."""
 
 
 def group_near_duplicates(twins: NearDuplicates, threshold: float = THRESHOLD, *, cap: int | None = None) -> Groups:

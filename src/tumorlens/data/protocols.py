@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from tumorlens.core.errors import DataError
 from tumorlens.data.datasheets import TESTING
+from tumorlens.data.frozen import FOLDS, TWIN_IN_TESTING, VERSION, FrozenLists, frozen_lists
 from tumorlens.data.groups import Groups, group_near_duplicates
 from tumorlens.data.index import ImageRecord, Index
 from tumorlens.data.near_duplicates import (
     COARSE,
     THRESHOLD,
     TRANSFORMATIONS,
+    Ints,
     NearDuplicates,
     find_near_duplicates,
 )
@@ -61,6 +63,8 @@ class Assignment:
     """The search behind it; its reference images are those of training and validation."""
     groups: Groups | None
     """Groups of near-duplicates; None if the user named groups."""
+    frozen: FrozenLists | None = None
+    """The lists that fix groups, folds and label conflicts, if all images are version 1's and no groups were named."""
 
     @property
     def left_out(self) -> int:
@@ -86,26 +90,32 @@ def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
         The protocol cannot be applied: a class without images, a file that does not fit, a single group.
     """
     similarity, groups_file = options.similarity, options.groups_file
+    lists = None if groups_file else frozen_lists(index.rows)
     training = np.array([row.part != TESTING for row in index.rows])
     twins = find_near_duplicates(index.thumbnails, training, floor=min(COARSE, similarity))
-    found = None if groups_file else group_near_duplicates(twins, similarity)
+    found = (lists and lists.groups(similarity)) or (None if groups_file else group_near_duplicates(twins, similarity))
     groups = _from_file(index, groups_file) if groups_file else found.numbers.astype(str)  # type: ignore[union-attr]
     if options.protocol == GROUPED_CV:
-        split = _fold(index, groups, options, seed)
+        split = _fold(index, groups, options, seed, lists)
     elif options.protocol == TWIN_FREE_TRAIN:
         if training.all():
             raise DataError(
                 f"{index.root} has no Testing folder, so no Training image can have a twin there.",
                 cure="Use --protocol grouped-cv, which keeps twins together.",
             )
-        shared = np.isin(groups, groups[~training]) if groups_file else twins.having(~training, similarity)
+        if groups_file:
+            shared = np.isin(groups, groups[~training])
+        elif lists and similarity == THRESHOLD and lists.in_place():
+            shared = lists.flagged(TWIN_IN_TESTING)
+        else:
+            shared = twins.having(~training, similarity)
         split = _without(index, training & shared, seed, "a group" if groups_file else "a twin")
     else:
         split = split_index(index, seed=seed, file=options.split_file)
     reference = np.array([row.split in ("train", "validation") for row in split.rows])
     if (reference != training).any():
         twins = find_near_duplicates(index.thumbnails, reference, floor=min(COARSE, similarity))
-    return Assignment(replace(split, rows=annotated(split.rows, groups, twins)), twins, found)
+    return Assignment(replace(split, rows=annotated(split.rows, groups, twins)), twins, found, lists)
 
 
 def annotated(rows: Sequence[ImageRecord], groups: Strings, twins: NearDuplicates) -> tuple[ImageRecord, ...]:
@@ -139,11 +149,11 @@ def _without(index: Index, dropped: npt.NDArray[np.bool_], seed: int, what: str)
     return replace(split, rows=rows, source=source)
 
 
-def _fold(index: Index, groups: Strings, options: SplitOptions, seed: int) -> Split:
+def _fold(index: Index, groups: Strings, options: SplitOptions, seed: int, lists: FrozenLists | None) -> Split:
     folds, fold = options.folds, options.fold
     cure = "Use fewer --folds, or " + ("name smaller groups." if options.groups_file else "raise --group-similarity.")
-    first = {row.pixels: i for i, row in reversed(list(enumerate(index.rows)))}
-    chosen = np.array(sorted(first.values()))  # one of each pixel-identical picture
+    listed = lists.folds(options.similarity) if lists and folds == FOLDS and fold <= FOLDS else None
+    chosen = distinct_images(index) if listed is None else np.flatnonzero(listed)
     labels = np.array([index.rows[i].label for i in chosen])
     own = groups[chosen]
     for label in index.classes:
@@ -152,7 +162,10 @@ def _fold(index: Index, groups: Strings, options: SplitOptions, seed: int) -> Sp
     repeat, number = divmod(fold - 1, folds)
     if repeat:  # a stream of its own: seed + repeat would be the folds of another seed
         seed = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
-    rest, testing = group_folds(folds, labels, own, seed)[number]
+    if listed is None:
+        rest, testing = group_folds(folds, labels, own, seed)[number]
+    else:
+        rest, testing = (np.flatnonzero((listed[chosen] == fold) == tested) for tested in (False, True))
     fewest = min(len(np.unique(own[rest][labels[rest] == label])) for label in index.classes)
     if fewest < 2:
         raise DataError(f"Fold {fold} leaves a class with {fewest} group(s) to train and validate on.", cure=cure)
@@ -167,7 +180,15 @@ def _fold(index: Index, groups: Strings, options: SplitOptions, seed: int) -> Sp
     rows = tuple(replace(row, split=str(split)) for row, split in zip(index.rows, place, strict=True))
     copies = len(index.rows) - len(chosen)
     source = f"fold {fold} of {folds} over whole groups, all images pooled, {copies:,} pixel-identical copies dropped"
+    if listed is not None:
+        source += f" (frozen lists {VERSION})"
     return Split(rows, source, "fold")
+
+
+def distinct_images(index: Index) -> Ints:
+    """Places of the rows to use, in order: the first of each set of pixel-identical pictures."""
+    first = {row.pixels: i for i, row in reversed(list(enumerate(index.rows)))}
+    return np.array(sorted(first.values()))
 
 
 def _from_file(index: Index, file: Path) -> Strings:

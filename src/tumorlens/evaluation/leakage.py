@@ -12,6 +12,7 @@ from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
 from tumorlens.core.text import percent
 from tumorlens.data.baselines import BASELINES
+from tumorlens.data.frozen import BELOW_COARSE, TWIN_FREE, VERSION, frozen_lists
 from tumorlens.data.index import ImageRecord
 from tumorlens.data.near_duplicates import COARSE, THRESHOLD
 from tumorlens.evaluation.bootstrap import bootstrap_accuracy
@@ -48,7 +49,8 @@ def leakage(
     Returns
     -------
     dict
-        `threshold`; `parts`: the subsets, each with its `title`, `n`, `classes` (images of each), and under
+        `threshold`; `frozen_lists`, as `without_twins` returns it; `parts`: the subsets, each with its `title`,
+        `n`, `classes` (images of each), and under
         `configurations` and `baselines` n, correct, accuracy, Wilson's `interval` (images independent),
         `group_interval` (whole groups resampled; None for fewer than two groups), `macro_f1`,
         `macro_recall`, and `recall` by class (None without images). `curve`: accuracy on the test images whose
@@ -65,12 +67,9 @@ def leakage(
     by_baseline = {
         name: np.array([classes.index(baselines[p][i]) for p in paths]) for i, name in enumerate(BASELINES) if baselines
     }
-    masks = {
-        "official": np.ones(len(paths), bool),
-        "with_twin": similarity >= THRESHOLD,
-        "twin_free": similarity < THRESHOLD,
-        "below_0.95": similarity < COARSE,
-    }
+    of_path, version = without_twins(rows)
+    free, below = np.array([of_path[p] for p in paths]).T
+    masks = {"official": np.ones(len(paths), bool), "with_twin": ~free, "twin_free": free, "below_0.95": below}
     subsets: Json = {}
     for key, mask in masks.items():
         subsets[key] = {
@@ -92,7 +91,30 @@ def leakage(
             for name, found in {**predicted, **by_baseline}.items()
         },
     }
-    return {"threshold": THRESHOLD, "parts": subsets, "curve": curve}
+    return {"threshold": THRESHOLD, "frozen_lists": version, "parts": subsets, "curve": curve}
+
+
+def without_twins(rows: Sequence[ImageRecord]) -> tuple[dict[str, tuple[bool, bool]], str | None]:
+    """Which test images have no twin among those trained on, and which are less similar than 0.95 to all of them.
+
+    Parameters
+    ----------
+    rows
+        Rows of index.csv, with similarity.
+
+    Returns
+    -------
+    dict, str or None
+        Both by path; the version of the frozen lists that name them if images and folders are version 1's, else None,
+        and the similarity of thumbnails decides.
+    """
+    lists = frozen_lists(rows)
+    flags = lists.test_flags() if lists else None
+    if flags is None:
+        cosine = {row.path: -1 if row.similarity is None else row.similarity for row in rows if row.split == "test"}
+        return {path: (value < THRESHOLD, value < COARSE) for path, value in cosine.items()}, None
+    listed = zip(rows, (flags & TWIN_FREE > 0).tolist(), (flags & BELOW_COARSE > 0).tolist(), strict=True)
+    return {row.path: (free, below) for row, free, below in listed if row.split == "test"}, VERSION
 
 
 def _on_test(predictions: Predictions, paths: Sequence[str]) -> Classes:
@@ -130,7 +152,8 @@ def sentence(found: Json, names: Sequence[str], whole: str) -> str:
     n, leaked, free = (subsets[key]["n"] for key in ("official", "with_twin", "twin_free"))
     if not leaked:
         return "No test image has a twin among the training images."
-    text = f"{leaked:,} of the {n:,} test images have a twin among the training images"
+    lists = f" (frozen lists {found['frozen_lists']})" if found.get("frozen_lists") else ""
+    text = f"{leaked:,} of the {n:,} test images have a twin among the training images{lists}"
     if not free:
         return text + ": none is left to test on without a twin."
     shown = []

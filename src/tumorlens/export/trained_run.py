@@ -22,7 +22,7 @@ from tumorlens.inference.network import BATCH
 from tumorlens.readers.pixels import Pixels, read_image
 from tumorlens.training.weights import read_state_dict
 
-_MEASURED = ("n", "correct", "accuracy", "accuracy_interval")
+_MEASURED = ("n", "correct", "accuracy", "accuracy_interval", "frozen_lists")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +84,12 @@ class TrainedRun:
         if metrics.get("checkpoint_sha256") != self.sha256:
             return None
         found = {name: metrics["parts"][name] for name in ("validation", "test") if name in metrics["parts"]}
-        subsets = {}
-        if self.run.comparison.exists():
-            subsets = read_json(self.run.comparison).get("leakage", {}).get("parts", {})
+        leak = read_json(self.run.comparison).get("leakage", {}) if self.run.comparison.exists() else {}
         for name in ("twin_free", "below_0.95"):
-            if scores := subsets.get(name, {}).get("configurations", {}).get(self.configuration):
-                found[name] = scores | {"accuracy_interval": scores["interval"]}
-        return {name: {key: scores[key] for key in _MEASURED} for name, scores in found.items()}
+            if scores := leak.get("parts", {}).get(name, {}).get("configurations", {}).get(self.configuration):
+                lists = {"frozen_lists": version} if (version := leak.get("frozen_lists")) else {}
+                found[name] = scores | {"accuracy_interval": scores["interval"]} | lists
+        return {name: {key: scores[key] for key in _MEASURED if key in scores} for name, scores in found.items()}
 
 
 def open_trained_run(root: Path, configuration: str, data: str | None = None) -> TrainedRun:

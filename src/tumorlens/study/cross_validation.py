@@ -71,6 +71,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         "outgrown": grouped["outgrown"],
         "cut_pairs": grouped["cut_pairs"],
         "copies_dropped": study["split"]["left_out"],
+        "frozen_lists": study["split"].get("frozen_lists"),
         "unfinished": sorted({name for one in compared for name in one} - set(names)),
         "configurations": {name: pool_folds([found[name] for found, _ in by_fold], classes) for name in names},
         "baselines": {
