@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from tumorlens.data.index import ImageRecord
-from tumorlens.evaluation.leakage import leakage, same_mix, sentence
+from tumorlens.evaluation.leakage import as_good_as, leakage, same_mix, sentence
 from tumorlens.evaluation.predictions import Predictions
+from tumorlens.evaluation.summary import baseline_opening
 
 LABELS = ("one", "two")
 
@@ -75,3 +76,28 @@ def test_each_subset_is_counted() -> None:
         tuple(kept[i] for i in rest), labels[rest], predictions.probabilities[rest], ("test",) * len(rest), LABELS
     )
     assert sentence(leakage(nothing, {"net": only}, {}), ["net"], "all").startswith("No test image has a twin")
+
+
+def test_a_baseline_that_is_not_worse_opens_the_verdict() -> None:
+    labels = np.repeat([0, 1], 50)
+
+    def wrong(n: int) -> np.ndarray:
+        return np.where(np.arange(100) < n, 1 - labels, labels)
+
+    networks = {"initial": wrong(30), "finetuned": wrong(4)}
+    # Three more errors than finetuned are no difference by McNemar's test (p = 0.25); forty more are one.
+    found = as_good_as(labels, networks, {"nn": wrong(7), "file_facts": wrong(44)})
+    assert [(one["baseline"], one["network"]) for one in found] == [("nn", "initial"), ("nn", "finetuned")]
+    (opening,) = baseline_opening(found)
+    assert opening == (
+        "A baseline that knows nothing about brains is as good as initial and finetuned: the label of the most similar "
+        "training thumbnail is correct for 93.00 % of the test images, initial for 70.00 % (p < 0.001) and finetuned "
+        "for 96.00 % (p = 0.25) (McNemar)."
+    )
+    (best,) = baseline_opening(as_good_as(labels, {"finetuned": wrong(4)}, {"nn": wrong(7), "nn_mirror": wrong(0)}))
+    assert "mirrored ones included, is correct for 100.00 %" in best
+    assert baseline_opening(as_good_as(labels, networks, {"largest_class": wrong(50)})) == []
+    always_largest = as_good_as(labels, {"net": wrong(50)}, {"largest_class": np.zeros(100, int)})
+    assert baseline_opening(always_largest)[0].startswith(
+        "A baseline that knows nothing about brains is as good as net"
+    )

@@ -19,10 +19,14 @@ from report_fixture import build_run, change
 from report_page import Element, parse
 
 from tumorlens.core.run_folder import Run
+from tumorlens.data.baselines import write_baselines
+from tumorlens.data.index import read_index
+from tumorlens.evaluation.summary import summary_text
 from tumorlens.readers.pixels import read_image
 from tumorlens.report import write_report
 from tumorlens.report.data import read_report_data
 from tumorlens.report.galleries import SIDE, make_galleries
+from tumorlens.study.stages import compare_run
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
@@ -326,3 +330,17 @@ def test_data_set_and_how_to_repeat(tmp_path):
     ):  # fmt: skip
         assert piece in repeat
     assert "Peak memory" not in repeat
+
+
+def test_a_baseline_as_good_as_the_network_opens_report_comparison_and_terminal(tmp_path):
+    run = build_run(tmp_path, images=False)
+    test = [row for row in read_index(run.index) if row.split == "test"]
+    write_baselines(run.baselines, [(row.path, *(row.label,) * 4) for row in test])
+    change(run.study, dataset=run.read_study()["dataset"] | {"sheet": None})
+    comparison = compare_run(run.root)
+    opening = "A baseline that knows nothing about brains is as good as initial and finetuned: "
+    assert comparison["openings"][0].startswith(opening)
+    assert comparison["verdict"].startswith(opening)
+    assert summary_text(comparison).split("\n\n")[-1].replace("\n", " ").startswith(opening)
+    verdict = next(e for e in parse(write_report(run)).walk() if e.attributes.get("class") == "verdict")
+    assert verdict.text.replace("\N{NO-BREAK SPACE}", " ").startswith(opening)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tumorlens.core.text import listed
 from tumorlens.report import text
 
 
@@ -16,8 +17,8 @@ def test_numbers_read_well():
     assert [text.duration(s).replace(nbsp, " ") for s in (0.5, 12, 125, 7300)] == [
         "0.50 s", "12 s", "2 min 5 s", "2 h 1 min",
     ]  # fmt: skip
-    assert text.listed(["a"]) == "a"
-    assert text.listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
     assert text.moment("2026-03-04T05:06:07+00:00") == "2026-03-04 05:06 UTC"
     assert text.moment("yesterday") == "yesterday"
     assert text.bound("98.7 % of p < 0.001") == f"98.7{nbsp}% of p{nbsp}<{nbsp}0.001"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -10,14 +12,14 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
-from tumorlens.core.text import percent
+from tumorlens.core.text import SIGNIFICANT, percent
 from tumorlens.data.baselines import BASELINES
 from tumorlens.data.frozen import BELOW_COARSE, TWIN_FREE, VERSION, frozen_lists
 from tumorlens.data.index import ImageRecord
 from tumorlens.data.near_duplicates import COARSE, THRESHOLD
 from tumorlens.evaluation.bootstrap import bootstrap_accuracy
 from tumorlens.evaluation.predictions import Predictions
-from tumorlens.evaluation.statistics import wilson
+from tumorlens.evaluation.statistics import mcnemar, wilson
 
 #: Title of each subset of the test images, which their largest similarity to a training or validation image defines.
 SUBSETS = {
@@ -55,7 +57,8 @@ def leakage(
         `group_interval` (whole groups resampled; None for fewer than two groups), `macro_f1`,
         `macro_recall`, and `recall` by class (None without images). `curve`: accuracy on the test images whose
         largest similarity to a training or validation image is below each of a series of thresholds; None for
-        fewer than 20 images.
+        fewer than 20 images. `as_good`: from `as_good_as`, on all test images, for the baselines and the largest class
+        of the images trained on.
     """
     test = {row.path: row for row in rows if row.split == "test"}
     paths = sorted(test)
@@ -91,7 +94,40 @@ def leakage(
             for name, found in {**predicted, **by_baseline}.items()
         },
     }
-    return {"threshold": THRESHOLD, "frozen_lists": version, "parts": subsets, "curve": curve}
+    trained = Counter(row.label for row in rows if row.split in ("train", "validation"))
+    largest = classes.index(max(trained, key=lambda label: (trained[label], label))) if trained else 0
+    as_good = as_good_as(labels, predicted, by_baseline | {"largest_class": np.full(len(paths), largest)})
+    return {
+        "threshold": THRESHOLD, "frozen_lists": version, "parts": subsets, "curve": curve, "as_good": as_good,
+    }  # fmt: skip
+
+
+def as_good_as(labels: Classes, networks: Mapping[str, Classes], baselines: Mapping[str, Classes]) -> list[Json]:
+    """Each pair of a baseline and a network of which the baseline is not worse.
+
+    That is: as many images or more are classified correctly, or McNemar's test, which takes images as independent,
+    finds no difference (p of 0.05 or more).
+
+    Parameters
+    ----------
+    labels
+        int64 [n], true classes.
+    networks, baselines
+        int64 [n], predicted classes, by name.
+
+    Returns
+    -------
+    list of dict
+        `baseline`, `network`, the accuracy of each as `baseline_accuracy` and `network_accuracy`, and `p_value`.
+    """
+    found = []
+    for (baseline, one), (network, two) in product(baselines.items(), networks.items()):
+        right1, right2 = one == labels, two == labels
+        p = mcnemar(right1, right2)["p_value"]
+        if right1.sum() >= right2.sum() or p >= SIGNIFICANT:
+            found.append({"baseline": baseline, "network": network, "baseline_accuracy": float(right1.mean()),
+                          "network_accuracy": float(right2.mean()), "p_value": p})  # fmt: skip
+    return found
 
 
 def without_twins(rows: Sequence[ImageRecord]) -> tuple[dict[str, tuple[bool, bool]], str | None]:

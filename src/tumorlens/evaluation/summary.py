@@ -13,13 +13,20 @@ from itertools import pairwise, zip_longest
 import numpy as np
 
 from tumorlens.core.files import Json
-from tumorlens.core.text import SIGNIFICANT, bound, duration, p_value_text, percent, points, span
+from tumorlens.core.text import SIGNIFICANT, bound, duration, listed, p_value_text, percent, points, span
 from tumorlens.evaluation.predictions import SPLITS
 from tumorlens.evaluation.statistics import newcombe
 
 LOW_GAP, MODERATE_GAP = 0.01, 0.03  # largest accuracy gaps that count as low and as moderate risk
 CONFUSIONS = 3  # named in the summary
 _NOT_HELD_OUT = "not measured: the final weights were trained on the validation images, too"
+#: What each baseline predicts.
+BASELINES = {
+    "nn": "the label of the most similar training thumbnail",
+    "nn_mirror": "the label of the most similar training thumbnail, mirrored ones included,",
+    "file_facts": "a small decision tree on the file's size, format, border and brightness",
+    "largest_class": "the largest class, whatever the image,",
+}
 _WIDTH, _NARROWEST = 100, 24  # columns of the text table, and of one configuration in it
 
 
@@ -235,6 +242,31 @@ def verdict(facts: Sequence[Facts]) -> str:
         text += " p-values are adjusted for multiple comparisons (Holm)."
     compared = [f"{f.name} {_against_published(f, f.published)}" for f in facts if f.published is not None]
     return f"{text} {'; '.join(compared)}." if compared else text
+
+
+def baseline_opening(as_good: Sequence[Json], images: str = "test images") -> list[str]:
+    """The sentence that opens a verdict if a baseline is as good as a network; empty if none is.
+
+    Parameters
+    ----------
+    as_good
+        From `leakage.as_good_as`; the best baseline is named.
+    images
+        What was classified.
+    """
+    if not as_good:
+        return []
+    best = max(as_good, key=lambda pair: pair["baseline_accuracy"])
+    networks = [pair for pair in as_good if pair["baseline"] == best["baseline"]]
+    each = [
+        f"{pair['network']} for {percent(pair['network_accuracy'])} ({p_value_text(pair['p_value'])})"
+        for pair in networks
+    ]
+    return [
+        f"A baseline that knows nothing about brains is as good as {listed([pair['network'] for pair in networks])}: "
+        f"{BASELINES[best['baseline']]} is correct for {percent(best['baseline_accuracy'])} of the {images}, "
+        f"{listed(each)} (McNemar)."
+    ]
 
 
 def _changes(pair: Json) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tumorlens.core.files import Json, writing
-from tumorlens.core.text import bound
+from tumorlens.core.text import bound, listed
 from tumorlens.core.version import __version__
 from tumorlens.evaluation.leakage import same_mix
 from tumorlens.report import figures, text
@@ -39,7 +39,7 @@ def write_page(path: Path, template: str, view: Json) -> None:
     environment.filters |= {
         "bound": bound, "number": text.number, "percent": text.percent, "interval": text.interval,
         "points": text.points, "p_value": text.p_value, "count": text.count, "plural": text.plural,
-        "duration": text.duration, "moment": text.moment, "listed": text.listed,
+        "duration": text.duration, "moment": text.moment, "listed": listed,
     }  # fmt: skip
     environment.globals |= {"same_mix": same_mix, "series": figures.series, "version": __version__}
     page = environment.get_template(template).render(view)

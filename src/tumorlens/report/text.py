@@ -44,8 +44,3 @@ def moment(iso: str) -> str:
     except ValueError:
         return iso
     return f"{at:%Y-%m-%d %H:%M} {at.tzname() or ''}".rstrip()
-
-
-def listed(words: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

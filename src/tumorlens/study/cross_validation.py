@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from tumorlens.core.run_folder import Run
 from tumorlens.data.baselines import BASELINES, read_baselines
 from tumorlens.data.index import read_index
 from tumorlens.evaluation.bootstrap import bootstrap_accuracy
+from tumorlens.evaluation.leakage import as_good_as
 from tumorlens.evaluation.metrics import measure
 from tumorlens.evaluation.predictions import read_predictions
 from tumorlens.evaluation.seeds import summarise_seeds
+from tumorlens.evaluation.summary import baseline_opening
 from tumorlens.training.configurations import Configuration
 
 #: Options of a study that must agree between the folds that are pooled.
@@ -41,7 +43,8 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         `cut_pairs`, the near-duplicates that this separated; `unfinished`, configurations that some of these folds
         lack; under `configurations` and `baselines`, for each one, the test `accuracies` of the folds, their summary
         `folds` (mean, sd, min, max), and `pooled`: n, accuracy and macro F1 over all out-of-fold predictions, with an
-        interval from resampling whole groups. With several repeats, an image counts once per repeat, always in the
+        interval from resampling whole groups; `as_good`, as `leakage.as_good_as` returns it, and `openings`, the
+        sentences that open the verdict. With several repeats, an image counts once per repeat, always in the
         same group.
 
     Raises
@@ -60,6 +63,10 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
     study, grouped = runs[0].read_study(), read_json(runs[0].audit)["groups"]
     classes = study["classes"]
     by_fold = [fold_predictions(run, names, classes) for run in runs]
+    networks = {name: [found[name] for found, _ in by_fold] for name in names}
+    known = BASELINES if all(found for _, found in by_fold) else ()
+    baselines = {name: [found[name] for _, found in by_fold] for name in known}
+    as_good = _as_good(networks, baselines) if names else []
     result: Json = {
         "done": done,
         "of": folds * repeats,
@@ -73,11 +80,10 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         "copies_dropped": study["split"]["left_out"],
         "frozen_lists": study["split"].get("frozen_lists"),
         "unfinished": sorted({name for one in compared for name in one} - set(names)),
-        "configurations": {name: pool_folds([found[name] for found, _ in by_fold], classes) for name in names},
-        "baselines": {
-            name: pool_folds([found[name] for _, found in by_fold], classes)
-            for name in (BASELINES if all(baselines for _, baselines in by_fold) else ())
-        },
+        "configurations": {name: pool_folds(found, classes) for name, found in networks.items()},
+        "baselines": {name: pool_folds(found, classes) for name, found in baselines.items()},
+        "as_good": as_good,
+        "openings": baseline_opening(as_good, "held-out images"),
     }
     write_json(root / "cv.json", result)
     return result
@@ -133,8 +139,10 @@ def fold_predictions(
     rows = {row.path: row for row in read_index(run.index)}
 
     def fold(paths: Sequence[str], predicted: npt.ArrayLike) -> FoldPredictions:
-        labels = np.array([classes.index(rows[path].label) for path in paths])
-        return labels, np.asarray(predicted), np.array([rows[path].group for path in paths])
+        order = np.argsort(paths)  # the same for all, so that they can be paired
+        known = [rows[paths[i]] for i in order]
+        labels = np.array([classes.index(row.label) for row in known])
+        return labels, np.asarray(predicted)[order], np.array([row.group for row in known])
 
     tests = {name: read_predictions(run.predictions(name)).for_split("test") for name in names}
     answers = read_baselines(run.baselines)
@@ -164,6 +172,18 @@ def pool_folds(folds: Sequence[FoldPredictions], classes: Sequence[str]) -> Json
     }
 
 
+def _as_good(
+    networks: Mapping[str, list[FoldPredictions]], baselines: Mapping[str, list[FoldPredictions]]
+) -> list[Json]:
+    """Baselines, and the class with the most images, that are as good as a network on all folds' test images."""
+    labels = np.concatenate([fold[0] for fold in next(iter(networks.values()))])
+    one, two = (
+        {name: np.concatenate([predicted for _, predicted, _ in folds]) for name, folds in some.items()}
+        for some in (networks, baselines)
+    )
+    return as_good_as(labels, one, two | {"largest_class": np.full(len(labels), np.bincount(labels).argmax())})
+
+
 def folds_text(cv: Json) -> str:
     """Content of cv.json as text for the terminal."""
     kind = {
@@ -171,6 +191,7 @@ def folds_text(cv: Json) -> str:
         "twins": f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)",
     }[cv["groups_from"]]
     return "\n".join([
+        *cv["openings"],
         f"{len(cv['done'])} of {cv['of']} folds over {cv['groups']:,} {kind}; no group is in two splits.",
         *(f"{name}: {pooled['accuracy']:.2%} of {pooled['n']:,} images (95 % interval {pooled['interval'][0]:.2%} to "
           f"{pooled['interval'][1]:.2%}, from resampling whole groups); folds "

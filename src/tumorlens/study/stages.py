@@ -62,6 +62,7 @@ def compare_run(root: Path) -> Json:
     from tumorlens.data.baselines import read_baselines
     from tumorlens.evaluation.compare import compare
     from tumorlens.evaluation.leakage import leakage, sentence
+    from tumorlens.evaluation.summary import baseline_opening
 
     run = Run(root)
     record, names = run.read_study(), _evaluated(run)
@@ -79,7 +80,9 @@ def compare_run(root: Path) -> Json:
     )
     comparison["leakage"] = leakage(rows, predictions, read_baselines(run.baselines))
     whole = "the official test" if record["split"]["test_source"] == "folder" else "all test images"
-    comparison["verdict"] += " " + sentence(comparison["leakage"], names, whole)
+    comparison["openings"] = baseline_opening(comparison["leakage"]["as_good"])
+    sentences = [*comparison["openings"], comparison["verdict"], sentence(comparison["leakage"], names, whole)]
+    comparison["verdict"] = " ".join(sentences)
     write_json(run.comparison, comparison)
     return comparison
 
