@@ -115,6 +115,55 @@ def test_sform_comes_before_qform_and_a_missing_orientation_is_reported() -> Non
     assert "not recorded" in str(neither.metadata["orientation"])
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pixdim": [0, *SIZES, 1, 1, 1, 1]},  # a factor of the third axis of 0 means 1
+        {"pixdim": [1, 1, -2, 3, 1, 1, 1, 1]},
+        {"pixdim": [1, *SIZES, 1, 1, 1, 1], "sform_code": 9, "srow_x": [-1, 0, 0, 0]},  # no such code
+    ],
+)
+def test_damaged_orientation_fields_are_repaired_as_nibabel_does(fields: dict[str, object]) -> None:
+    content = nifti(VOLUME, RAS, **{"sform_code": 0, "qform_code": 1} | fields)
+    assert np.array_equal(nibabel.Nifti1Image.from_bytes(content).affine, RAS)
+    assert np.array_equal(slices(read_bytes(content, "x"))[3].pixels, expected("axial", 3))
+
+
+def test_the_pictures_of_the_chosen_plane_must_be_large_enough() -> None:
+    stored = np.zeros((32, 5, 24), np.int16)  # five coronal slices, reoriented to RAS
+    assert len(slices(read_bytes(nifti(stored), "x", plane="coronal"))) == 5
+    for plane, size in (("axial", "32x5"), ("sagittal", "5x24")):
+        refused = list(read_bytes(nifti(stored), "x", plane=plane))
+        assert reason(refused) == f"only {size} voxels in each {plane} slice"
+        assert refused[0].cure == "Use --plane coronal."  # type: ignore[union-attr]
+    few = np.zeros((4, 4, 24), np.int16)
+    assert next(iter(read_bytes(nifti(few), "x"))).cure == "Leave it out."  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kept"),
+    [
+        ((1, 1, 1), False),  # voxel sizes that a program has lost
+        ((1, 1, 5), True),
+        ((1, 1, 400), False),
+        ((1, 1, 2.2), True),  # thin, but recorded
+    ],
+)
+def test_implausible_voxel_sizes_are_ignored_and_logged(
+    sizes: tuple[float, ...], kept: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = np.full((120, 120, 24), 300, np.int16)
+    volume[0] = 0
+    content = nifti(volume, np.diag([*sizes, 1.0]))
+    found = slices(read_bytes(content, "x", plane="coronal"))
+    rows = int((found[60].pixels[:, 112, 0] > 0).sum())  # of the picture, without black above and below
+    assert rows == (round(224 * 24 * sizes[2] / 120) if kept else 224)
+    assert ("spacing" in found[60].metadata) is not kept
+    assert ("x: voxels of " in capsys.readouterr().err) is not kept
+    axial = slices(read_bytes(content, "x"))
+    assert all("spacing" not in one.metadata for one in axial)
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "f4", "f8"])
 @pytest.mark.parametrize("version", [1, 2])
 def test_types_and_versions(dtype: str, version: int) -> None:
@@ -178,7 +227,7 @@ WHOLE = gzip.compress(nifti(VOLUME, RAS), mtime=0)
         (nifti(VOLUME, dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "30000x30000x30000 voxels"),
         (nifti(VOLUME, dim=[3, 24, 0, 16, 1, 1, 1, 1]), "no sizes"),
         (nifti(VOLUME, dim=[9, 24, 20, 16, 1, 1, 1, 1]), "no sizes"),
-        (nifti(VOLUME[:4]), "only 4x20x16 voxels"),
+        (nifti(VOLUME[:4]), "only 4x20 voxels in each axial slice"),
         (nifti(VOLUME, datatype=32, bitpix=64), "complex"),
         (nifti(VOLUME, datatype=128, bitpix=24), "colours"),
         (nifti(VOLUME, datatype=999), "unknown numbers"),

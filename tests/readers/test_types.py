@@ -14,8 +14,7 @@ def test_squaring_keeps_the_aspect_and_contrast_the_percentiles() -> None:
     assert made[:, 56:168].min() == 255
     assert made[:, :56].max() == made[:, 168:].max() == 0
     assert fit_square(white, (1.0, 2.0)).min() == 255
-    for unusable in ((0.0, 1.0), (float("nan"), 1.0), (-1.0, 1.0)):
-        assert np.array_equal(fit_square(white, unusable), made)
+    assert fit_square(white, None).min() == 255
     assert fit_square(white, (1e-9, 1.0)).shape == (224, 224, 3)
     values = np.arange(1001.0)
     assert contrast_range(values) == (5.0, 995.0)

@@ -32,6 +32,7 @@ from tumorlens.readers.codestreams import check_codestream
 from tumorlens.readers.dicom_limits import ItemCounter, check_length
 from tumorlens.readers.dicom_rendering import pixel_spacing, render_grey
 from tumorlens.readers.jpegls import EndlessFrameError, check_decodes
+from tumorlens.readers.pixels import plausible_spacing
 from tumorlens.readers.types import (
     Metadata,
     ReadContext,
@@ -254,7 +255,8 @@ def _decode_frame(data: Any, frame: int) -> tuple[npt.NDArray[np.uint8], Metadat
         picture = to_uint8(apply_color_lut(stored, data)[..., :3], 0, 2**bits - 1)
     else:
         picture = to_uint8(stored, 0, 2 ** int(data.BitsStored) - 1)
-    return fit_square(picture, pixel_spacing(data, frame)), contrast
+    spacing = plausible_spacing(picture.shape[:2], pixel_spacing(data, frame)) or (1.0, 1.0)
+    return fit_square(picture, spacing), contrast
 
 
 @contextmanager

@@ -11,6 +11,7 @@ volume is read, and an Unreadable reports the others. A volume is held in memory
 
 import gzip
 import io
+import logging
 import math
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ import nibabel as nib
 import numpy as np
 
 from tumorlens.core.errors import ImageError
+from tumorlens.core.progress import log
+from tumorlens.readers.pixels import plausible_spacing
 from tumorlens.readers.signatures import HEADER, is_nifti
 from tumorlens.readers.types import (
     Metadata,
@@ -35,6 +38,8 @@ from tumorlens.readers.types import (
 )
 
 _CHUNK = 1 << 20
+_LONGEST = 2.5  # long over short side of a slice through a head, if all voxel sizes are equal
+_SILENT = logging.Logger("nibabel", level=1000)  # nibabel's messages quote values
 _MAX_OFFSET = 64_000_000  # bytes; header extensions lie before the voxels
 _CONVERT = "Save the volume again as .nii.gz from a program that reads it."
 _AGAIN = "Download or copy it again."
@@ -64,6 +69,12 @@ def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Un
     affine, recorded = _affine(header)
     slices, spacing = _orient(values, affine, plane)
     count, height, width = slices.shape
+    if min(height, width) < 8:
+        large = [name for name in _AXES if min(_orient(values, affine, name)[0].shape[1:]) >= 8]
+        raise ImageError(
+            f"only {width}x{height} voxels in each {plane} slice",
+            cure=f"Use --plane {large[0]}." if large else "Leave it out.",
+        )
     if count > limits.frames or height * width > limits.pixels:
         raise ImageError(
             f"has {count:,} {plane} slices of {width}x{height} voxels, over the limits of {limits.frames:,} slices "
@@ -77,6 +88,10 @@ def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Un
     metadata: Metadata = {"format": "NIfTI", "width": width, "height": height, "plane": plane}
     if not recorded:
         metadata["orientation"] = "not recorded, taken as nibabel does"
+    if spacing is None:
+        metadata["spacing"] = "not plausible, ignored"
+        sizes = "x".join(f"{size:g}" for size in nib.affines.voxel_sizes(affine))
+        log.info(f"{context.source}: voxels of {sizes} mm would make {plane} slices stripes; their size is ignored.")
     for index in range(count):
         with np.errstate(invalid="ignore"):  # signalling NaN, which becomes black
             picture = to_uint8(slices[index] * sign, low, high)
@@ -128,7 +143,7 @@ def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> t
 
 
 def _parse_header(head: bytes) -> Any:
-    """nibabel's header, unchecked: its own checks repair silently and quote header values."""
+    """nibabel's header, not yet checked: its checks would repair what is refused here."""
     kind = head[344:348] if head[344:348] in (b"n+1\0", b"ni1\0") else head[4:8]
     if kind.startswith(b"ni"):
         raise ImageError(
@@ -146,8 +161,6 @@ def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if not 2 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
         raise ImageError("its header tells no sizes that a volume could have", cure=_AGAIN)
     shape = (*dim[1 : dim[0] + 1], 1)[: max(3, dim[0])]
-    if min(shape[:2]) < 8:
-        raise ImageError(f"only {'x'.join(map(str, shape[:3]))} voxels", cure="Leave it out.")
     try:
         dtype = header.get_data_dtype()
     except (nib.spatialimages.HeaderDataError, KeyError):  # an undefined code
@@ -159,6 +172,7 @@ def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _affine(header: Any) -> tuple[Values, bool]:
     """[4, 4], voxel indices → mm in RAS, and whether the file records it or it is nibabel's default."""
+    header.check_fix(_SILENT, error_level=100)  # as nibabel.load: a factor of 0 is 1, an unknown code is none, ...
     try:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), np.float64)
@@ -173,8 +187,12 @@ def _affine(header: Any) -> tuple[Values, bool]:
     return affine, bool(header["sform_code"] > 0 or header["qform_code"] > 0)
 
 
-def _orient(values: Values, affine: Values, plane: Plane) -> tuple[Values, tuple[float, float]]:
-    """Slices as a view [slice, row, column] in stored order, and the distance between rows and columns in mm."""
+def _orient(values: Values, affine: Values, plane: Plane) -> tuple[Values, tuple[float, float] | None]:
+    """Slices as a view [slice, row, column] in stored order, and the distance between rows and columns in mm.
+
+    The distance is None if it is not plausible: programs that lose voxel sizes write 1 x 1 x 1 mm, which makes a stripe
+    of a coronal slice through 24 axial ones.
+    """
     # For each stored axis its nearest RAS axis, and whether it runs with (1) or against it (-1).
     runs = np.asarray(nib.orientations.io_orientation(affine))  # type: ignore[no-untyped-call]
     stored = {int(axis): (i, direction > 0) for i, (axis, direction) in enumerate(runs)}
@@ -183,4 +201,7 @@ def _orient(values: Values, affine: Values, plane: Plane) -> tuple[Values, tuple
     # Rows run towards posterior or inferior, columns towards the patient's left or posterior: all against RAS.
     slices = slices[:, :: -1 if down_with else 1, :: -1 if across_with else 1]
     sizes = nib.affines.voxel_sizes(affine)  # type: ignore[no-untyped-call]
-    return slices, (float(sizes[down]), float(sizes[across]))
+    height, width = slices.shape[1:]
+    if np.allclose(sizes, sizes[0], 1e-3) and not 1 / _LONGEST <= height / width <= _LONGEST:
+        return slices, None
+    return slices, plausible_spacing((height, width), (float(sizes[down]), float(sizes[across])))

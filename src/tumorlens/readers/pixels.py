@@ -8,10 +8,11 @@ we reproduce.
 import hashlib
 import io
 import logging
+import math
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ PREPROCESSING = {
 }
 
 _PHOTOMETRIC = 262  # TIFF's tag PhotometricInterpretation
+_LONGEST = 3.0  # long over short side of a picture of known pixel spacing
 _IN_MEMORY = 1 << 24  # bytes of the largest file that is read into memory at once
 
 Pixels = npt.NDArray[np.uint8]
@@ -105,6 +107,25 @@ def grey_band(image: Image.Image) -> Image.Image | None:
         return image  # split() would copy it
     bands = image.split()
     return bands[0] if all(band == bands[0] for band in bands[1:]) else None
+
+
+def plausible_spacing(shape: tuple[int, int], spacing: Sequence[float]) -> tuple[float, float] | None:
+    """Distance between rows and between columns, if a picture of this shape can have them; otherwise None.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns, pixels.
+    spacing
+        As the file records it: between rows, between columns, in any unit. It must be two positive numbers, and may
+        make the picture at most three times as long as wide, unless it is stored even longer.
+    """
+    if len(spacing) != 2 or not all(math.isfinite(step) and step > 0 for step in spacing):
+        return None
+    (rows, columns), (down, across) = shape, spacing
+    stored, shown = rows / columns, rows * down / (columns * across)
+    longest = max(_LONGEST, stored, 1 / stored)
+    return (down, across) if 1 / longest <= shown * 1.001 and shown <= longest * 1.001 else None
 
 
 def decode(path: Path) -> tuple[Image.Image, ImageHeader]:

@@ -165,8 +165,8 @@ def blocks(values: Values) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def fit_square(picture: npt.NDArray[np.uint8], spacing: tuple[float, float]) -> Pixels:
-    """Resize a slice of known pixel spacing to the model's input size, padded to a square instead of stretched.
+def fit_square(picture: npt.NDArray[np.uint8], spacing: tuple[float, float] | None) -> Pixels:
+    """Resize a slice to the model's input size; one of known pixel spacing is padded to a square, not stretched.
 
     The study stretches its images to a square. Nearly all of them are square heads, so a slice of 256 x 120 mm
     resembles them more with black at its sides than stretched.
@@ -176,16 +176,16 @@ def fit_square(picture: npt.NDArray[np.uint8], spacing: tuple[float, float]) -> 
     picture
         uint8 [rows, columns] or [rows, columns, 3].
     spacing
-        Distance between rows and between columns, in any unit. Anything but two positive numbers counts as equal.
+        Distance between rows and between columns, positive, in any unit, as `pixels.plausible_spacing` returns it;
+        None if unknown: the picture is stretched to a square, as in the study.
 
     Returns
     -------
     pixels
         uint8 [224, 224, 3], RGB, centred on black; antialiased bilinear as in the study.
     """
-    if not all(math.isfinite(step) and step > 0 for step in spacing):
-        spacing = (1.0, 1.0)
-    height, width = picture.shape[0] * spacing[0], picture.shape[1] * spacing[1]
+    down, across = spacing or (1 / picture.shape[0], 1 / picture.shape[1])
+    height, width = picture.shape[0] * down, picture.shape[1] * across
     rows, columns = (max(1, round(SIZE * side / max(height, width))) for side in (height, width))
     image = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR)
     canvas = Image.new("RGB", (SIZE, SIZE))
