@@ -25,7 +25,8 @@ from tumorlens.readers import (
     read_bytes,
     read_inputs,
 )
-from tumorlens.readers.types import contrast_range, fit_square, to_uint8
+from tumorlens.readers.scaling import contrast_range, to_uint8
+from tumorlens.readers.types import fit_square
 
 dicom, picture, SECRET = seeds.dicom, seeds.picture, seeds.SECRET
 GREY = picture()

@@ -11,7 +11,8 @@ from input_files import only, seeds
 from pydicom.dataset import Dataset
 
 from tumorlens.readers import read_bytes
-from tumorlens.readers.types import fit_square, to_uint8
+from tumorlens.readers.scaling import to_uint8
+from tumorlens.readers.types import fit_square
 
 dicom = seeds.dicom
 SIGNED = seeds.picture().astype(np.int16) * 16 - 1000

@@ -22,13 +22,8 @@ from tumorlens.readers import (
     read_bytes,
     read_inputs,
 )
-from tumorlens.readers.types import (
-    BLACK,
-    WHITE,
-    contrast_range,
-    fit_square,
-    to_uint8,
-)
+from tumorlens.readers.scaling import BLACK, WHITE, contrast_range, to_uint8
+from tumorlens.readers.types import fit_square
 
 nifti, SECRET = seeds.nifti, seeds.SECRET
 SHAPE = (24, 20, 16)  # to the right, to the front, up

@@ -27,6 +27,8 @@ from tumorlens.training.model import normalise
 def noise(mode: str, size: tuple[int, int] = (300, 200)) -> Image.Image:
     channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
     values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
+    if mode == "RGBA":
+        values[..., 3] = 255
     return Image.fromarray(values.squeeze())
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tumorlens.readers.types import contrast_range, fit_square, to_uint8
+from tumorlens.readers.scaling import contrast_range, to_uint8
+from tumorlens.readers.types import fit_square
 
 
 def test_squaring_keeps_the_aspect_and_contrast_the_percentiles() -> None:

@@ -33,16 +33,8 @@ from tumorlens.readers.dicom_limits import ItemCounter, check_length
 from tumorlens.readers.dicom_rendering import pixel_spacing, render_grey
 from tumorlens.readers.jpegls import EndlessFrameError, check_decodes
 from tumorlens.readers.pixels import plausible_spacing
-from tumorlens.readers.types import (
-    Metadata,
-    ReadContext,
-    ReadLimits,
-    SeriesNames,
-    Slice,
-    Unreadable,
-    fit_square,
-    to_uint8,
-)
+from tumorlens.readers.scaling import to_uint8
+from tumorlens.readers.types import Metadata, ReadContext, ReadLimits, SeriesNames, Slice, Unreadable, fit_square
 
 _AGAIN = "Download or copy it again."
 _EXPORT = "Export it again, or convert it to uncompressed DICOM, with dcmconv or gdcmconv --raw for example."

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
 from tumorlens.readers.dicom_limits import check_length
-from tumorlens.readers.types import Values, blocks, contrast_range, sample, to_uint8
+from tumorlens.readers.scaling import Values, blocks, contrast_range, sample, to_uint8
 
 
 def render_grey(stored: Values, data: Any, frame: int) -> tuple[npt.NDArray[np.uint8], str]:

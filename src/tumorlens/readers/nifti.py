@@ -23,19 +23,9 @@ import numpy as np
 from tumorlens.core.errors import ImageError
 from tumorlens.core.progress import log
 from tumorlens.readers.pixels import plausible_spacing
+from tumorlens.readers.scaling import Values, contrast_range, to_uint8
 from tumorlens.readers.signatures import HEADER, is_nifti
-from tumorlens.readers.types import (
-    Metadata,
-    Plane,
-    ReadContext,
-    ReadLimits,
-    Slice,
-    Unreadable,
-    Values,
-    contrast_range,
-    fit_square,
-    to_uint8,
-)
+from tumorlens.readers.types import Metadata, Plane, ReadContext, ReadLimits, Slice, Unreadable, fit_square
 
 _CHUNK = 1 << 20
 _LONGEST = 2.5  # long over short side of a slice through a head, if all voxel sizes are equal
@@ -90,7 +80,7 @@ def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Un
         metadata["orientation"] = "not recorded, taken as nibabel does"
     if spacing is None:
         metadata["spacing"] = "not plausible, ignored"
-        sizes = "x".join(f"{size:g}" for size in nib.affines.voxel_sizes(affine))
+        sizes = "x".join(f"{size:g}" for size in nib.affines.voxel_sizes(affine))  # type: ignore[no-untyped-call]
         log.info(f"{context.source}: voxels of {sizes} mm would make {plane} slices stripes; their size is ignored.")
     for index in range(count):
         with np.errstate(invalid="ignore"):  # signalling NaN, which becomes black

@@ -26,6 +26,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from tumorlens.core.cpu import usable_cores
 from tumorlens.core.errors import ImageError
 from tumorlens.readers.codestreams import check_jpeg
+from tumorlens.readers.depth import eight_bits
+from tumorlens.readers.metadata import orientation, without_metadata
 
 SIZE = 224  # pixels per side
 THUMBNAIL = 32  # pixels per side; near-duplicates are found on thumbnails of this size
@@ -46,7 +48,12 @@ PREPROCESSING = {
     "std": [STD] * 3,
 }
 
-_PHOTOMETRIC = 262  # TIFF's tag PhotometricInterpretation
+#: What turns a picture upright, by its orientation in EXIF; 1 is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 _LONGEST = 3.0  # long over short side of a picture of known pixel spacing
 _IN_MEMORY = 1 << 24  # bytes of the largest file that is read into memory at once
 
@@ -129,7 +136,7 @@ def plausible_spacing(shape: tuple[int, int], spacing: Sequence[float]) -> tuple
 
 
 def decode(path: Path) -> tuple[Image.Image, ImageHeader]:
-    """Decode one image file completely, at its own size: 8-bit grey as L, everything else as RGB.
+    """Decode one image file completely, upright and at its own size: 8-bit grey as L, everything else as RGB.
 
     A colour JPEG counts as grey if the mean colour of every 8 x 8 block is grey.
 
@@ -148,12 +155,17 @@ def decode(path: Path) -> tuple[Image.Image, ImageHeader]:
         # Read several times over: from memory unless it is large.
         with io.BytesIO(path.read_bytes()) if found.st_size <= _IN_MEMORY else path.open("rb") as file:
             check_jpeg(file)
-            with Image.open(file, formats=FORMATS) as image:
-                return decoded(image)
+            plain, exif = without_metadata(file)
+            with Image.open(plain, formats=FORMATS) as image:
+                return decoded(image, exif=exif)
 
 
-def decoded(image: Image.Image, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, ImageHeader]:
+def decoded(
+    image: ImageFile.ImageFile, max_pixels: int = MAX_PIXELS, exif: bytes = b""
+) -> tuple[Image.Image, ImageHeader]:
     """Decode the current page of an opened image as `decode` does; within `image_errors`.
+
+    `exif` is the EXIF block that `without_metadata` has removed from the file.
 
     Raises
     ------
@@ -172,8 +184,10 @@ def decoded(image: Image.Image, max_pixels: int = MAX_PIXELS) -> tuple[Image.Ima
     # No draft at a smaller size: the pixels would differ from those of the published pipeline.
     if image.mode == "RGB" and isinstance(image, JpegImageFile) and _without_chroma(image):
         image.draft("L", image.size)  # decodes luminance only, unchanged, in half the time
-    image.load()
-    return image if image.mode == "L" else to_rgb(image), header
+    picture = eight_bits(image)
+    # Pillow turns a TIFF itself; a WebP's EXIF block is left to it.
+    turn = _TURNS.get(1 if image.format == "TIFF" else orientation(exif or image.info.get("exif", b"")))
+    return picture if turn is None else picture.transpose(turn), header
 
 
 def _without_chroma(image: JpegImageFile) -> bool:
@@ -234,27 +248,6 @@ def suppress_warnings() -> Iterator[None]:
         # Corrupt EXIF and palette transparency do not affect the pixels that we use.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         yield
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert as torchvision's ImageFolder does, but scale the range of 16-bit, 32-bit and float greyscale to 0–255.
-
-    Pillow's own conversion clips such values at 255, which turns a 16-bit slice white.
-    """
-    if image.mode in ("I;16", "I;16L", "I;16B", "I", "F"):
-        values = np.array(image, dtype=np.float32)
-        low, high = float(values.min()), float(values.max())
-        if not high - low < 3e38:  # the end of float32; false for NaN too
-            raise ImageError("holds values that are no numbers", cure="Save it with whole numbers.")
-        scale = 255.0 / (high - low) if high > low else 0.0
-        # In place, as such a picture may be large.
-        if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
-            np.subtract(high, values, out=values)  # white is zero, which Pillow applies to 8 bits only
-        else:
-            values -= low
-        values *= scale
-        image = Image.fromarray(np.rint(values, out=values).astype(np.uint8))
-    return image.convert("RGB")
 
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # an error reports the same of a damaged file

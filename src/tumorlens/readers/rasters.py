@@ -10,6 +10,7 @@ from PIL import Image
 
 from tumorlens.core.errors import ImageError
 from tumorlens.readers.codestreams import check_jpeg
+from tumorlens.readers.metadata import without_metadata
 from tumorlens.readers.pixels import FORMATS, decoded, image_errors, resized, suppress_warnings
 from tumorlens.readers.tiff_limits import check_tiff
 from tumorlens.readers.types import Metadata, ReadContext, Slice, Unreadable
@@ -29,7 +30,8 @@ def read_raster(context: ReadContext) -> Iterator[Slice | Unreadable]:
     with image_errors(limits.pixels):
         check_jpeg(context.stream)
         check_tiff(context.stream, limits)
-        image = Image.open(context.stream, formats=FORMATS)
+        plain, exif = without_metadata(context.stream)
+        image = Image.open(plain, formats=FORMATS)
     with image:
         pages = _count_pages(image, limits.frames)
         series = context.series.new() if pages > 1 else None
@@ -37,7 +39,7 @@ def read_raster(context: ReadContext) -> Iterator[Slice | Unreadable]:
             try:
                 with image_errors(limits.pixels):
                     image.seek(page)
-                    picture, header = decoded(image, limits.pixels)
+                    picture, header = decoded(image, limits.pixels, exif)
                     pixels = resized(picture)
             except ImageError as error:
                 if pages == 1:
@@ -45,7 +47,7 @@ def read_raster(context: ReadContext) -> Iterator[Slice | Unreadable]:
                 yield Unreadable(context.source, page, f"page {page + 1} {error.what}", error.cure, series)
                 continue
             metadata: Metadata = {
-                "format": header.format.replace("MPO", "JPEG"),
+                "format": header.format,
                 "width": header.width,
                 "height": header.height,
             }

@@ -6,7 +6,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from tumorlens.readers.codestreams import excessive_header
-from tumorlens.readers.types import ReadLimits, Values
+from tumorlens.readers.scaling import Values
+from tumorlens.readers.types import ReadLimits
 
 _BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], np.float64)  # per value, by its type
 _PLAIN = (1, 2, 7)  # types that Pillow keeps as bytes

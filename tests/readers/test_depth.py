@@ -1,0 +1,148 @@
+"""Deep and transparent pictures: scaled by percentiles, and laid on black."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from input_files import only, reason, seeds
+from PIL import Image
+
+from tumorlens.readers import read_bytes
+
+PICTURE = seeds.picture(90, 60)
+DEEP = PICTURE.astype(np.uint16) * 16  # 12 of 16 bits
+RGB = np.stack([DEEP, DEEP[::-1], 4095 - DEEP], axis=-1)
+ALPHA = np.full(DEEP.shape, 65535, np.uint16)
+ALPHA[:30] = 0
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return only(read_bytes(content, "x")).pixels
+
+
+def wanted(eight_bits: np.ndarray) -> np.ndarray:
+    return pixels(seeds.raster("PNG", eight_bits))
+
+
+def scaled(values: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+    low, high = np.percentile(values if seen is None else seen, (0.5, 99.5))
+    return np.rint(np.clip((values - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
+
+
+def png16(values: np.ndarray, clear: bytes = b"") -> bytes:
+    """A PNG of 16 bits per channel, uint16 [rows, columns, 1 to 4], with the filters that encoders use."""
+    rows, columns, bands = values.shape
+    raw = values.astype(">u2").view(np.uint8).reshape(rows, -1)
+    left = np.pad(raw, ((0, 0), (2 * bands, 0)))[:, : raw.shape[1]]  # filter 1: the difference to the pixel before
+    lines = b"".join(b"\1" + line.tobytes() for line in raw - left)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", columns, rows, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"tRNS", clear) if clear else b"", chunk(b"IDAT", zlib.compress(lines))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def tiff16(values: np.ndarray, order: str, *, planar: bool, packed: bool) -> bytes:
+    """A TIFF of 16 bits per channel, uint16 [rows, columns, 3 or 4], in planes or not, deflated or not."""
+    rows, columns, bands = values.shape
+    parts = [band.astype(f"{order}u2").tobytes() for band in (np.moveaxis(values, 2, 0) if planar else [values])]
+    parts = [zlib.compress(part) for part in parts] if packed else parts
+    tags = [(256, columns), (257, rows), (258, [16] * bands), (259, 8 if packed else 1), (262, 2),
+            (273, [0] * len(parts)), (277, bands), (278, rows), (279, [len(part) for part in parts]), (284, 2 if planar else 1)]  # fmt: skip
+    tags += [(338, 2)] if bands == 4 else []
+    at = 10 + 12 * len(tags) + 4
+    table, more = b"", b""
+    for tag, value in tags:
+        listed = value if isinstance(value, list) else [value]
+        if tag == 273:
+            listed = [at + 4 * bands * 3 + sum(map(len, parts[:i])) for i in range(len(parts))]
+        content = struct.pack(f"{order}{len(listed)}I", *listed)
+        if len(listed) > 1:
+            content, more = struct.pack(f"{order}I", at + len(more)), more + content
+        table += struct.pack(f"{order}HHI", tag, 4, len(listed)) + content
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return head + table + bytes(4) + more.ljust(4 * bands * 3, b"\0") + b"".join(parts)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_hot_pixel_does_not_blacken_a_16_bit_picture(kind: str) -> None:
+    hot = DEEP.copy()
+    hot[5, 7] = 65535
+    assert np.array_equal(pixels(seeds.raster(kind, hot)), wanted(scaled(hot)))
+    assert pixels(seeds.raster(kind, hot)).mean() > 80
+
+
+@pytest.mark.parametrize("dtype", ["u2", ">u2", "i4", "f4"])
+def test_every_deep_grey_is_scaled_by_percentiles(dtype: str) -> None:
+    deep = DEEP.astype(dtype)
+    assert np.array_equal(pixels(seeds.raster("TIFF", deep)), wanted(scaled(DEEP)))
+    constant = np.full((40, 40), 700, dtype)
+    assert pixels(seeds.raster("TIFF", constant)).max() == 0
+
+
+def test_values_that_are_no_numbers_are_black_and_set_no_contrast() -> None:
+    deep = DEEP.astype(np.float32)
+    deep[:3], deep[3:6], deep[6:9] = np.nan, np.inf, -np.inf
+    expected = scaled(np.nan_to_num(deep, nan=-1e9, posinf=1e9, neginf=-1e9), seen=DEEP[9:])
+    assert np.array_equal(pixels(seeds.raster("TIFF", deep)), wanted(expected))
+    nothing = np.full((40, 40), np.nan, np.float32)
+    assert "no numbers" in reason(read_bytes(seeds.raster("TIFF", nothing), "x"))
+
+
+@pytest.mark.parametrize("hot", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("kind", ["PNG", "<", ">", "< planar", "> planar", "< packed", "> packed"])
+def test_colours_of_16_bits_keep_them(kind: str, alpha: bool, hot: bool) -> None:
+    colours = RGB.copy()
+    if hot:
+        colours[50, 7] = 65535
+    stored = np.dstack([colours, ALPHA]) if alpha else colours
+    content = (
+        png16(stored) if kind == "PNG" else tiff16(stored, kind[0], planar="planar" in kind, packed="packed" in kind)
+    )
+    expected = scaled(colours, seen=colours[30:] if alpha else None)
+    if alpha:
+        expected[:30] = 0
+    assert np.array_equal(pixels(content), wanted(expected))
+
+
+def test_grey_with_alpha_and_a_transparent_value_of_16_bits() -> None:
+    expected = scaled(DEEP, seen=DEEP[30:])
+    expected[:30] = 0
+    assert np.array_equal(pixels(png16(np.dstack([DEEP, ALPHA]))), wanted(expected))
+    value = int(DEEP[80, 50])
+    for stored, clear in ((DEEP[..., None], struct.pack(">H", value)), (RGB, struct.pack(">3H", *RGB[80, 50]))):
+        seen = (stored != stored[80, 50]).any(axis=2)
+        expected = scaled(stored, seen=stored[seen])
+        expected[~seen] = 0
+        assert np.array_equal(pixels(png16(stored, clear)), wanted(expected.squeeze()))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_what_is_transparent_lies_on_black(kind: str, mode: str) -> None:
+    if kind != "PNG" and mode not in ("RGBA", "LA"):
+        pytest.skip("only PNG has a transparent colour")
+    picture = np.where(np.indices((60, 60))[0] < 20, 255, 90).astype(np.uint8)  # white where it is transparent
+    opacity = np.where(picture == 255, 0, 255).astype(np.uint8)
+    options = {}
+    if mode in ("RGBA", "LA"):
+        image = Image.fromarray(picture).convert(mode)
+        image.putalpha(Image.fromarray(opacity))
+    else:
+        image = Image.fromarray(picture).convert(mode)
+        options["transparency"] = (255, 255, 255) if mode == "RGB" else 255
+    file = io.BytesIO()
+    image.save(file, kind, **options, **({"lossless": True} if kind == "WEBP" else {}))
+    assert np.array_equal(pixels(file.getvalue()), wanted(np.where(opacity == 0, 0, 90).astype(np.uint8)))
+
+
+def test_half_transparent_is_half_as_bright() -> None:
+    half = np.dstack([np.full((40, 40, 3), 200, np.uint8), np.full((40, 40), 128, np.uint8)])
+    assert set(np.unique(pixels(seeds.raster("PNG", half)))) == {100}
