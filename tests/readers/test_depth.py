@@ -54,7 +54,8 @@ def tiff16(values: np.ndarray, order: str, *, planar: bool, packed: bool) -> byt
     parts = [band.astype(f"{order}u2").tobytes() for band in (np.moveaxis(values, 2, 0) if planar else [values])]
     parts = [zlib.compress(part) for part in parts] if packed else parts
     tags = [(256, columns), (257, rows), (258, [16] * bands), (259, 8 if packed else 1), (262, 2),
-            (273, [0] * len(parts)), (277, bands), (278, rows), (279, [len(part) for part in parts]), (284, 2 if planar else 1)]  # fmt: skip
+            (273, [0] * len(parts)), (277, bands), (278, rows), (279, [len(part) for part in parts]),
+            (284, 2 if planar else 1)]  # fmt: skip
     tags += [(338, 2)] if bands == 4 else []
     at = 10 + 12 * len(tags) + 4
     table, more = b"", b""

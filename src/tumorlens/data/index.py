@@ -187,7 +187,7 @@ def _assemble(
 
 
 def _key(files: Iterable[tuple[str, str, str]], hashes: Iterable[str]) -> str:
-    digest = hashlib.sha256(b"index 3\n")
+    digest = hashlib.sha256(b"index 4\n")
     for (path, label, part), sha256 in zip(files, hashes, strict=True):
         digest.update(f"{path}\t{label}\t{part}\t{sha256}\n".encode())
     return digest.hexdigest()[:32]

@@ -24,7 +24,7 @@ from tumorlens.training.architecture import SHAPES
 from tumorlens.training.devices import Compute
 from tumorlens.training.model import state_hash
 
-_VERSION = 2  # 2: BatchNorm folded into the convolutions
+_VERSION = 3  # 2: BatchNorm folded into the convolutions; 3: pictures upright, on black, deep ones by percentiles
 _KERNELS = {"cuda": "cuda, repeatable"}  # older ones, keyed "cuda", rounded float32 to TensorFloat-32
 
 
