@@ -21,7 +21,11 @@ def _exit_at_once() -> None:
     os._exit(_code)
 
 
-from tumorlens.cli.app import main  # noqa: E402 - its exit handlers must be called first
+from tumorlens.core.streams import replace_closed_streams  # noqa: E402 - the handler above must be registered first
+
+replace_closed_streams()  # before any other file is opened
+
+from tumorlens.cli.app import main  # noqa: E402
 
 
 def run() -> NoReturn:

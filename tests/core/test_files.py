@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tumorlens.core.errors import RunError
-from tumorlens.core.files import locked, probe_writable, writing
+from tumorlens.core.errors import ConfigError, RunError
+from tumorlens.core.files import cache_dir, expanded, locked, probe_writable, writing
 
 HOLD = """
 import pathlib, sys
@@ -61,3 +61,40 @@ def test_folders_are_probed(tmp_path: Path) -> None:
         probe_writable(tmp_path / "file", "--cache")
     with pytest.raises(RunError, match=r"below cannot be written .*file is a file"):
         probe_writable(tmp_path / "file" / "below")
+
+
+def no_home(path: Path) -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="caches lie in Library there")
+@pytest.mark.parametrize("xdg", [None, "", "relative/folder"])
+def test_a_variable_that_names_no_absolute_folder_counts_as_unset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, xdg: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if xdg is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", xdg)
+    assert cache_dir() == tmp_path / ".cache" / "tumorlens"
+
+
+def test_home_is_looked_up_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ConfigError, match="no home folder") as caught:
+        cache_dir()
+    assert "--cache" in caught.value.cure
+    assert "TUMORLENS_CACHE" in caught.value.cure
+    with pytest.raises(ConfigError, match="~nobody/x begins with a home folder"):
+        expanded("~nobody/x")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "tumorlens"
+
+
+def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ConfigError, match="HOME is not set"):
+        cache_dir()

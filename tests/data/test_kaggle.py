@@ -296,3 +296,15 @@ def test_kagglehub_not_installed(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MissingExtraError) as error:
         fetch.fetch("kaggle", cache=cache)
     assert "tumorlens[study]" in error.value.cure
+
+
+def test_without_a_home_folder_the_error_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in [n for n in sys.modules if n.split(".")[0] == "kagglehub"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(FetchError, match="needs a home folder") as error:
+        fetch.fetch("kaggle", cache=cache)
+    assert error.value.cure.startswith("Set HOME to a folder")

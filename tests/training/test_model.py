@@ -11,7 +11,8 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
-from tumorlens.core.errors import FetchError, RunError, WeightsError
+from tumorlens.core.errors import ConfigError, FetchError, RunError, WeightsError
+from tumorlens.core.files import user_cache
 from tumorlens.training import model as rooms
 from tumorlens.training import weights as weight_files
 from tumorlens.training.configurations import BUILT_IN, Configuration
@@ -115,6 +116,30 @@ def test_another_file_in_the_official_ones_place_is_refused(tmp_path: Path, monk
     with pytest.raises(WeightsError, match="not torchvision's file") as caught:
         weight_files.find_weights("imagenet")
     assert "Delete it" in caught.value.cure
+
+
+@pytest.mark.parametrize("xdg", ["", "relative"])
+def test_weights_go_to_the_users_cache_if_a_variable_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xdg: str
+) -> None:
+    asked = []
+
+    def offline(url: str, dst: str, *_: object, **__: object) -> None:
+        asked.append(Path(dst))
+        raise urllib.error.URLError("offline")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", xdg)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(FetchError):
+        weight_files.find_weights("imagenet")
+    assert [path.parent for path in asked] == [user_cache("") / "torch" / "hub" / "checkpoints"]
+    assert asked[0].is_relative_to(tmp_path)
+    monkeypatch.setenv("HOME", "")
+    with pytest.raises(ConfigError, match="no home folder") as caught:
+        weight_files.find_weights("imagenet")
+    assert "TORCH_HOME" in caught.value.cure
 
 
 def test_random_weights_say_so() -> None:

@@ -40,6 +40,7 @@ from tumorlens.cli.usage import UsageError, usage_error
 from tumorlens.core.errors import Interrupted, MissingExtraError, RunError, TumorlensError
 from tumorlens.core.files import disk_error, read_json
 from tumorlens.core.progress import log, log_to_stderr
+from tumorlens.core.streams import replace_closed_streams
 from tumorlens.core.version import __version__
 from tumorlens.study.options import Study
 from tumorlens.training.distributed import is_rank0, launch_prefix, refuse_multiple_processes, silence_other_ranks
@@ -192,6 +193,7 @@ def _command() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     ARGV[:] = sys.argv[1:] if argv is None else argv
+    replace_closed_streams()
     log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Files: atomic writes, JSON, CSV lines, locks, the cache folder, and messages for disk errors."""
+"""Files: atomic writes, JSON, CSV lines, locks, the user's folders, and messages for disk errors."""
 
 import csv
 import errno
@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tumorlens.core.errors import RunError
+from tumorlens.core.errors import ConfigError, RunError
 from tumorlens.core.progress import log
 
 Json = dict[str, Any]
@@ -113,12 +113,50 @@ def read_json(path: Path) -> Any:
 
 
 def cache_dir() -> Path:
-    """Folder for decoded images and activations: $TUMORLENS_CACHE, by default in the user's cache folder."""
+    """Folder for decoded images and activations: $TUMORLENS_CACHE, by default in the user's cache folder.
+
+    Raises
+    ------
+    ConfigError
+        None of the variables names a folder, and the user has no home.
+    """
     if named := os.environ.get("TUMORLENS_CACHE"):
-        return Path(named).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tumorlens"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tumorlens"
+        return expanded(named)
+    return user_cache("Name a folder with --cache, or set TUMORLENS_CACHE to one.") / "tumorlens"
+
+
+def user_cache(cure: str) -> Path:
+    """Folder for the caches of all programs, by the XDG base directory specification: relative paths do not count.
+
+    Raises
+    ------
+    ConfigError
+        The user has no home; `cure` is what to do about it.
+    """
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if sys.platform != "darwin" and xdg.is_absolute():
+        return xdg
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path()
+    if not home.is_absolute() or os.environ.get("HOME") == "":
+        raise ConfigError("There is no home folder to put a cache into (HOME is not set).", cure=cure)
+    return home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
+
+
+def expanded(path: str | Path) -> Path:
+    """The path, with a home folder in place of a leading `~` or `~user`.
+
+    Raises
+    ------
+    ConfigError
+        There is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path} begins with a home folder that does not exist.", cure="Write it out.") from None
 
 
 def csv_line(values: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from tumorlens.core.errors import DataError
+from tumorlens.core.files import expanded
 from tumorlens.core.progress import log
 from tumorlens.data.archives import cached_folder, extract_zip
 from tumorlens.data.kaggle import download_v1
@@ -85,7 +86,7 @@ def named_path(data: str) -> Path:
     DataError
         There is no such file or folder.
     """
-    path = Path(data).expanduser()
+    path = expanded(data)
     try:
         usable, there = path.is_file() or path.is_dir(), os.path.lexists(path)
     except (OSError, ValueError) as error:  # a path that is too long, or holds a NUL

@@ -60,6 +60,11 @@ def download_v1(*, sleep: Callable[[float], None] = time.sleep) -> Path:
             from kagglehub.datasets import dataset_download
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "kagglehub", "study") from None
+        except RuntimeError:  # it looks for the home folder when it is imported
+            raise FetchError(
+                "kagglehub needs a home folder, and there is none (HOME is not set).",
+                cure="Set HOME to a folder that you may write to. " + _BY_HAND,
+            ) from None
         for handler in logging.getLogger("kagglehub").handlers:  # bound to stdout if it was imported before
             if type(handler) is logging.StreamHandler:  # not its log file, nor what a program added
                 handler.stream = sys.stderr

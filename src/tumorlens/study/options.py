@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from tumorlens.core.errors import ConfigError
-from tumorlens.core.files import Json, cache_dir
+from tumorlens.core.files import Json, cache_dir, expanded
 from tumorlens.core.run_folder import Run
 from tumorlens.training.configurations import BUILT_IN, Configuration, check_order, check_seed, read_configurations
 
@@ -228,7 +228,7 @@ class Study:
 
 
 _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
-    int: operator.index, float: float, str: os.fspath, Path: lambda path: Path(path).expanduser(),
+    int: operator.index, float: float, str: os.fspath, Path: expanded,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import socket
 import urllib.error
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
 from tumorlens.core.errors import FetchError, WeightsError
-from tumorlens.core.files import writing
+from tumorlens.core.files import expanded, user_cache, writing
 from tumorlens.readers.pixels import PREPROCESSING
 from tumorlens.training.configurations import Configuration
 
@@ -57,7 +58,7 @@ def find_weights(spec: str) -> Weights:
     """
     if spec == "none":
         return Weights("random weights", "", False, "none", "The network started from RANDOM weights, not ImageNet's.")
-    path = _download() if spec == "imagenet" else Path(spec).expanduser()
+    path = _download() if spec == "imagenet" else expanded(spec)
     if not path.is_file():
         raise WeightsError(
             f"--weights {spec} is no file.",
@@ -78,11 +79,14 @@ def find_weights(spec: str) -> Weights:
 
 def _download() -> Path:
     official = ResNet18_Weights.IMAGENET1K_V1
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(official.url).name
+    folder = Path(torch.hub.get_dir())
+    if not folder.is_absolute() and not os.environ.get("TORCH_HOME"):  # no home, or a variable that does not count
+        folder = user_cache("Set TORCH_HOME to a folder, or name a file with --weights FILE.") / "torch" / "hub"
+    path = folder / "checkpoints" / Path(official.url).name
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE_SECONDS)
     try:
-        official.get_state_dict(progress=False, check_hash=True)
+        official.get_state_dict(progress=False, check_hash=True, model_dir=path.parent)
     except (urllib.error.URLError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = getattr(error, "reason", None) or error
         path.unlink(missing_ok=True) if isinstance(error, RuntimeError | EOFError | pickle.UnpicklingError) else None
