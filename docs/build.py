@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import trust_plots
 from cli_reference import cli_reference
 from collect import RESULTS, collect, collect_folds, read
 
+from tumorlens.core.text import OTHER_TUMOURS
+from tumorlens.data import frozen
 from tumorlens.evaluation.leakage import same_mix
 from tumorlens.evaluation.seeds import paired_seeds, summarise_seeds
 from tumorlens.inference import volumes
@@ -110,7 +113,7 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         flat["study.warm_initial_s"] = found["v1-warm-initial"]["study"]["timing"]["total_s"]
     if "phantom-seed0" in found:
         flat["phantom.finetuned.accuracy"] = accuracy(found["phantom-seed0"], "finetuned")
-    flat |= leak_figures(found)
+    flat |= leak_figures(found) | {f"frozen.{name}": n for name, n in frozen.sizes().items()}
     if "bench-coverage" in found:
         flat["interval.group_bootstrap.coverage"] = found["bench-coverage"]["group_bootstrap_coverage"]
         flat["interval.naive.coverage"] = found["bench-coverage"]["naive_wilson_coverage"]
@@ -134,6 +137,7 @@ def results_page(found: dict[str, Any], measured: dict[str, Any], flat: dict[str
             same_mix=same_mix,
             twin_free_train=TWIN_FREE_TRAIN,
             folds=FOLDS,
+            lists=frozen.VERSION,
             over_seeds=over_seeds(found),
             coverage=found.get("bench-coverage"),
             trust_run=run_of(found, measured.get("trust")),
@@ -161,8 +165,9 @@ def audit_page(found: dict[str, Any]) -> str:
     template = environment.from_string((HERE / "audit.md.j2").read_text())
     why = (HERE / "why-0.99.md").read_text().strip()
     page = template.render(
-        recall=bench["recall"], real=bench.get("real"), scale=bench.get("scale"), machine=bench["machine"], why=why
-    )
+        recall=bench["recall"], real=bench.get("real"), scale=bench.get("scale"), machine=bench["machine"], why=why,
+        lists=frozen.VERSION, sizes=frozen.sizes(), bytes=frozen.FILE.stat().st_size,
+    )  # fmt: skip
     return page.strip() + "\n"
 
 
@@ -184,13 +189,20 @@ def readme(flat: dict[str, float]) -> str:
     """README.md with its block of results rendered from the figures."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((HERE / "readme-results.md.j2").read_text(encoding="utf-8"))
-    return with_block(HERE.parent / "README.md", "results", template.render(figures=flat).strip())
+    page = (HERE.parent / "README.md").read_text(encoding="utf-8")
+    page = with_block(page, "results", template.render(figures=flat, lists=frozen.VERSION).strip())
+    return with_block(page, "limits", limit())
 
 
-def with_block(page: Path, name: str, text: str) -> str:
+def limit() -> str:
+    """The limit of every classifier as an item of a list."""
+    return textwrap.fill(OTHER_TUMOURS, 120, initial_indent="- ", subsequent_indent="  ")
+
+
+def with_block(page: str, name: str, text: str) -> str:
     """A page with the text of its generated block `name`."""
     begin, end = f"<!-- {name}: written by `make figures` -->\n", f"<!-- /{name} -->"
-    before, rest = page.read_text(encoding="utf-8").split(begin)
+    before, rest = page.split(begin)
     return f"{before}{begin}{text}\n{end}{rest.split(end, 1)[1]}"
 
 
@@ -220,7 +232,8 @@ def main(words: list[str]) -> int:
         wanted[HERE / "audit.md"] = audit_page(found)
     wanted[HERE.parent / "README.md"] = readme(flat)
     rule = (volumes.__doc__ or "").split("\n\n", 1)[1].strip()
-    wanted[HERE / "using.md"] = with_block(HERE / "using.md", "volumes", rule)
+    using = with_block((HERE / "using.md").read_text(encoding="utf-8"), "volumes", rule)
+    wanted[HERE / "using.md"] = with_block(using, "limits", limit())
     wanted[HERE / "lab-notes.md"] = quoted(HERE / "lab-notes.md", flat)
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if words == ["--check"]:

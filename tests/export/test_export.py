@@ -14,11 +14,12 @@ from folders import write_folder
 from tumorlens import Study, run_study
 from tumorlens.cli.app import main
 from tumorlens.core.errors import DataError, RunError
-from tumorlens.core.files import read_json
+from tumorlens.core.files import read_json, write_json
+from tumorlens.core.run_folder import Run
 from tumorlens.export import export
 from tumorlens.export.export import compare_with_torch, export_run, graph
 from tumorlens.export.onnx_graph import build_graph
-from tumorlens.export.trained_run import open_trained_run
+from tumorlens.export.trained_run import TrainedRun, open_trained_run
 from tumorlens.inference.classifier import load_classifier
 from tumorlens.readers.pixels import read_image
 
@@ -55,6 +56,7 @@ def test_the_file_tells_where_it_comes_from(exported):
     assert card["weights_origin"]["kind"] == "none"
     assert card["licence"]["code"] == "MIT"
     assert "Not for diagnosis" in card["intended_use"]
+    assert "metastases" in card["limits"][0]
     assert classifier.uncertainty.classes == CLASSES
 
 
@@ -122,6 +124,20 @@ def test_a_place_that_cannot_be_written_is_reported_before_anything_is_computed(
     for out, match in ((tmp_path, "is a folder"), (tmp_path / "file" / "m.onnx", "is a file")):
         with pytest.raises(RunError, match=match):
             export_run(exported[0], "initial", out=out)
+
+
+def test_accuracy_without_twins_quotes_the_frozen_lists_in_the_card(tmp_path):
+    scores = {"n": 4, "correct": 3, "accuracy": 0.75, "interval": [0.3, 0.95]}
+    parts = {"test": scores | {"accuracy_interval": [0.3, 0.95]}}
+    run = Run(tmp_path)
+    run.folder("net").mkdir()
+    write_json(run.metrics("net"), {"checkpoint_sha256": "0a", "parts": parts})
+    subsets = {name: {"configurations": {"net": scores}} for name in ("official", "twin_free", "below_0.95")}
+    write_json(run.comparison, {"leakage": {"frozen_lists": "tumorlens-v1/1", "parts": subsets}})
+    measured = TrainedRun(run, "net", ("a", "b"), (), tmp_path, tmp_path, "0a").measured()
+    assert {name: one.get("frozen_lists") for name, one in measured.items()} == {
+        "test": None, "twin_free": "tumorlens-v1/1", "below_0.95": "tumorlens-v1/1",
+    }  # fmt: skip
 
 
 def test_moved_and_changed_images_are_refused(exported, compared, tmp_path):

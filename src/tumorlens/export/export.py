@@ -16,6 +16,7 @@ from tumorlens.core.errors import RunError
 from tumorlens.core.files import Json, probe_writable, writing
 from tumorlens.core.progress import log
 from tumorlens.core.run_folder import INTENDED_USE
+from tumorlens.core.text import OTHER_TUMOURS
 from tumorlens.data.index import ImageRecord
 from tumorlens.export.onnx_graph import build_graph
 from tumorlens.export.quantize import CALIBRATION, check_accuracy, quantize
@@ -183,6 +184,7 @@ def _card(trained: TrainedRun) -> Json:
         "measured_precision": record["device"]["precision"],  # bf16 differs from the file in a few predictions
         "licence": {"code": "MIT", "data": dataset["licence"] or "as the data set's owner says"},
         "intended_use": INTENDED_USE,
+        "limits": [OTHER_TUMOURS],
         "environment": environment() | {"onnx": onnx.__version__},
         "tumorlens": record["tumorlens"],
     }
