@@ -4,7 +4,8 @@
 
 --data is version 1 of the data set. The labels are in benchmarks/sequence_labels.csv, which says who gave them and how.
 Writes src/tumorlens/data/sequences.json: the coefficients, and the accuracy in 10-fold cross-validation, whose folds
-keep near-duplicates (thumbnails with a cosine of at least 0.95, direct or mirrored) together.
+keep near-duplicates (thumbnails with a cosine of at least 0.95, direct or mirrored) together; and
+docs/results/bench-sequences.json: that accuracy, and sequence and plane by class of all images.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tumorlens.core.files import cache_dir
+from tumorlens.core.progress import Clock
 from tumorlens.data import sequences
-from tumorlens.data.dataset import open_dataset
+from tumorlens.data.dataset import open_split_dataset
+from tumorlens.data.protocols import SplitOptions
 
 LABELS = Path(__file__).with_name("sequence_labels.csv")
 COEFFICIENTS = Path(sequences.__file__).with_name("sequences.json")
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "bench-sequences.json"
 FOLDS = 10
 SAME = 0.95
 STRENGTH = 0.3  # inverse of the regularisation
@@ -77,7 +81,9 @@ def measured(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
-    index = open_dataset(parser.parse_args().data, cache=cache_dir()).index
+    data = parser.parse_args().data
+    dataset = open_split_dataset(data, SplitOptions(), cache=cache_dir(), seed=0, clock=Clock())
+    index = dataset.index
     with LABELS.open() as file:
         labels = {row["sha256"]: row for row in csv.DictReader(line for line in file if not line.startswith("#"))}
     place = {row.sha256[:16]: i for i, row in enumerate(index.rows) if row.part == "Training"}
@@ -101,6 +107,18 @@ def main() -> None:
     for key, values in (("mean", scale.mean_), ("sd", scale.scale_)):
         content[key] = [float(f"{value:.5g}") for value in values]
     COEFFICIENTS.write_text(json.dumps(content) + "\n")
+    sequences._models.cache_clear()
+    tables = sequences.sequence_tables(dataset.rows, index.thumbnails)
+    found = tables["class_from_sequence"]
+    figures = {
+        "sequence.class.accuracy": found["accuracy"],
+        "sequence.class.majority": found["majority"],
+        "sequence.tumour_or_not.accuracy": found["tumour_or_not"]["accuracy"],
+        "sequence.tumour_or_not.majority": found["tumour_or_not"]["majority"],
+        "sequence.estimator.accuracy": content["about"]["sequence"]["accuracy"],
+        "plane.estimator.accuracy": content["about"]["plane"]["accuracy"],
+    }
+    RESULTS.write_text(json.dumps({"name": "bench-sequences", "figures": figures, **tables}, indent=1) + "\n")
     print(json.dumps(content["about"]))
 
 

@@ -117,7 +117,7 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
     if "bench-coverage" in found:
         flat["interval.group_bootstrap.coverage"] = found["bench-coverage"]["group_bootstrap_coverage"]
         flat["interval.naive.coverage"] = found["bench-coverage"]["naive_wilson_coverage"]
-    for name in ("bench-cli", "bench-phantom", "bench-audit"):
+    for name in ("bench-cli", "bench-phantom", "bench-audit", "bench-sequences"):
         flat |= found.get(name, {}).get("figures", {})
     return flat
 
@@ -167,6 +167,7 @@ def audit_page(found: dict[str, Any]) -> str:
     page = template.render(
         recall=bench["recall"], real=bench.get("real"), scale=bench.get("scale"), machine=bench["machine"], why=why,
         lists=frozen.VERSION, sizes=frozen.sizes(), bytes=frozen.FILE.stat().st_size,
+        looks=found.get("bench-sequences"),
     )  # fmt: skip
     return page.strip() + "\n"
 

@@ -46,10 +46,12 @@ def test_the_leak_table_counts_what_was_put_there(index) -> None:
 
 def test_an_audit_lists_the_leaks_of_each_class(index) -> None:
     found = assign(index, SplitOptions("official"))
-    whole = audit(found, 0.99)
+    whole = audit(found, 0.99, index.thumbnails)
     assert whole["conflicts"] == []
     assert whole["groups"]["largest"] == 2
     assert {len(pairs) for pairs in whole["leaks"].values()} == {5}
+    for counts in (whole["sequence_by_class"], whole["plane_by_class"]):
+        assert sum(sum(row.values()) for row in counts.values()) == len(index.rows)
 
 
 def test_twins_with_different_labels_are_conflicts(tmp_path) -> None:

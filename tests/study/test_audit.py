@@ -19,3 +19,12 @@ def test_an_audit_shows_how_many_groups_were_cut() -> None:
     assert "were cut at a higher similarity: 2" in auditing.audit_text(found)
     found["audit"]["groups"]["outgrown"] = 0
     assert "cut" not in auditing.audit_text(found)
+    found["audit"] |= {
+        "sequence_by_class": {"a": {"T1": 3, "T2": 0, "unknown": 1}},
+        "class_from_sequence": {
+            "accuracy": 0.5, "majority": 0.25, "tumour_or_not": {"accuracy": 0.95, "majority": 0.75}
+        },
+    }  # fmt: skip
+    text = auditing.audit_text(found)
+    assert "  a              3 T1, 1 unknown\n" in text
+    assert "predict the class of 50.0% of the images (always the largest class: 25.0%), and for 95.0%" in text

@@ -12,7 +12,9 @@ from tumorlens.core.files import Json
 from tumorlens.data.index import ImageRecord
 from tumorlens.data.near_duplicates import THRESHOLD, Bools
 from tumorlens.data.protocols import Assignment
+from tumorlens.data.sequences import sequence_tables
 from tumorlens.data.shortcuts import shortcuts
+from tumorlens.readers.pixels import Pixels
 
 _SHOWN = 12  # worst leaks per class
 _NEIGHBOURS = 10  # for label doubts
@@ -20,8 +22,8 @@ _AGREEING = 9  # of them with one other label
 _BLOCK = 1024
 
 
-def audit(assignment: Assignment, similarity: float) -> Json:
-    """The sections of audit.json on twins, groups, conflicting labels, leaks and shortcuts.
+def audit(assignment: Assignment, similarity: float, thumbnails: Pixels) -> Json:
+    """The sections of audit.json on twins, groups, conflicting labels, leaks, shortcuts, sequences and planes.
 
     Parameters
     ----------
@@ -29,6 +31,8 @@ def audit(assignment: Assignment, similarity: float) -> Json:
         The split data set.
     similarity
         Thumbnail cosine, 0 to 1, from which its images were grouped.
+    thumbnails
+        uint8 [images, 32, 32], grey.
     """
     rows = assignment.split.rows
     return {
@@ -37,6 +41,7 @@ def audit(assignment: Assignment, similarity: float) -> Json:
         "conflicts": assignment.frozen.conflicts() if assignment.frozen else conflicts(rows, assignment),
         "leaks": worst_leaks(rows),
         "shortcuts": shortcuts(rows),
+        **sequence_tables(rows, thumbnails),
     }
 
 

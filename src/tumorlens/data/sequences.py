@@ -89,8 +89,8 @@ def sequence_tables(rows: Sequence[ImageRecord], thumbnails: Pixels) -> Json:
         `sequence_by_class` and `plane_by_class`: number of images by class and estimate. `sequence_estimator`: what the
         estimator was fitted to, and its cross-validated accuracy. `class_from_sequence`: share of images (`accuracy`)
         whose class is the most frequent one among images of the same sequence and plane in the other four of five
-        folds of whole groups; `tumour_or_not` is the same for the question whether the class is `notumor`, None if
-        there is no such class. None with fewer than five groups.
+        folds of whole groups, and the share of the largest class (`majority`); `tumour_or_not` is the same for the
+        question whether the class is `notumor`, None if there is no such class. None with fewer than five groups.
     """
     labels = np.array([row.label for row in rows])
     sequences, planes = estimate(thumbnails)
@@ -104,8 +104,8 @@ def sequence_tables(rows: Sequence[ImageRecord], thumbnails: Pixels) -> Json:
     if groups.max() + 1 >= _FOLDS:
         cells, healthy = list(zip(sequences, planes, strict=True)), labels == "notumor"
         found["class_from_sequence"] = {
-            "accuracy": _accuracy(cells, labels, groups % _FOLDS),
-            "tumour_or_not": _accuracy(cells, healthy, groups % _FOLDS) if 0 < healthy.sum() < len(rows) else None,
+            **_predictable(cells, labels, groups % _FOLDS),
+            "tumour_or_not": _predictable(cells, healthy, groups % _FOLDS) if 0 < healthy.sum() < len(rows) else None,
         }
     return found
 
@@ -117,14 +117,17 @@ def _counts(labels: Sequence[str], values: Sequence[str]) -> dict[str, dict[str,
     return {label: {name: counts[label, name] for name, _ in columns} for label in sorted(set(labels))}
 
 
-def _accuracy(cells: Sequence[tuple[str, str]], labels: npt.NDArray[np.generic], folds: npt.NDArray[np.int64]) -> float:
-    """Share of labels that are the most frequent one of their cell in the other folds."""
+def _predictable(
+    cells: Sequence[tuple[str, str]], labels: npt.NDArray[np.generic], folds: npt.NDArray[np.int64]
+) -> dict[str, float]:
+    """Share of labels that are the most frequent one of their cell in the other folds, and of the largest class."""
     entries, right = list(zip(cells, labels.tolist(), folds.tolist(), strict=True)), 0
     for fold in range(_FOLDS):
         counts = Counter((cell, label) for cell, label, own in entries if own != fold)
         best = {cell: label for (cell, label), _ in sorted(counts.items(), key=lambda item: item[1])}
         right += sum(best.get(cell) == label for cell, label, own in entries if own == fold)
-    return right / len(entries)
+    largest = max(Counter(labels.tolist()).values())
+    return {"accuracy": right / len(entries), "majority": largest / len(entries)}
 
 
 def _percentiles(region: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

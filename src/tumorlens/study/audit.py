@@ -70,7 +70,7 @@ def run_audit(
     dataset = open_split_dataset(source, SplitOptions(similarity=similarity), cache=cache, seed=seed, clock=clock)
     rows = dataset.rows
     with clock.step("shortcuts_s"):
-        found = dataset.audit_record() | audit(dataset.assignment, similarity)
+        found = dataset.audit_record() | audit(dataset.assignment, similarity, dataset.index.thumbnails)
         lines = baselines(rows, dataset.index.thumbnails)
     if weights:
         with clock.step("doubts_s"):
@@ -124,5 +124,23 @@ def audit_text(found: Json) -> str:
         f"  {'nearest thumbnail, or mirrored':<32} {baseline['nn_mirror']:.1%}",
         f"  {'file properties':<32} {baseline['file_facts']:.1%}",
         *([f"  {rule:<32} {size['accuracy']:.1%}"] if size["accuracy"] is not None else []),
+        *_sequence_lines(audited),
         f"Files that could not be read: {len(audited['unreadable'])}",
     ])  # fmt: skip
+
+
+def _sequence_lines(audited: Json) -> list[str]:
+    """Lines on what sequence and plane give away."""
+    found, counts = audited.get("class_from_sequence"), audited.get("sequence_by_class", {})
+    lines = ["MR sequences by class, as far as looks tell:"] if counts else []
+    lines += [
+        f"  {label:<14} " + ", ".join(f"{n:,} {name}" for name, n in row.items() if n) for label, row in counts.items()
+    ]
+    if found:
+        also = found["tumour_or_not"]
+        lines.append(
+            f"Sequence and plane alone predict the class of {found['accuracy']:.1%} of the images (always the largest "
+            f"class: {found['majority']:.1%})"
+            + (f", and for {also['accuracy']:.1%} whether there is a tumour ({also['majority']:.1%})." if also else ".")
+        )
+    return lines

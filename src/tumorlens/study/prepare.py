@@ -198,11 +198,12 @@ def _check_same(run: Run, earlier: Json, record: Json, entries: Any) -> None:
 
 def _write_audit(run: Run, dataset: SplitDataset) -> None:
     """Write audit.json and baselines.csv. Label doubts stay in audit.json if all else in it is the same."""
-    found = dataset.audit_record() | audit(dataset.assignment, dataset.options.similarity)
+    thumbnails = dataset.index.thumbnails
+    found = dataset.audit_record() | audit(dataset.assignment, dataset.options.similarity, thumbnails)
     earlier = read_json(run.audit) if run.audit.exists() else {}
     doubts = {"label_doubts": earlier.pop("label_doubts")} if "label_doubts" in earlier else {}
     if earlier == json.loads(json.dumps(found)):
         found = doubts | found
     write_json(run.audit, found)
-    write_baselines(run.baselines, baselines(dataset.rows, dataset.index.thumbnails))
+    write_baselines(run.baselines, baselines(dataset.rows, thumbnails))
     log.info(twins_line(found["twins"]["all"]))
