@@ -36,10 +36,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "bench-sequ
 FOLDS = 10
 SAME = 0.95
 STRENGTH = 0.3  # inverse of the regularisation
-ABOUT = (
-    "training images of version 1, labelled by eye by engineers, not radiologists "
-    "(benchmarks/sequence_labels.csv); not known for other data"
-)
+ABOUT = "training images of version 1, labelled by eye by engineers, not radiologists (benchmarks/sequence_labels.csv)"
 
 
 def groups_of(thumbnails: np.ndarray) -> np.ndarray:
