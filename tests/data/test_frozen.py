@@ -12,6 +12,7 @@ from leaky_folder import LABELS
 from leaky_folder import index as index  # a fixture
 
 from tumorlens.data import frozen
+from tumorlens.data.audit import leak_table, twins_line
 from tumorlens.data.datasheets import V1, fingerprint
 from tumorlens.data.protocols import SplitOptions, assign
 from tumorlens.evaluation.leakage import leakage, without_twins
@@ -83,6 +84,15 @@ def test_accuracy_without_twins_uses_the_lists_and_quotes_them(listed) -> None:
     assert {key: part["n"] for key, part in found["parts"].items()} == {
         "official": 24, "with_twin": 10, "twin_free": 14, "below_0.95": 14,
     }  # fmt: skip
+
+
+def test_the_audit_counts_by_the_lists_and_quotes_them(listed) -> None:
+    one, two = (leak_table(assign(some, SplitOptions())) for some in (listed, other_thumbnails(listed)))
+    assert one["frozen_lists"] == "tumorlens-v1/1"
+    assert (one["all"]["any"], one["all"]["none"]) == (two["all"]["any"], two["all"]["none"]) == (10, 14)
+    assert two["all"]["exact"] == 0  # copies and orientations are searched
+    assert "(frozen lists tumorlens-v1/1)" in twins_line(one)
+    assert leak_table(assign(listed, SplitOptions("grouped-cv")))["frozen_lists"] is None
 
 
 def test_other_images_folders_and_protocols_are_searched(listed) -> None:

@@ -11,12 +11,14 @@ def test_an_audit_shows_how_many_groups_were_cut() -> None:
     found = {
         "dataset": {"name": "x"}, "baselines": {"nn": 0.5, "nn_mirror": 0.5, "file_facts": 0.5},
         "audit": {
-            "twins": {"classes": {}, "all": counts, "others": {"validation": part, "train": part}},
+            "twins": {"frozen_lists": "some/1", "classes": {}, "all": counts,
+                      "others": {"validation": part, "train": part}},
             "groups": {"n": 5, "similarity": 0.99, "alone": 3, "largest": 7, "outgrown": 2},
             "conflicts": [], "unreadable": [], "shortcuts": {"size": {"accuracy": None, "class": "x", "size": [8, 8]}},
         },
     }  # fmt: skip
     assert "were cut at a higher similarity: 2" in auditing.audit_text(found)
+    assert "frozen lists some/1" in auditing.audit_text(found)
     found["audit"]["groups"]["outgrown"] = 0
     assert "cut" not in auditing.audit_text(found)
     found["audit"] |= {

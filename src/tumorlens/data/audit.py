@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.core.files import Json
+from tumorlens.data.frozen import TWIN_FREE, VERSION
 from tumorlens.data.index import ImageRecord
 from tumorlens.data.near_duplicates import THRESHOLD, Bools
 from tumorlens.data.protocols import Assignment
@@ -50,15 +51,21 @@ def leak_table(assignment: Assignment) -> Json:
 
     Columns count images, each including the one before: `exact` (pixel-identical), `same_orientation`
     (cosine of at least 0.99 as it is), `direct_or_mirrored` (left to right), `any` (all eight orientations).
-    `none` is the rest. `others` counts in the same way the validation images with a twin in train, and the
-    train images with a twin among the other train images.
+    `none` is the rest, which frozen lists fix if `frozen_lists` names their version. `others` counts in the same way
+    the validation images with a twin in train, and the train images with a twin among the other train images.
     """
     others = {split: _counts(assignment, split, ("train",)) for split in ("validation", "train")}
-    return {"threshold": THRESHOLD, **_counts(assignment, "test", ("train", "validation")), "others": others}
+    flags = assignment.frozen.test_flags() if assignment.frozen else None
+    counts = _counts(assignment, "test", ("train", "validation"), None if flags is None else flags & TWIN_FREE == 0)
+    version = None if flags is None else VERSION
+    return {"threshold": THRESHOLD, "frozen_lists": version, **counts, "others": others}
 
 
-def _counts(assignment: Assignment, split: str, among: tuple[str, ...]) -> Json:
-    """The lines of `leak_table` for the images of `split`, with a twin in one of the splits `among`."""
+def _counts(assignment: Assignment, split: str, among: tuple[str, ...], listed: Bools | None = None) -> Json:
+    """The lines of `leak_table` for the images of `split`, with a twin in one of the splits `among`.
+
+    `listed`, bool [n], says which images have one if lists fix it.
+    """
     rows, twins = assignment.split.rows, assignment.twins
     own = np.array([row.split == split for row in rows], bool)
     reference = np.array([row.split in among for row in rows], bool)
@@ -68,6 +75,8 @@ def _counts(assignment: Assignment, split: str, among: tuple[str, ...]) -> Json:
     columns = {"exact": exact} | {
         name: twins.having(reference, THRESHOLD, some) | exact for name, some in orientations.items()
     }
+    if listed is not None:
+        columns = {name: found & listed for name, found in columns.items()} | {"any": listed}
     labels = np.array([row.label for row in rows])
 
     def line(chosen: Bools) -> dict[str, int]:
@@ -79,13 +88,14 @@ def _counts(assignment: Assignment, split: str, among: tuple[str, ...]) -> Json:
     return {"classes": by_class, "all": line(own)}
 
 
-def twins_line(counts: dict[str, int]) -> str:
+def twins_line(table: Json) -> str:
     """One line for the terminal about the last row of a leak table."""
+    counts, lists = table["all"], f" (frozen lists {table['frozen_lists']})" if table["frozen_lists"] else ""
     n, twins = counts["n"], counts["any"]
     if not twins:
         return f"Twins: none of the {n:,} test images has one among the training images."
     return (
-        f"Twins: {twins:,} of {n:,} test images ({twins / n:.1%}) have one among the training images, "
+        f"Twins: {twins:,} of {n:,} test images ({twins / n:.1%}) have one among the training images{lists}, "
         f"{counts['exact']:,} of them pixel-identical."
     )
 

@@ -115,7 +115,8 @@ def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
     reference = np.array([row.split in ("train", "validation") for row in split.rows])
     if (reference != training).any():
         twins = find_near_duplicates(index.thumbnails, reference, floor=min(COARSE, similarity))
-    return Assignment(replace(split, rows=annotated(split.rows, groups, twins)), twins, found, lists)
+    rows = annotated(split.rows, groups, twins)
+    return Assignment(replace(split, rows=rows), twins, found, lists and replace(lists, rows=rows))
 
 
 def annotated(rows: Sequence[ImageRecord], groups: Strings, twins: NearDuplicates) -> tuple[ImageRecord, ...]:

@@ -108,6 +108,7 @@ def audit_text(found: Json) -> str:
             f"  {name:<14}" + "".join(f"{row[count]:>13,}" for count in counts)
             for name, row in (*twins["classes"].items(), ("all", twins["all"]))
         ),
+        *[f"Which test images have none: frozen lists {name}" for name in [twins["frozen_lists"]] if name],
         *(
             f"{row['any']:,} of {row['n']:,} {split} images have a twin among {among}."
             for split, among in others.items()

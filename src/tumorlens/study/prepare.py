@@ -206,4 +206,4 @@ def _write_audit(run: Run, dataset: SplitDataset) -> None:
         found = doubts | found
     write_json(run.audit, found)
     write_baselines(run.baselines, baselines(dataset.rows, thumbnails))
-    log.info(twins_line(found["twins"]["all"]))
+    log.info(twins_line(found["twins"]))
