@@ -33,12 +33,12 @@ def test_a_zips_long_list_of_files_is_refused_before_it_is_held(
 def test_a_zip_is_read_entry_by_entry_and_names_stay_inside(tmp_path: Path) -> None:
     entries = {
         "b/1.png": PNG, "a.dcm": seeds.dicom(seeds.picture()), "../../etc/x.png": PNG, "/root\\..\\y.png": PNG,
-        "__MACOSX/._a": b"x", "in\x1b[31mner.png": PNG, "note.txt": b"text", "deep.zip": seeds.zipped({"c.png": PNG}),
+        "__MACOSX/._a": b"x", "in\x1b[31mner.png": PNG, "note.bmp": b"text", "deep.zip": seeds.zipped({"c.png": PNG}),
     }  # fmt: skip
     path = tmp_path / "set.zip"
     path.write_bytes(seeds.zipped(entries))
     found = list(read_inputs([str(path)]))
-    names = ["b/1.png", "a.dcm", "etc/x.png", "root/y.png", "in\\x1b[31mner.png", "note.txt", "deep.zip"]
+    names = ["b/1.png", "a.dcm", "etc/x.png", "root/y.png", "in\\x1b[31mner.png", "note.bmp", "deep.zip"]
     assert [one.source for one in found] == [f"{path}/{name}" for name in names]
     assert [one.reason for one in found if isinstance(one, Unreadable)] == [
         "of no format that is read", "a zip inside a zip",

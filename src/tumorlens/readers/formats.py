@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tumorlens.core.errors import ImageError
 from tumorlens.core.text import shown
+from tumorlens.readers.companions import is_companion
 from tumorlens.readers.rasters import read_raster
 from tumorlens.readers.signatures import GZIP, HEADER, ZIP, is_dicom, is_nifti, is_raster
 from tumorlens.readers.types import ReadContext, Slice, Unreadable
@@ -61,6 +62,11 @@ def _read_zip(context: ReadContext) -> Iterator[Slice | Unreadable]:
             raise ImageError(f"a zip of {len(entries):,} files, over the limit of {limits.entries:,}", cure="Split it.")
         if not entries:
             raise ImageError("a zip without files", cure="Leave it out.")
+        pictures = False
+        if context.skipped:
+            for info in set(archive.infolist()).difference(entries):
+                if info.filename[-1:] != "/":
+                    context.skipped.add(f"{context.source}/{entry_path(info.filename)}")
         for info in entries:
             source = shown(f"{context.source}/{entry_path(info.filename)}")
             try:
@@ -68,5 +74,12 @@ def _read_zip(context: ReadContext) -> Iterator[Slice | Unreadable]:
                 content = io.BytesIO(b"".join(entry_content(archive, info)))
             except ImageError as error:
                 yield Unreadable(source, None, error.what, error.cure)
+                pictures = True
                 continue
+            if context.skipped and is_companion(info.filename, content.getvalue()[:HEADER]):
+                context.skipped.add(source)
+                continue
+            pictures = True
             yield from read_stream(replace(context, stream=content, source=source), in_zip=True)
+        if not pictures:
+            raise ImageError("a zip without pictures", cure="Leave it out.")

@@ -34,7 +34,7 @@ THUMBNAIL = 32  # pixels per side; near-duplicates are found on thumbnails of th
 MEAN = 0.5
 STD = 0.5
 MAX_PIXELS = 64_000_000  # 8,000 x 8,000; far above any slice, far below what exhausts memory
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 READERS = min(6, usable_cores())  # decoding threads; more of them, tried on 16 cores, only wait for Python's lock
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # not all that Pillow reads: EPS would start Ghostscript
 

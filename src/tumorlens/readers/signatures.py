@@ -26,6 +26,11 @@ def is_dicom(head: bytes) -> bool:
     return number <= 0x1000 and (explicit or (group == b"\x08\0" and head[6:8] == b"\0\0"))
 
 
+def is_dicomdir(head: bytes) -> bool:
+    """Whether a file that starts with these bytes is a DICOMDIR, the table of contents of a disc."""
+    return head[128:132] == b"DICM" and b"1.2.840.10008.1.3.10" in head
+
+
 def is_nifti(head: bytes) -> bool:
     """Whether a file that starts with these bytes is a NIfTI, or the header of a pair."""
     return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")

@@ -13,8 +13,10 @@ from typing import BinaryIO
 
 from tumorlens.core.errors import ConfigError, ImageError
 from tumorlens.core.text import shown
+from tumorlens.readers.companions import Skipped, is_companion, may_be_companion
 from tumorlens.readers.formats import read_stream
-from tumorlens.readers.pixels import open_error
+from tumorlens.readers.pixels import SUFFIXES, open_error
+from tumorlens.readers.signatures import HEADER, ZIP
 from tumorlens.readers.types import Plane, ReadContext, ReadLimits, SeriesNames, Slice, Unreadable
 from tumorlens.readers.zips import is_hidden, visible_files
 
@@ -59,8 +61,8 @@ def read_inputs(
     ConfigError
         Standard input is named, but closed.
     """
-    series = SeriesNames()
-    for found in _files(inputs, stdin, written):
+    series, skipped = SeriesNames(), Skipped()
+    for found in _files(inputs, stdin, written, skipped):
         if isinstance(found, Unreadable):
             yield found
             continue
@@ -70,7 +72,8 @@ def read_inputs(
             yield Unreadable(shown(found), None, error.what, error.cure)
             continue
         with file:
-            yield from read_stream(ReadContext(file, shown(found), plane, limits, series))
+            yield from read_stream(ReadContext(file, shown(found), plane, limits, series, skipped))
+    skipped.report()
 
 
 def read_bytes(
@@ -109,20 +112,20 @@ def _is_regular(path: str) -> bool:
 def count_inputs(inputs: Sequence[str], written: Collection[Path] = ()) -> int | None:
     """How many files `read_inputs` will read, entries of zips counted; None if that is unknown before reading them.
 
-    Folders are walked and zips recognized by their suffix, so that no other file is opened.
+    Folders are walked; a file with the suffix of a picture is not opened.
     """
     # A list that comes through a pipe can be read only once.
     if any(name in ("-", "@-") or (name.startswith("@") and not Path(name[1:]).is_file()) for name in inputs):
         return None
     return sum(
-        _zip_length(found) if isinstance(found, str) and found.lower().endswith(".zip") else 1
-        for found in _files(inputs, None, written)
+        _zip_length(found) if isinstance(found, str) and Path(found).suffix.lower() not in SUFFIXES else 1
+        for found in _files(inputs, None, written, Skipped())
     )
 
 
 def _zip_length(path: str) -> int:
     try:
-        if not _is_regular(path):  # opening a pipe would wait for its writer
+        if not _head(path).startswith(ZIP):
             return 1
         with zipfile.ZipFile(path) as archive:
             return max(1, len(visible_files(archive)))
@@ -130,22 +133,35 @@ def _zip_length(path: str) -> int:
         return 1  # for which read_inputs yields the reason
 
 
-def _files(inputs: Sequence[str], stdin: BinaryIO | None, written: Collection[Path]) -> Iterator[str | Unreadable]:
-    """Files behind the names, `-` among them."""
-    skipped = frozenset(os.path.realpath(path) for path in written)
+def _head(path: str) -> bytes:
+    """The first bytes of a file; empty if it cannot be read or is a pipe, whose writer would be waited for."""
+    try:
+        if not _is_regular(path):
+            return b""
+        with open(path, "rb") as file:  # noqa: PTH123 - `./x` would become `x`
+            return file.read(HEADER)
+    except (OSError, ValueError):
+        return b""
+
+
+def _files(
+    inputs: Sequence[str], stdin: BinaryIO | None, written: Collection[Path], skipped: Skipped
+) -> Iterator[str | Unreadable]:
+    """Files behind the names, `-` among them; what is skipped in folders is counted."""
+    results = frozenset(os.path.realpath(path) for path in written)
     for name in inputs:
         if name == "-":
             yield name
         elif name.startswith("@"):
-            yield from _unless_empty(_listed(name, stdin, skipped), name, "a list without names")
+            yield from _unless_empty(_listed(name, stdin, results, skipped), name, "a list without names")
         else:
-            yield from _below(name, skipped)
+            yield from _below(name, results, skipped)
 
 
-def _below(name: str, skipped: frozenset[str]) -> Iterator[str | Unreadable]:
+def _below(name: str, results: frozenset[str], skipped: Skipped) -> Iterator[str | Unreadable]:
     """The file, or all files below the folder."""
     if os.path.isdir(name):  # noqa: PTH112 - the name is shown as it was given
-        yield from _unless_empty(_walk(name, skipped), name, "a folder without files")
+        yield from _unless_empty(_walk(name, results, skipped), name, "a folder without pictures")
     else:
         yield name
 
@@ -156,14 +172,14 @@ def _unless_empty(found: Iterator[str | Unreadable], name: str, reason: str) -> 
     yield from found
 
 
-def _listed(name: str, stdin: BinaryIO | None, skipped: frozenset[str]) -> Iterator[str | Unreadable]:
+def _listed(name: str, stdin: BinaryIO | None, results: frozenset[str], skipped: Skipped) -> Iterator[str | Unreadable]:
     try:
         with _open_list(name, stdin) as file:
             for number, line in enumerate(file):
                 # Some editors write a byte order mark at the start of a file.
                 listed = line.removeprefix(BOM_UTF8) if number == 0 else line
                 if listed := listed.rstrip(b"\r\n"):
-                    yield from _below(os.fsdecode(listed), skipped)
+                    yield from _below(os.fsdecode(listed), results, skipped)
     except (OSError, ValueError) as error:
         yield _unopened(name, error)
 
@@ -188,15 +204,21 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _walk(top: str, skipped: frozenset[str]) -> Iterator[str | Unreadable]:
+def _walk(top: str, results: frozenset[str], skipped: Skipped) -> Iterator[str | Unreadable]:
     errors: list[Unreadable] = []
     for folder, folders, files in os.walk(top, onerror=lambda e: errors.append(_unopened(str(e.filename), e))):
         here = os.path.realpath(folder)
         for found in (folders, files):
-            found[:] = sorted(
-                f for f in found if not is_hidden(f) and os.path.join(here, f) not in skipped  # noqa: PTH118
-            )  # fmt: skip
-        yield from (os.path.join(folder, file) for file in files)  # noqa: PTH118
+            found[:] = sorted(f for f in found if os.path.join(here, f) not in results)  # noqa: PTH118
+        for file in files:
+            path = os.path.join(folder, file)  # noqa: PTH118
+            if is_hidden(file) or (may_be_companion(file) and is_companion(file, _head(path))):
+                skipped.add(path)
+            else:
+                yield path
+        for name in filter(is_hidden, folders):
+            skipped.add(os.path.join(folder, name))  # noqa: PTH118
+        folders[:] = [name for name in folders if not is_hidden(name)]
         while errors:
             yield errors.pop()
     yield from errors

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tumorlens.readers.companions import Skipped
 from tumorlens.readers.pixels import SIZE, Pixels
 
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -103,6 +104,8 @@ class ReadContext:
     limits: ReadLimits = field(default_factory=ReadLimits)
     series: SeriesNames = field(default_factory=SeriesNames)
     """Shared by all files of one job."""
+    skipped: Skipped | None = None
+    """Counts the files of a zip that are no pictures; if None, they are errors."""
 
 
 def fit_square(picture: npt.NDArray[np.uint8], spacing: tuple[float, float] | None) -> Pixels:
