@@ -46,8 +46,9 @@ function figures(measured, source, precision) {
     const inflated = subset === "test" && twins > 0;
     const text = inflated
       ? `${description} ${count(twins)} of them have a near-duplicate among the training images.` : description;
-    const { accuracy, accuracy_interval: interval, n } = measured[subset];
-    return make("tr", {}, make("th", { scope: "row" }, name, make("small", {}, text)),
+    const { accuracy, accuracy_interval: interval, n, frozen_lists: lists } = measured[subset];
+    const fixed = lists ? ` Fixed by the lists ${lists}.` : "";
+    return make("tr", {}, make("th", { scope: "row" }, name, make("small", {}, text + fixed)),
       make("td", { class: "n big" }, one(accuracy)), make("td", { class: "n" }, `${one(interval[0])} to ${one(interval[1])}`),
       make("td", { class: "n" }, count(n)), make("td", { class: "plot" }, plot(accuracy, interval)));
   });
