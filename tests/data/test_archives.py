@@ -129,7 +129,7 @@ def test_an_unwritable_cache(zip_path: Path, tmp_path: Path) -> None:
 
 
 HOSTILE = [
-    "../out.jpg", "Training/../../out.jpg", "/out.jpg", "//out.jpg", "C:/out.jpg", "c:out.jpg", "Training\\out.jpg",
+    "../out.jpg", "Training/../../out.jpg", "/out.jpg", "//out.jpg", "C:/out.jpg", "c:out.jpg", "\\out.jpg",
     "..\\out.jpg", "Training/a\x00.jpg", "Training/a\n.jpg", "Training/" + "n" * 300 + ".jpg", "..", "a/" * 1200 + "b",
 ]  # fmt: skip
 

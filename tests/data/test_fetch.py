@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tumorlens.core.errors import DataError
-from tumorlens.data import fetch
-from tumorlens.data.fetch import find_image_folder
+from tumorlens.data import fetch, layout
+from tumorlens.data.layout import find_image_folder
 
 
 @pytest.fixture
@@ -128,14 +128,14 @@ def test_layouts_that_do_not_fit(tmp_path: Path, names: list[str], why: str) -> 
     assert error.value.cure
 
 
-def test_a_class_without_test_images_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_without_test_images_is_noted(tmp_path: Path) -> None:
     lay_out(
         tmp_path, "Training/a/1.jpg", "Training/b/1.jpg", "Training/loose.jpg", "Testing/a/1.jpg", "Testing/b/x.txt"
     )
     assert found(tmp_path) == ("Training", "Testing", ("a", "b"))
-    noted = capsys.readouterr().err
-    assert "no images of b" in noted
-    assert "1 image(s) directly in" in noted
+    lacking, loose = find_image_folder(tmp_path, source="").notes
+    assert "no images of b" in lacking
+    assert loose == "1 image(s) left out, outside the class folders: Training/ (1)."
 
 
 def test_links_that_loop_end(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_links_to_class_folders_count(tmp_path: Path) -> None:
 
 
 def test_a_whole_disk_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_MAX_FOLDERS", 5)
+    monkeypatch.setattr(layout, "MAX_FOLDERS", 5)
     lay_out(tmp_path, *(f"{i}/{j}/x.txt" for i in range(4) for j in range(4)))
     with pytest.raises(DataError, match="over 5 folders"):
         find_image_folder(tmp_path, source="")

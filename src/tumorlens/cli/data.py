@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from cyclopts import App, Group, Parameter
 
 from tumorlens.cli.options import DATA, OUTPUT, PRINTED, Printed
 from tumorlens.core.files import cache_dir, probe_writable
+from tumorlens.core.progress import log
 
 data = App(
     name="data",
@@ -36,7 +38,9 @@ def fetch(source: Source = "kaggle", *, cache: Cache = None, seed: Seed = 0, out
     from tumorlens.data.fetch import fetch as fetch_data
 
     folder = fetch_data(source, cache=cache or cache_dir(), seed=seed)
-    found = {"root": str(folder.root), "classes": list(folder.classes), "source": folder.source}
+    for note in folder.notes:
+        log.warning(f"Note: {note}")
+    found = {"root": str(folder.root), "classes": list(folder.classes), "source": folder.source, "notes": folder.notes}
     output.show(found, str(folder.root))
 
 
@@ -44,18 +48,23 @@ def fetch(source: Source = "kaggle", *, cache: Cache = None, seed: Seed = 0, out
 def check(source: Source, *, cache: Cache = None, seed: Seed = 0, output: Printed = PRINTED) -> None:
     """Read every file of a data set; identify it, and list unreadable files and exact copies."""
     from tumorlens.data.dataset import open_dataset
+    from tumorlens.data.datasheets import TESTING, VALIDATION
 
     opened = open_dataset(source, cache=_writable(cache), seed=seed)
     dataset, audit = opened.record(), opened.audit_record()
     unreadable = audit["unreadable"]
+    reasons = "; ".join(f"{n:,} {why}" for why, n in Counter(item["reason"] for item in unreadable).most_common(5))
     lines = [
         f"{dataset['name']}: {dataset['n_images']:,} images in {dataset['root']}",
-        *(f"  {part}: " + ", ".join(f"{label} {n:,}" for label, n in counts.items())
+        *(f"  Note: {note}" for note in opened.notes),
+        *(f"  {part} ({dataset['folders'][part]}): " + ", ".join(f"{label} {n:,}" for label, n in counts.items())
           for part, counts in dataset["counts"].items()),
-        *dataset["notes"],
+        *(f"  {part}: no folder; a study splits its images off Training"
+          for part in (VALIDATION, TESTING) if part not in dataset["counts"]),
+        *opened.identity.notes,
         f"Fingerprint: {dataset['fingerprint']}",
         f"Groups of identical files: {len(audit['same_content'])}",
-        f"Unreadable files: {len(unreadable)}",
+        f"Unreadable files: {len(unreadable)}" + (f" ({reasons})" if unreadable else ""),
         *(f"  {item['path']}: {item['reason']}" for item in unreadable[:20]),
         *([f"  and {len(unreadable) - 20} more, which --json lists"] if len(unreadable) > 20 else []),
     ]  # fmt: skip

@@ -6,6 +6,7 @@ Nothing in an archive is trusted: names must stay inside the target folder, and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -23,6 +24,16 @@ from tumorlens.readers.zips import check_entry, entry_content, open_zip, visible
 #: Version 1 of the data set has 7,023 files, 159 MB, and a largest compression ratio of 1.75.
 LIMITS = ReadLimits(bytes=500_000_000, ratio_from=10_000_000)
 TOTAL_BYTES = 50_000_000_000  # of all entries together, decompressed
+
+
+_OTHER_ARCHIVES = {
+    b"\x1f\x8b": "it is compressed by gzip, as .tar.gz and .tgz are",
+    b"7z\xbc\xaf": "it is a 7-Zip archive",
+    b"Rar!": "it is a RAR archive",
+    b"BZh": "it is compressed by bzip2",
+    b"\xfd7zX": "it is compressed by xz",
+    b"\x28\xb5\x2f\xfd": "it is compressed by zstd",
+}
 
 
 def extract_zip(archive: Path, cache: Path, *, limits: ReadLimits = LIMITS, total_bytes: int = TOTAL_BYTES) -> Path:
@@ -116,9 +127,12 @@ def _check_and_hash(archive: Path) -> str:
             if not zipfile.is_zipfile(archive):
                 if start == b"PK\x03\x04":
                     raise _damaged(archive, "its end is missing: the download or copy was cut off")
+                kind = next((kind for magic, kind in _OTHER_ARCHIVES.items() if start.startswith(magic)), "")
                 raise DataError(
-                    f"{archive} is not a zip file (it starts with {start!r}).",
-                    cure="Name the zip as Kaggle ships it, or a folder of images.",
+                    f"{archive} is not a zip file ({kind or f'it starts with {start!r}'}).",
+                    cure="Unpack it, and name the folder of images."
+                    if kind or archive.suffix == ".tar"
+                    else "Name the zip as Kaggle ships it, or a folder of images.",
                 )
             digest = hashlib.sha256(start)
             with Bar(f"Hashing {archive.name}", size // 1_000_000, "MB") as bar:
@@ -158,13 +172,12 @@ def _plan(
 
 def _safe_path(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
     """The entry's path relative to the target; the archive is refused if the name could mean anything else."""
-    name = info.orig_filename  # `filename` is already cut at a NUL and rewritten on Windows
+    name = _name(info)
     parts = [part for part in name.split("/") if part not in ("", ".")]
     kind = stat.S_IFMT(info.external_attr >> 16)
     reasons = {
         "points outside the archive": name.startswith("/")
         or ".." in parts
-        or "\\" in name
         or any(re.match("[A-Za-z]:", part) for part in parts),
         "has control characters in its name": any(ord(c) < 32 or ord(c) == 127 for c in name),
         "has no usable name": not parts,
@@ -176,6 +189,15 @@ def _safe_path(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
     if why := next((reason for reason, applies in reasons.items() if applies), ""):
         raise _refused(archive, f"the entry {name[:300]!r} {why}")
     return PurePosixPath(*parts)
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """The entry's name as it was meant, with forward slashes: some tools of Windows write backslashes."""
+    name = info.orig_filename  # `filename` is already cut at a NUL and rewritten on Windows
+    if not info.flag_bits & 0x800:  # read as code page 437; macOS and others write UTF-8 without saying so
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
 
 
 def _extract(opened: zipfile.ZipFile, archive: Path, plan: dict[PurePosixPath, zipfile.ZipInfo], folder: Path) -> None:

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tumorlens.core.files import Json
-from tumorlens.core.progress import Clock
+from tumorlens.core.progress import Clock, log
 from tumorlens.data.datasheets import Identification, fingerprint, identify
-from tumorlens.data.fetch import ImageFolder, fetch
+from tumorlens.data.fetch import fetch
 from tumorlens.data.index import ImageRecord, Index, build_index
+from tumorlens.data.layout import ImageFolder
 from tumorlens.data.protocols import Assignment, SplitOptions, assign
 from tumorlens.data.splits import SPLITS
 
@@ -23,6 +24,11 @@ class Dataset:
     folder: ImageFolder
     index: Index
     identity: Identification
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided about folders, what was left out, and classes that are copies of others."""
+        return (*self.folder.notes, *self.index.copied_classes())
 
     def record(self) -> Json:
         """The section `dataset` of study.json."""
@@ -36,8 +42,11 @@ class Dataset:
             "fingerprint": fingerprint(row.sha256 for row in self.index.rows),
             "n_images": len(self.index.rows),
             "counts": self.index.counts(),
+            "folders": {
+                part: path.relative_to(self.folder.root).as_posix() for part, path in self.folder.parts().items()
+            },
             "comparable_to_published": self.identity.comparable,
-            "notes": list(self.identity.notes),
+            "notes": [*self.identity.notes, *self.notes],
             "excluded": len(self.index.unreadable),
         }
 
@@ -140,6 +149,8 @@ def open_split_dataset(data: str, options: SplitOptions, *, cache: Path, seed: i
         As `open_dataset` and `assign` raise them.
     """
     opened = open_dataset(data, cache=cache, seed=seed, clock=clock)
+    for note in opened.notes:
+        log.warning(f"Note: {note}")
     with clock.step("twins_s"):
         assignment = assign(opened.index, options, seed=seed)
     return SplitDataset(opened.folder, opened.index, opened.identity, assignment, options, seed)

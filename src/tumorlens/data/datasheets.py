@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-TRAINING, TESTING = "Training", "Testing"  # folders of a data set, and `part` in index.csv
+TRAINING, VALIDATION, TESTING = "Training", "Validation", "Testing"  # folders of a data set, `part` in index.csv
 _TUMOURS = ("glioma", "meningioma", "notumor", "pituitary")
 _PAGE = "https://www.kaggle.com/datasets/masoudnickparvar/brain-tumor-mri-dataset"
 

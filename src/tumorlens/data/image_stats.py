@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tumorlens.core.errors import ImageError
 from tumorlens.readers.pixels import (
     SIZE,
-    SUFFIXES,
     THUMBNAIL,
     Pixels,
     decode,
@@ -52,7 +50,7 @@ class ImageRecord:
     `readers.pixels.decode`) one channel is hashed, however the file stores it."""
     label: str
     part: str
-    """`Training` or `Testing`: the folder that the file lies in."""
+    """`Training`, `Validation` or `Testing`: the folder that the file lies in."""
     split: str = ""
     """`train`, `validation` or `test`; empty if the protocol leaves the image out."""
     group: str = ""
@@ -74,8 +72,6 @@ def measure_image(path: Path) -> tuple[ImageRecord, Pixels]:
         The file cannot be used; the message reads well after the file's name.
     """
     image, facts = decode(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ImageError(f"its suffix {path.suffix!r} is not that of an image", cure="Rename or remove it.")
     band = grey_band(image)
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + (band or image).tobytes())
     small = (band or image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)

@@ -25,10 +25,11 @@ from tumorlens.core.files import writing
 from tumorlens.core.prefetch import batched
 from tumorlens.core.progress import Bar
 from tumorlens.core.text import shown
-from tumorlens.data.datasheets import TESTING, TRAINING
-from tumorlens.data.fetch import ImageFolder
+from tumorlens.data.datasheets import TESTING, TRAINING, VALIDATION
+from tumorlens.data.folders import is_skipped
 from tumorlens.data.image_stats import ImageRecord as ImageRecord
 from tumorlens.data.image_stats import measure_image
+from tumorlens.data.layout import ImageFolder
 from tumorlens.readers.pixels import READERS, THUMBNAIL, Pixels, suppress_warnings
 
 _BATCH = 1024  # files; between two batches some threads wait for the slowest
@@ -56,9 +57,9 @@ class Index:
     """uint8 [rows, 32, 32], grey."""
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Usable images by `Training` or `Testing`, and class."""
+        """Usable images by part (`Training`, `Validation`, `Testing`) and class."""
         found = Counter((row.part, row.label) for row in self.rows)
-        parts = [part for part in (TRAINING, TESTING) if any(row.part == part for row in self.rows)]
+        parts = [part for part in (TRAINING, VALIDATION, TESTING) if any(row.part == part for row in self.rows)]
         return {part: {label: found[part, label] for label in self.classes} for part in parts}
 
     def same_content(self) -> list[list[str]]:
@@ -68,9 +69,26 @@ class Index:
             groups[row.sha256].append(row.path)
         return [paths for paths in groups.values() if len(paths) > 1]
 
+    def copied_classes(self) -> list[str]:
+        """One sentence on each class most of whose files are byte copies of files in other classes."""
+        labels: dict[str, set[str]] = defaultdict(set)
+        for row in self.rows:
+            labels[row.sha256].add(row.label)
+        notes = []
+        for label in self.classes:
+            own = [labels[row.sha256] - {label} for row in self.rows if row.label == label]
+            copied = sum(map(bool, own))
+            if 2 * copied > len(own):
+                others = ", ".join(sorted(set().union(*own)))
+                notes.append(
+                    f"{copied:,} of the {len(own):,} images of class {label} are byte copies of images of {others}: "
+                    "remove the folder that is no class."
+                )
+        return notes
+
 
 def list_files(folder: ImageFolder) -> list[tuple[str, str, str]]:
-    """Files of all classes as (path, label, `Training` or `Testing`), sorted by path; hidden files are left out.
+    """Files of all classes as (path, label, part), sorted by path; hidden and system files are left out.
 
     Paths are relative to the data set's root, with forward slashes: a `Path` of each would take ten times the memory.
 
@@ -80,13 +98,11 @@ def list_files(folder: ImageFolder) -> list[tuple[str, str, str]]:
         A folder cannot be read.
     """
     found = []
-    tops = {TRAINING: folder.training} | ({TESTING: folder.testing} if folder.testing else {})
-    for part, top in tops.items():
-        for label in folder.classes:
-            for here, subfolders, names in os.walk(top / label, onerror=_refuse_folder):
-                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-                place = Path(here).relative_to(folder.root).as_posix()
-                found += [(f"{place}/{name}", label, part) for name in names if not name.startswith(".")]
+    for part, label, top in folder.class_folders():
+        for here, subfolders, names in os.walk(top, onerror=_refuse_folder):
+            subfolders[:] = sorted(name for name in subfolders if not is_skipped(name))
+            place = Path(here).relative_to(folder.root).as_posix()
+            found += [(f"{place}/{name}", label, part) for name in names if not is_skipped(name)]
     return sorted(found, key=lambda file: file[0].split("/"))
 
 

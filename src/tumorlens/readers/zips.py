@@ -60,7 +60,7 @@ def visible_files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     # Not is_dir(), which fails on an entry without a name.
     return [
         info for info in archive.infolist()
-        if info.filename[-1:] != "/" and not any(map(is_hidden, entry_path(info.filename).parts))
+        if not info.filename.endswith(("/", "\\")) and not any(map(is_hidden, entry_path(info.filename).parts))
     ]  # fmt: skip
 
 
