@@ -322,3 +322,32 @@ def test_cached_folder_replaces_what_is_not_whole(tmp_path: Path) -> None:
     assert [p.name for p in target.iterdir()] == ["file"]
     assert cached_folder(target, make, lambda _: True) == target
     assert len(made) == 2
+
+
+def test_names_with_backslashes_and_utf_8_without_its_flag(tmp_path: Path, cache: Path) -> None:
+    files = [("Training\\größe\\", b""), ("Training\\größe\\1.jpg", b"1"), (".\\Training\\b\\2.jpg", b"2")]
+    content = raw_zip([(name, data, 0o100644) for name, data in files]).replace(
+        b"\x00\x08\x00\x00", b"\x00\x00\x00\x00"
+    )
+    (tmp_path / "x.zip").write_bytes(content)
+    assert everything(extract_zip(tmp_path / "x.zip", cache)) == {
+        "Training/größe/1.jpg": b"1",
+        "Training/b/2.jpg": b"2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"\x1f\x8b\x08", "gzip"), (b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!\x1a\x07", "RAR")]
+)
+def test_other_archives_are_named(tmp_path: Path, cache: Path, start: bytes, kind: str) -> None:
+    (tmp_path / "x.tgz").write_bytes(start + bytes(100))
+    with pytest.raises(DataError, match=kind) as error:
+        extract_zip(tmp_path / "x.tgz", cache)
+    assert "Unpack it" in error.value.cure
+
+
+def test_a_zip_in_a_zip_is_named(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zipped({"inner/data.zip": zipped(dataset_files())}))
+    with pytest.raises(DataError, match=r"no images: it has 1 \.zip") as error:
+        fetch.fetch(str(tmp_path / "x.zip"), cache=cache)
+    assert "Unpack the .zip inside" in error.value.cure

@@ -117,6 +117,11 @@ def find_image_folder(root: Path, *, source: str, generated: bool = False) -> Im
         if validation and not _check_classes(validation, training, classes, notes):
             notes.append(f"{validation} holds no class folder with images and is not used.")
             validation = None
+        if validation:
+            notes.append(
+                f"{validation.name}/ is the validation split of the official protocol: none is drawn from "
+                f"{training.name}/."
+            )
         together = training.parent if beside[TESTING] or testing is None else root
         folder = ImageFolder(together, training, testing, source, classes, generated, validation)
     notes += [] if generated else _left_out(root, {path for *_, path in folder.class_folders()})

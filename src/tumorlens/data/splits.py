@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.core.errors import DataError
-from tumorlens.data.datasheets import TESTING, TRAINING
+from tumorlens.data.datasheets import TESTING, TRAINING, VALIDATION
 from tumorlens.data.index import ImageRecord, Index
 
 SPLITS = ("train", "validation", "test")
@@ -41,7 +41,8 @@ class Split:
 def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
     """Give every image a split: 85 % / 15 % of Training, stratified by class, and all of Testing.
 
-    Without a Testing folder, 15 % of each class are set apart for testing first. Images of a class are
+    A given validation folder is used in place of the 15 %. Without a Testing folder, 15 % of each class are set apart
+    for testing first. Images of a class are
     put in an order that depends on `seed` and their paths alone.
 
     Raises
@@ -58,9 +59,11 @@ def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
     if not has_testing:
         split_of |= dict.fromkeys(_draw(training, TEST_SHARE, random), "test")
         training = [row for row in training if row.path not in split_of]
-    split_of |= dict.fromkeys(_draw(training, VALIDATION_SHARE, random), "validation")
+    given = [row.path for row in index.rows if row.part == VALIDATION]
+    split_of |= dict.fromkeys(given or _draw(training, VALIDATION_SHARE, random), "validation")
     rows = tuple(replace(row, split=split_of.get(row.path, "train")) for row in index.rows)
-    return Split(rows, "85/15 stratified by seed", "folder" if has_testing else "split off")
+    source = "validation folder as given" if given else "85/15 stratified by seed"
+    return Split(rows, source, "folder" if has_testing else "split off")
 
 
 def _draw(rows: Sequence[ImageRecord], share: float, random: np.random.Generator) -> list[str]:
