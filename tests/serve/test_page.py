@@ -76,6 +76,7 @@ class TestOneImage:
         assert pictured(page)
         shown = (answer(page) + page.locator("#entries").inner_text()).lower()
         assert not [name for name in (*CARD["classes"], "tumour", "%") if name in shown]
+        assert "not a brain" not in page.inner_text("body")  # which is not known of it
         for gone in (".bars", "img.heat", ".controls"):
             expect(page.locator(gone)).to_be_hidden()
 
@@ -276,6 +277,7 @@ class TestSession:
         assert rows[0]["file"] == "'=1+1.png"  # no formula in a spreadsheet
         assert (rows[0]["class"], rows[0]["set"], float(rows[0]["p_glioma"])) == ("glioma", "glioma", 0.972)
         assert rows[1]["class"] == rows[1]["p_glioma"] == ""
+        assert list(rows[0])[:6] == ["kind", "file", "series", "slice", "instance", "class"]
         with page.expect_download() as saved:
             page.get_by_role("button", name="Save JSON").click()
         content = json.loads(saved.value.path().read_text("utf-8"))

@@ -114,7 +114,13 @@ class TestRealService:
         assert pictured(blank)
 
     def test_the_api_description_shows_every_route_and_fits_its_window(self, blank, real):
-        blank.goto(f"{real}docs")
+        """Also behind a proxy's prefix: every link and request is relative."""
+        prefix = f"{real}brain/"
+        blank.route(
+            f"{prefix}**",
+            lambda route: route.fulfill(response=route.fetch(url=real + route.request.url[len(prefix) :])),
+        )
+        blank.goto(f"{prefix}docs")
         blank.wait_for_selector("section:nth-of-type(7)")
         text = blank.locator("main").inner_text()
         description = blank.evaluate("fetch('openapi.json').then(response => response.json())")
@@ -124,3 +130,9 @@ class TestRealService:
                 assert all(parameter["description"] in text for parameter in route.get("parameters", []))
         assert blank.evaluate("document.documentElement.scrollWidth") == 1280
         assert page_states.violations(blank) == []
+        blank.get_by_role("link", name="Classify in the browser").click()
+        expect(blank.locator("#formats")).to_contain_text("NIfTI, and zips of them")
+        expect(blank.locator("#card")).to_contain_text("metastases")
+        blank.get_by_role("link", name="API description").click()
+        expect(blank.locator("#title")).to_contain_text("tumorlens ")
+        assert blank.url == f"{prefix}docs"

@@ -41,7 +41,8 @@ INTERVALS = {"test": (1311, 0.984, (0.975, 0.989)), "twin_free": (326, 0.969, (0
 CARD: dict[str, Any] = {
     "model": "made-up-000000", "architecture": "torchvision resnet18", "classes": list(CLASSES),
     "configuration": "finetuned", "intended_use": "Research and teaching. Not for diagnosis.",
-    "limits": ["It knows its classes and nothing else."], "takes": {"bytes": 2_000_000},
+    "limits": ["It knows its classes and nothing else."], "takes": {"bytes": 2_000_000, "formats": "PNG, DICOM"},
+    "volume_rule": "Three neighbours decide.",
     "dataset": {"name": "a set that is made up", "n_images": 7023, "fingerprint": "0" * 64, "licence": "CC0"},
     "preprocessing": {"size": [224, 224], "input": "RGB", "resize": "bilinear"},
     "split": {"source": "85/15", "test_source": "folder"},
@@ -83,7 +84,7 @@ def image_row(data: bytes) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": "image", "slice": None}
     if mark == "refused":
         return row | {"class": None, "probabilities": None, "set": [], "verdict": "refused: not a brain MRI",
-                      "reason": "colour, border or outline unlike the images learned from", "score": 3.4}  # fmt: skip
+                      "reason": "colour, border or outline unlike the training images", "score": 3.4}  # fmt: skip
     if mark == "uncertain":
         p = {"glioma": 0.58, "meningioma": 0.36, "notumor": 0.04, "pituitary": 0.02}
         return row | {"class": "glioma", "probabilities": p, "set": ["glioma", "meningioma"],

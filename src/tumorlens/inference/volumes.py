@@ -31,6 +31,12 @@ from tumorlens.inference.uncertainty.verdicts import NO_TUMOR
 
 NEIGHBOURS = 3
 PROBABILITY = 0.9
+#: The rule in one sentence, for whoever reads a volume's result.
+VOLUME_RULE = (
+    f"A volume has a class if {NEIGHBOURS} neighbouring slices predict the same tumour class with {PROBABILITY:.0%} or "
+    "more each, or if over half of its slices show no tumour and no two neighbours predict one; otherwise it is "
+    "uncertain."
+)
 _UNNUMBERED = 1 << 32  # added to the position of a slice without a number: above all numbers
 
 

@@ -12,7 +12,8 @@ from tumorlens.readers.signatures import GZIP, HEADER, ZIP, is_dicom, is_nifti, 
 from tumorlens.readers.types import ReadContext, Slice, Unreadable
 from tumorlens.readers.zips import check_entry, entry_content, entry_path, open_zip, visible_files
 
-_READ = "JPEG, PNG, TIFF, BMP, WebP, DICOM, NIfTI and zips of them"
+#: All formats that are read, beside zips of such files.
+FORMATS = "JPEG, PNG, TIFF, BMP, WebP, DICOM, NIfTI"
 
 
 def read_stream(context: ReadContext, *, in_zip: bool = False) -> Iterator[Slice | Unreadable]:
@@ -46,7 +47,7 @@ def read_stream(context: ReadContext, *, in_zip: bool = False) -> Iterator[Slice
         elif not head:
             raise ImageError("empty file (0 bytes)", cure="Download or copy it again.")
         else:
-            raise ImageError("of no format that is read", cure=f"These are read: {_READ}.")
+            raise ImageError("of no format that is read", cure=f"These are read: {FORMATS} and zips of them.")
     except ImageError as error:
         yield Unreadable(context.source, None, error.what, error.cure)
     except OSError as error:

@@ -33,7 +33,7 @@ def read_inputs(
 ) -> Iterator[Slice | Unreadable]:
     """Every picture in what the user names, in order, as a stream: nothing is held longer than its file.
 
-    JPEG, PNG, TIFF, BMP, WebP, DICOM, NIfTI (.nii, .nii.gz) and zips of them are recognized by their content.
+    Files in one of `formats.FORMATS` and zips of them are recognized by their content.
 
     Parameters
     ----------

@@ -123,7 +123,11 @@ async def read_body(request: Request) -> bytes:
             headers={"connection": "close"},
         ) from None
     if not body:
-        raise Problem("bad-request", "The body is empty.", cure="Send the file's content as the request's body.")
+        raise Problem(
+            "bad-request",
+            "The body is empty.",
+            cure="Send the file's bytes as the body, as curl --data-binary @slice.png does.",
+        )
     reservation.activate()
     return bytes(body)
 

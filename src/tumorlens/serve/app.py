@@ -26,10 +26,13 @@ from tumorlens.core.text import OTHER_TUMOURS
 from tumorlens.core.version import __version__
 from tumorlens.inference.classifier import Classifier
 from tumorlens.inference.predict import model_name
+from tumorlens.inference.volumes import VOLUME_RULE
 from tumorlens.readers import Plane
+from tumorlens.readers.formats import FORMATS
 from tumorlens.readers.signatures import ZIP
 from tumorlens.serve.admission import STALL, Admission, cancel_on_disconnect, read_body
 from tumorlens.serve.batching import batching
+from tumorlens.serve.bodies import explained
 from tumorlens.serve.metrics import Metrics
 from tumorlens.serve.middleware import ServiceMiddleware
 from tumorlens.serve.multipart import files_of
@@ -46,7 +49,6 @@ from tumorlens.serve.service import PredictionOptions, Service
 from tumorlens.serve.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-_FILES = "JPEG, PNG, TIFF, BMP, WebP, DICOM or NIfTI"
 _LIMITS = (
     "For research and teaching, not for diagnosis.",
     "Accuracy on all test images is inflated by those with near-duplicates among the training images. If the card has "
@@ -124,7 +126,7 @@ def create_app(
     "/v1/predict",
     response_model=PredictResponse,
     responses=problems(400, 401, 408, 413, 415, 422, 429, 503),
-    openapi_extra=raw_body("application/octet-stream", what=f"A file's content: {_FILES}. The format is detected.")
+    openapi_extra=raw_body("application/octet-stream", what=f"A file's content: {FORMATS}. The format is detected.")
     | {"x-example": "curl --data-binary @slice.png localhost:8000/v1/predict\n" + json.dumps(PREDICT_EXAMPLE)},
 )
 async def predict(
@@ -145,7 +147,10 @@ async def predict(
     if body.startswith(ZIP):
         raise Problem("unsupported-format", "The body is a zip.", cure="Send it to /v1/batch.")
     options = PredictionOptions(coverage, plane, heatmap, label, slice)
-    content = await cancel_on_disconnect(request, service.predict(body, options))
+    try:
+        content = await cancel_on_disconnect(request, service.predict(body, options))
+    except Problem as problem:
+        raise explained(problem, body, request.headers) from None
     return Response(content, media_type="application/json")
 
 
@@ -155,7 +160,7 @@ async def predict(
     responses=problems(400, 401, 408, 413, 415, 422, 429, 503)
     | {200: {"description": "NDJSON: one line per row, with the file's name as it was sent.",
              "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
-    openapi_extra=raw_body("application/zip", "multipart/form-data", what=f"Many files ({_FILES}): a zip, or parts.")
+    openapi_extra=raw_body("application/zip", "multipart/form-data", what=f"Many files ({FORMATS}): a zip, or parts.")
     | {"x-example": "curl --data-binary @study.zip localhost:8000/v1/batch\n" + json.dumps(BATCH_EXAMPLE)},
 )  # fmt: skip
 async def batch(request: Request, coverage: CoverageQuery = 0.95, plane: PlaneQuery = "axial") -> Response:
@@ -163,10 +168,12 @@ async def batch(request: Request, coverage: CoverageQuery = 0.95, plane: PlaneQu
     a row."""
     service = _service(request)
     body = await read_body(request)
-    # On a thread: splitting a form with thousands of parts takes seconds.
-    files = await run_in_threadpool(
-        files_of, body, request.headers.get("content-type", ""), service.settings.limits.entries
-    )
+    kind, most = request.headers.get("content-type", ""), service.settings.limits.entries
+    try:
+        # On a thread: splitting a form with thousands of parts takes seconds.
+        files = await run_in_threadpool(files_of, body, kind, most)
+    except Problem as problem:
+        raise explained(problem, body, request.headers, batch=True) from None
     lines = service.batch(files, PredictionOptions(coverage, plane))
     return NdjsonResponse(lines, media_type="application/x-ndjson")
 
@@ -174,12 +181,13 @@ async def batch(request: Request, coverage: CoverageQuery = 0.95, plane: PlaneQu
 @router.get("/v1/model", responses=problems(400, 401))
 async def model(request: Request) -> dict[str, Any]:
     """The model card: classes, preprocessing, fingerprint of the training data, measured accuracy with intervals,
-    intended use and limits; and the limits of this service."""
+    intended use and limits; the rule for volumes; and the limits of this service."""
     service = _service(request)
     limits = service.settings.limits
     takes = {"bytes": service.settings.max_bytes, "pixels": limits.pixels, "frames": limits.frames,
-             "files": limits.entries, "pictures": MAX_PICTURES}  # fmt: skip
-    return {"model": model_name(service.classifier), **service.classifier.card, "limits": _LIMITS, "takes": takes}
+             "files": limits.entries, "pictures": MAX_PICTURES, "formats": FORMATS}  # fmt: skip
+    name, card = model_name(service.classifier), service.classifier.card
+    return {"model": name, **card, "limits": _LIMITS, "takes": takes, "volume_rule": VOLUME_RULE}
 
 
 @router.get(

@@ -57,6 +57,8 @@ def _parts(body: bytes, boundary: bytes, max_parts: int) -> Iterator[tuple[str, 
     if (n := whole.count(delimiter) - 1) > max_parts:  # before splitting: there may be millions
         raise Problem("too-large", f"{n:,} parts, over the limit of {max_parts:,}.", cure="Send fewer.")
     pieces = whole.split(delimiter)
+    if len(pieces) == 2 and pieces[1].startswith(b"--"):
+        raise Problem("bad-request", "The form has no parts.", cure=_CURE)
     if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
         raise Problem("bad-request", "The multipart body is cut off, or its boundary is another one.", cure=_CURE)
     headers = 0

@@ -103,6 +103,7 @@ class Service:
         failed: Unreadable | None = None
         failed_file: Unreadable | None = None  # an error of the whole file, which has no slice number
         wanted = options.slice
+        numbers: list[int] = []  # of the slices seen, if one is wanted
         items = enumerate(read_stream(ReadContext(io.BytesIO(body), "body", options.plane, self.settings.limits)))
         chunk: list[tuple[int, Item]]
         # Whole chunks are read and filtered here, as a request can be cancelled between two of them.
@@ -111,16 +112,16 @@ class Service:
                 raise Problem("stopping", "The file was not finished in time.")
             if wanted is not None:
                 failed_file = next((i for _, i in chunk if isinstance(i, Unreadable) and i.index is None), failed_file)
-                chunk = [(n, i) for n, i in chunk if wanted == (n if i.index is None else i.index)][:1]
+                slices = [(n, i) for n, i in chunk if isinstance(i, Slice) or i.index is not None]
+                numbers += [n if i.index is None else i.index for n, i in slices]
+                chunk = [(n, i) for n, i in slices if wanted == (n if i.index is None else i.index)][:1]
             made = await self._classify([item for _, item in chunk], options.coverage)
             rows += [row for row, _ in made]
             failed = next((item for _, item in chunk if isinstance(item, Unreadable)), failed)
             if options.heatmap == "png":
                 pictures += await _on(self.readers, list, map(self._draw, chunk, made, repeat(options)))
-        if not rows and not failed_file:
-            raise Problem(
-                "invalid-parameter", f"slice: the file has no slice {wanted}.", cure="Omit it to get all slices."
-            )
+        if not rows and numbers:
+            raise _no_slice(wanted, numbers, failed_file)
         if (error := failed or failed_file) and all(row.failed for row in rows):
             raise unreadable(error)
         return rows, pictures
@@ -213,6 +214,15 @@ class Service:
 
 async def _on(pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+def _no_slice(wanted: int | None, numbers: Sequence[int], failed: Unreadable | None) -> Problem:
+    """The problem of a file that was read and lacks a slice; `failed` is what else is to be said about the file."""
+    first, last = min(numbers), max(numbers)
+    held = f"Its only slice is {first}" if first == last else f"Its slices are {first} to {last}"
+    also = f" The file {failed.reason}." if failed else ""
+    cure = f"Use {first}" + (f" to {last}" if last > first else "") + ", or omit slice to get all."
+    return Problem("invalid-parameter", f"slice: there is no slice {wanted}. {held}.{also}", cure=cure)
 
 
 def _json(record: Record) -> dict[str, Any]:

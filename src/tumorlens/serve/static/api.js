@@ -4,6 +4,7 @@ let token = ""; // only in memory: never in storage, cookies or URLs
 let asking = null;
 let maxBytes = Infinity; // of one request
 export let served = ""; // name of the model
+export let volumeRule = ""; // how a volume gets its class, in one sentence
 let askForToken = async () => null;
 
 const TRIES = 4; // while the service is busy
@@ -58,6 +59,7 @@ export async function model() {
   const card = await (await send("v1/model")).json();
   maxBytes = card.takes?.bytes ?? Infinity;
   served = card.model ?? "";
+  volumeRule = card.volume_rule ?? "";
   return card;
 }
 

@@ -63,6 +63,7 @@ async function loadCard() {
   try {
     const card = await model();
     classes = card.classes;
+    if (card.takes?.formats) byId("formats").textContent = `${card.takes.formats}, and zips of them`;
     showCard(card);
   } catch (problem) {
     showNoCard(problem, loadCard);

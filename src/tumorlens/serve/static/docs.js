@@ -4,11 +4,21 @@ import { byId, make } from "./dom.js";
 
 const code = (text) => make("code", {}, text);
 
+/** The values that a parameter takes, in words. */
+function values({ type, enum: names, anyOf = [], exclusiveMinimum: above, exclusiveMaximum: below, minimum, maximum }) {
+  const other = anyOf.find((one) => one.type !== "null");
+  if (other) return values(other);
+  if (names) return names.join(", ");
+  const bounds = [[above, "above"], [minimum, "from"], [below, "below"], [maximum, "to"]].filter(([bound]) => bound !== undefined);
+  return [type, ...bounds.map(([bound, word]) => `${word} ${bound}`)].join(" ");
+}
+
 function parameters(listed) {
-  const head = make("tr", {}, ...["Parameter", "Meaning", "Default"].map((text) => make("th", { scope: "col" }, text)));
+  const heads = ["Parameter", "Meaning", "Values", "Default"].map((text) => make("th", { scope: "col" }, text));
   const rows = listed.map(({ name, description = "", schema }) => make("tr", {},
-    make("td", {}, code(name)), make("td", {}, description), make("td", {}, code(JSON.stringify(schema.default ?? null)))));
-  return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+    make("td", {}, code(name)), make("td", {}, description), make("td", {}, values(schema)),
+    make("td", {}, "default" in schema ? code(schema.default) : "")));
+  return make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
 }
 
 function route(method, path, { description = "", requestBody, parameters: listed = [], responses, "x-example": example }) {

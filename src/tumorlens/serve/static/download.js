@@ -2,15 +2,16 @@
 
 import { make } from "./dom.js";
 
-const COLUMNS = ["kind", "file", "series", "slice", "class", "set", "verdict", "reason", "score", "coverage", "plane", "model"];
+const COLUMNS = ["kind", "file", "series", "slice", "instance", "class", "set", "verdict", "reason", "score", "coverage", "plane", "model"];
 const FORMULA = /^[=+\-@\t\r]/; // a spreadsheet would run it
 
 /** One object per row, without pictures. */
 export function recordsOf(results) {
   return results.flatMap((result) => [...result.rows, result.whole].filter(Boolean).map((row) => ({
-    kind: row.kind, file: row.file ?? result.name, series: row.series ?? null, slice: row.slice, class: row.class, set: row.set,
-    verdict: row.verdict, reason: row.reason, score: row.score, coverage: result.options.coverage,
-    plane: result.options.plane, model: result.model, probabilities: row.probabilities,
+    kind: row.kind, file: row.file ?? result.name, series: row.series ?? null, slice: row.slice,
+    instance: row.instance ?? null, class: row.class, set: row.set, verdict: row.verdict, reason: row.reason,
+    score: row.score, coverage: result.options.coverage, plane: result.options.plane, model: result.model,
+    probabilities: row.probabilities,
   })));
 }
 

@@ -1,12 +1,11 @@
 // One result: verdict, picture under its heatmap, class bars, and a slider if there are several slices.
 
+import { volumeRule } from "./api.js";
 import { chartOf } from "./chart.js";
 import { byId, make, mark } from "./dom.js";
 import { firstSlice, knownPicture, pictureOf } from "./results.js";
 import { brief, className, percent, share, stateOf, verdictWords } from "./words.js";
 
-const RULE = "A volume has a class if three neighbouring slices predict the same tumour class with 90 % or more each, or if "
-  + "over half of its slices show no tumour and no two neighbours predict one; else it is uncertain."; // volumes.py
 const SETTLE = 120; // ms without movement of the slider before a picture is fetched
 const view = { on: true, opacity: 60, name: null }; // kept from result to result; name null: the predicted class
 let stop = new AbortController();
@@ -60,7 +59,7 @@ function several(result, classes, pictured) {
   const chart = chartOf(rows, classes, choose);
   const parts = [
     whole && verdict(whole, result),
-    whole && make("p", { class: "quiet small" }, RULE),
+    whole && make("p", { class: "quiet small" }, volumeRule),
     make("h3", {}, "Probability by slice"),
     chart,
     make("div", { class: "slider" }, make("label", { for: "slice" }, "Slice"), slider, place),
