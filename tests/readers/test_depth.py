@@ -144,6 +144,14 @@ def test_what_is_transparent_lies_on_black(kind: str, mode: str) -> None:
     assert np.array_equal(pixels(file.getvalue()), wanted(np.where(opacity == 0, 0, 90).astype(np.uint8)))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_opacity_of_nowhere_counts_as_unused(dtype: type) -> None:
+    rgb = RGB.astype(dtype)
+    stored = np.dstack([rgb, np.zeros(rgb.shape[:2], dtype)])
+    content = seeds.raster("PNG", stored) if dtype == np.uint8 else png16(stored)
+    assert np.array_equal(pixels(content), wanted(rgb if dtype == np.uint8 else scaled(RGB)))
+
+
 def test_half_transparent_is_half_as_bright() -> None:
     half = np.dstack([np.full((40, 40, 3), 200, np.uint8), np.full((40, 40), 128, np.uint8)])
     assert set(np.unique(pixels(seeds.raster("PNG", half)))) == {100}

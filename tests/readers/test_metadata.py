@@ -146,11 +146,18 @@ def test_a_png_of_too_many_chunks_is_refused() -> None:
         [(0xE1, EXIF + b"MM")],
         [(0xE5, bytes(range(256))), (0xFE, b"a comment")],
         [(0xE2, b"ICC_PROFILE\0\1\1" + bytes(60_000))] * 100,
+        [(0xE1, EXIF + exif(1)), (0xFE, b"comment\xff")],
     ],
-    ids=["JFIF", "Adobe", "shorter Adobe", "ICC", "MPF", "Photoshop", "XMP", "EXIF", "junk", "much"],
+    ids=["JFIF", "Adobe", "shorter Adobe", "ICC", "MPF", "Photoshop", "XMP", "EXIF", "junk", "much", "comment"],
 )
 def test_no_application_segment_of_a_jpeg_loses_the_pixels(segments: list[tuple[int, bytes]]) -> None:
     assert np.array_equal(pixels(jpeg_with(*segments)), pixels(JPEG))
+
+
+@pytest.mark.parametrize("junk", [b"\4\6\0\0", b"\xff\xff\xff", b"\xff\0\xff\0\7"])
+def test_what_lies_between_segments_of_a_jpeg_is_skipped(junk: bytes) -> None:
+    comment = b"\xff\xfe\0\4ab"
+    assert np.array_equal(pixels(JPEG[:2] + comment + junk + comment + junk + JPEG[2:]), pixels(JPEG))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])

@@ -33,9 +33,9 @@ def eight_bits(image: ImageFile.ImageFile) -> Image.Image:
         values = np.asarray(image)[..., None]
     if values is not None:
         return _scaled(values, image)
-    if not image.has_transparency_data:
+    visible = image.convert("RGBA") if image.has_transparency_data else None
+    if visible is None or not visible.getchannel("A").getbbox():  # some programs leave the opacity at 0 everywhere
         return image if image.mode == "L" else image.convert("RGB")
-    visible = image.convert("RGBA")
     on_black = Image.new("RGB", image.size)
     on_black.paste(visible, mask=visible.getchannel("A"))
     return on_black
@@ -50,6 +50,8 @@ def _scaled(values: Values, image: Image.Image) -> Image.Image:
         values, opacity = values[..., :-1], values[..., -1:] / 65535
     elif clear is not None:
         opacity = (values != clear).any(axis=2, keepdims=True)
+    if opacity is not None and not opacity.any():
+        opacity = None  # unused
     if not np.isfinite(values).any():
         raise ImageError("holds values that are no numbers", cure="Save it with whole numbers.")
     seen = values if opacity is None else values[opacity[..., 0] > 0]
@@ -66,7 +68,7 @@ def _deep_colours(image: ImageFile.ImageFile) -> Values | None:
     """
     raw = [tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args]
     tags: Any = getattr(image, "tag_v2", {})
-    deep = set(tags.get(_BITS, ())) == {16} or (image.format == "PNG" and raw[0].endswith(";16B"))
+    deep = set(tags.get(_BITS, ())) == {16} or (image.format == "PNG" and raw[:1] and raw[0].endswith(";16B"))
     if not deep or image.mode not in ("RGB", "RGBA") or raw[0].startswith("RGBa"):
         return None
     order = _NATIVE if raw[0].endswith("N") else "L" if image.format == "TIFF" and tags.prefix == b"II" else "B"

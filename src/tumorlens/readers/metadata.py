@@ -6,6 +6,7 @@ The orientation is the only EXIF field that counts; a broken EXIF block counts a
 """
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tumorlens.readers.codestreams import excessive_header
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ANCILLARY = 0x20  # of the first letter of a PNG chunk's name: a decoder may skip it
+_MARKER = re.compile(rb"\xff[^\0\xff]")  # of a JPEG
 _EXIF = b"Exif\0\0"
 _MOST_PIECES = 100_000  # chunks of a PNG, of which 25 million pixels in pieces of 8 kB take 10,000; segments of a JPEG
 _LARGEST = 400_000_000  # bytes of a file that is copied
@@ -78,11 +80,12 @@ def _jpeg_pieces(file: BinaryIO, length: int) -> tuple[list[Piece], bytes]:
     """All but comments and application segments; JFIF's and Adobe's stay, as they determine the colours."""
     kept, exif, at = [(0, 2)], b"", 2
     for _ in range(_MOST_PIECES):
+        found = _MARKER.search(_bytes(file, at, at + 65_536))
+        at += found.start() if found else 0  # a decoder skips what lies between segments, too
         head = _bytes(file, at, at + 16)
-        if len(head) < 16 or head[0] != 0xFF or head[1] in (0xDA, 0xD9):  # the scans begin, or it is damaged
+        if found is None or len(head) < 16 or head[1] in (0xDA, 0xD9):  # the scans begin, or it is cut off
             break
-        kind, content = head[1], head[4:]
-        end = at + 1 if kind == 0xFF else at + 2 + max(2, int.from_bytes(head[2:4], "big"))
+        kind, content, end = head[1], head[4:], at + 2 + max(2, int.from_bytes(head[2:4], "big"))
         if kind == 0xE1 and content.startswith(_EXIF):
             exif = exif or _bytes(file, at + 4, end)
         jfif = kind == 0xE0 and content.startswith(b"JFIF\0") and end - at >= 18
