@@ -107,11 +107,13 @@ def test_a_class_without_a_usable_image_is_an_error(tmp_path: Path) -> None:
         build_index(fetch(str(root), cache=tmp_path / "cache"), tmp_path / "cache")
 
 
-def test_a_testing_folder_without_a_usable_image_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["Testing", "valid"])
+def test_a_testing_or_validation_folder_without_a_usable_image_is_an_error(tmp_path: Path, name: str) -> None:
     root = write_folder(tmp_path / "data", train=3, test=1)
-    for path in (root / "Testing").rglob("*.png"):
+    (root / "Testing").rename(root / name)
+    for path in (root / name).rglob("*.png"):
         path.write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"Testing holds no usable image; the first file: not an image") as caught:
+    with pytest.raises(DataError, match=rf"{name} holds no usable image; the first file: not an image") as caught:
         build_index(fetch(str(root), cache=tmp_path / "cache"), tmp_path / "cache")
     assert "remove the folder" in caught.value.cure
 

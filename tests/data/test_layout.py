@@ -223,6 +223,14 @@ def test_class_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
     assert not folder.notes
 
 
+def test_one_name_in_two_unicode_forms_is_one_class(tmp_path: Path) -> None:
+    forms = [unicodedata.normalize(form, "größe") for form in ("NFC", "NFD")]
+    lay_out(tmp_path, *(f"Training/{name}/1.jpg" for name in (*forms, "b")))
+    folder = find_image_folder(tmp_path, source="")
+    assert len(folder.classes) == 2
+    assert len(list_files(folder)) == 3
+
+
 def test_a_class_absent_from_testing_is_left_unmeasured(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data", train=4, test=2)
     for path in (root / "Testing" / "notumor").iterdir():

@@ -241,13 +241,14 @@ def _check_classes(index: Index, folder: ImageFolder) -> None:
                 f"Class {label!r} has no usable training image in {index.root}{reason}.",
                 cure="Add images, or remove that class folder.",
             )
-    if folder.testing is not None and TESTING not in counts:
-        name = folder.testing.name
-        reasons = (f"; the first file: {u.reason}" for u in index.unreadable if Path(u.path).parts[0] == name)
-        raise DataError(
-            f"{folder.testing} holds no usable image{next(reasons, '')}.",
-            cure="Restore its images; or remove the folder, so that test images are split off Training.",
-        )
+    for part, top in folder.parts().items():
+        if part not in counts:
+            place = top.relative_to(folder.root).as_posix()
+            reasons = (f"; the first file: {u.reason}" for u in index.unreadable if u.path.startswith(f"{place}/"))
+            raise DataError(
+                f"{top} holds no usable image{next(reasons, '')}.",
+                cure=f"Restore its images; or remove the folder, so that {part.lower()} images are split off Training.",
+            )
 
 
 def write_index(path: Path, rows: Sequence[ImageRecord]) -> None:

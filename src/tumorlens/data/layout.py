@@ -152,7 +152,7 @@ def _classes_of(top: Path, notes: list[str], *, strict: bool) -> tuple[str, ...]
             f"The class folder {top / empty[0]} holds no image{_found(found)}.",
             cure=_table_cure(found) or "Add images (JPEG, PNG, BMP, TIFF or WebP), or remove the folder.",
         )
-    labels = [label for label in labels if label not in empty]
+    labels = list({normal(label): label for label in labels if label not in empty}.values())
     if empty:
         notes.append(f"No class: {listed(empty)} in {top}, without images.")
     others = [label for label in labels if not _holds_classes(top / label, labels)]
@@ -237,7 +237,9 @@ def _nearest(root: Path, part: str, *, depth: int | None = None, avoid: Path | N
         if len(found) > 1:
             raise DataError(
                 f"Two folders of that kind are equally near: {found[0]} and {found[1]}.",
-                cure="Name the one you mean, or its parent.",
+                cure="Rename or remove one of them."
+                if found[0].parent == found[1].parent
+                else "Name the folder that holds the one you mean.",
             )
         if found:
             return found[0]
