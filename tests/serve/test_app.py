@@ -35,6 +35,7 @@ def test_a_wrong_method_names_the_right_ones(here, method, path, allowed):
     answer = here.run(here.client.request(method, path))
     assert problem_of(answer) == (405, "method-not-allowed")
     assert answer.headers["allow"] == allowed
+    assert answer.json()["cure"] == f"Use {allowed.replace(', ', ' or ')}."
 
 
 class TestOthers:

@@ -42,6 +42,12 @@ SENT = {
     "data: URL": (f"data:image/png;base64,{BASE64}".encode(), {}, "is a data: URL", "comma"),
     "a name": (f"{NAME}.png".encode(), {}, "is a short text", "with @ before the name"),
     "an address": (f"https://example.org/{NAME}.png".encode(), {}, "is a short text", "opens no paths or addresses"),
+    "a quoted string": (f'"{BASE64}"'.encode(), {}, "is JSON", "not base64"),
+    "JSON with a mark": (b"\xef\xbb\xbf" + json.dumps({"a": BASE64}).encode(), {}, "is JSON", "not base64"),
+    "hexadecimal": (png().hex().encode(), {}, "is hexadecimal text", "Decode it"),
+    "printed bytes": (repr(png()).encode(), {}, "is how Python prints bytes", "open('slice.png', 'rb')"),
+    "UTF-16": ((NAME * 50).encode("utf-16"), {}, "is text", "--data-binary"),
+    "quoted data: URL": (b"data%3Aimage%2Fpng%3Bbase64%2CiVBO", {}, "is a data: URL", "comma"),
     "HTML": (f"<!doctype html><title>{NAME}</title>".encode(), {}, "is HTML or XML", "error page"),
     "text": (f"{NAME},1\n".encode() * 500, {"content-type": "text/csv"}, "is text", "--data-binary"),
     "packed": (gzip.compress(png()), {"content-encoding": "gzip"}, "with a Content-Encoding (gzip)", "without"),
@@ -97,7 +103,23 @@ def test_other_bodies_of_a_batch(here, volume):
         assert "/v1/predict" in answer.json()["cure"]
     empty = here.post("/v1/batch", content=b"--b--\r\n", headers={"content-type": "multipart/form-data; boundary=b"})
     assert empty.json()["detail"] == "The form has no parts."
+    option = here.post("/v1/batch", files={"file": ("a.png", png())}, data={"plane": "coronal"})
+    assert problem_of(option) == (400, "bad-request")
+    assert "is the option plane" in option.json()["detail"]
+    assert "/v1/batch?plane=" in option.json()["cure"]
     assert "/v1/batch" in here.predict(zipped(a=png())).json()["cure"]
+
+
+def test_cures_name_parameters_not_options(here):
+    """In problems and in rows."""
+    import nibabel
+    import numpy as np
+
+    flat = nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 255, (64, 64, 4), np.uint8), np.eye(4)).to_bytes()
+    problem = here.predict(flat, plane="sagittal").json()
+    assert "?plane=axial" in problem["cure"]
+    answer = here.post("/v1/batch", files={"file": ("a.nii", flat)}, params={"plane": "sagittal"})
+    assert "?plane=axial" in json.loads(answer.text)["reason"]
 
 
 class TestMissingSlices:

@@ -15,6 +15,7 @@ _BYTES = "Send the file's bytes as the body, as curl --data-binary @slice.png do
 _REMOVED_BY_CURL = (b"\0", b"\r", b"\n")
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
 _FIELD = re.compile(rb"[\w.%+\[\]-]{1,100}=")
+_HEX = re.compile(rb"[0-9A-Fa-f]{60,}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{60,}={0,2}")
 
 
@@ -72,15 +73,20 @@ def _is_file(head: bytes) -> bool:
 
 
 def _text(head: bytes, headers: Mapping[str, str]) -> tuple[str, str] | None:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16
+        return "is text", f"{_BYTES}."
     if _BINARY.search(head):
         return None
-    start, kind = head.strip(), headers.get("content-type", "").lower()
-    if start[:5].lower() == b"data:":
+    start, kind = head.removeprefix(b"\xef\xbb\xbf").strip(), headers.get("content-type", "").lower()
+    solid = b"".join(start.split())
+    if start[:7].lower().startswith((b"data:", b"data%3a")):
         return "is a data: URL", "Decode what follows its comma as base64, and send the bytes."
-    if start[:1] in (b"{", b"[") or ("json" in kind and start):
+    if start[:1] in (b"{", b"[", b'"') or ("json" in kind and start):
         return "is JSON", f"{_BYTES}; not base64 in JSON."
-    if _BASE64.fullmatch(b"".join(start.split())):
-        return "is base64 text", "Decode it, and send the bytes."
+    if start.startswith((b"b'", b'b"')):
+        return "is how Python prints bytes", "Send the bytes themselves, such as data=open('slice.png', 'rb')."
+    if _HEX.fullmatch(solid) or _BASE64.fullmatch(solid):
+        return f"is {'hexadecimal' if _HEX.fullmatch(solid) else 'base64'} text", "Decode it, and send the bytes."
     if start[:1] == b"<":
         return "is HTML or XML", f"{_BYTES}. Perhaps the file is an error page that was saved under its name."
     if _FIELD.match(start):

@@ -18,6 +18,7 @@ from tumorlens.serve.problems import Problem
 _HEADER = re.compile(rb"[ \t]*(?=\r\n)(.{0,8194}?)\r\n\r\n", re.DOTALL)
 _MAX_HEADERS = 4_000_000  # bytes of all parts together: 400 for each of 10,000
 _MALFORMED = (ValueError, TypeError, LookupError)  # raised by the email package for parameters as in RFC 2231
+OPTIONS = ("plane", "coverage", "volume", "slice", "heatmap", "class")  # which no form carries
 _CURE = "Send a zip as the body, or multipart/form-data with a file in each part."
 
 
@@ -72,7 +73,13 @@ def _parts(body: bytes, boundary: bytes, max_parts: int) -> Iterator[tuple[str, 
             raise Problem("too-large", f"The headers of all parts are over {_MAX_HEADERS:,} bytes.", cure=_CURE)
         try:
             # Browsers and curl send names as plain UTF-8; the parser for bytes accepts only ASCII.
-            name = HeaderParser().parsestr(found[1][2:].decode("utf-8", "surrogateescape")).get_filename()
+            part = HeaderParser().parsestr(found[1][2:].decode("utf-8", "surrogateescape"))
+            name, field = part.get_filename(), part.get_param("name", header="content-disposition")
         except _MALFORMED:
             raise damaged from None
+        if not name and field in OPTIONS:
+            raise Problem(
+                "bad-request", f"Part {number} of the form is the option {field}, not a file.",
+                cure=f"Send it in the query: /v1/batch?{field}=…",
+            )  # fmt: skip
         yield shown(name) if name else f"part-{number}", io.BytesIO(piece[found.end() :])

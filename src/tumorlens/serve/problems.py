@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 
@@ -36,6 +37,7 @@ TYPES: dict[str, tuple[int, str]] = {
     "took-too-long": (503, "The request took too long"),
 }
 _BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+_OPTION = re.compile(r"--(plane|volume) ")
 _AGAIN = "Try again after the time in Retry-After"
 #: The types to be retried later → cure and headers.
 _LATER: dict[str, tuple[str, dict[str, str]]] = {
@@ -83,7 +85,12 @@ def unreadable(item: Unreadable) -> Problem:
     elif " limit" in item.reason or "inflates to over" in item.reason:
         kind = "too-large"
     where = "" if item.index is None else f", slice {item.index}"
-    return Problem(kind, f"The body{where}: {item.reason}.", cure=item.cure)
+    return Problem(kind, f"The body{where}: {item.reason}.", cure=in_query(item.cure))
+
+
+def in_query(cure: str) -> str:
+    """A reader's cure with options of the command line as parameters: `--plane axial` → `?plane=axial`."""
+    return _OPTION.sub(r"?\1=", cure)
 
 
 def internal(error: BaseException) -> Problem:
@@ -103,14 +110,14 @@ def add_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        cure = "See /docs for paths and methods."
         if error.status_code == 405:  # Starlette names only the methods of the first route with this path
             partial = [r for r in (*app.routes, *routes) if r.matches(request.scope)[0] is Match.PARTIAL]
             methods = {method for route in partial for method in getattr(route, "methods", None) or ()}
-            error.headers = {"allow": ", ".join(sorted(methods))} if methods else error.headers
+            allowed = sorted(methods or {"GET", "HEAD"})  # those of the page's files
+            error.headers, cure = {"allow": ", ".join(allowed)}, f"Use {' or '.join(allowed)}."
         kind = _BY_STATUS.get(error.status_code, "bad-request")
-        return Problem(
-            kind, f"{error.detail}.", cure="See /docs for paths and methods.", headers=error.headers
-        ).response()
+        return Problem(kind, f"{error.detail}.", cure=cure, headers=error.headers).response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:

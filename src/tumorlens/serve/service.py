@@ -28,7 +28,7 @@ from tumorlens.serve.admission import Admission
 from tumorlens.serve.batching import Batcher
 from tumorlens.serve.metrics import Metrics
 from tumorlens.serve.pictures import heat_picture, slice_picture, spread
-from tumorlens.serve.problems import Problem, unreadable
+from tumorlens.serve.problems import Problem, in_query, unreadable
 from tumorlens.serve.settings import Settings
 
 CHUNK = 8  # slices of one file that are read and classified at a time, so that other requests get their turn
@@ -227,7 +227,9 @@ def _no_slice(wanted: int | None, numbers: Sequence[int], failed: Unreadable | N
 
 def _json(record: Record) -> dict[str, Any]:
     """A record as the API returns it: files and series are named elsewhere, model and seconds once per response."""
-    return {name: value for name, value in record.to_dict().items() if name not in _LEFT_OUT}
+    return {name: value for name, value in record.to_dict().items() if name not in _LEFT_OUT} | {
+        "reason": in_query(record.reason)
+    }
 
 
 def _line(file: str | None, row: Record) -> bytes:
