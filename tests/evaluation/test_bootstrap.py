@@ -61,7 +61,7 @@ def small_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 
 class TestDifference:
-    def test_repeatable_and_turns_with_the_order(self):
+    def test_repeatable_and_changes_sign_with_the_order(self):
         first, second = correctness(200, 10, 30, 60)
         low, high = bootstrap_difference(first, second)
         assert bootstrap_difference(first, second) == (low, high)
@@ -70,7 +70,7 @@ class TestDifference:
         assert back == pytest.approx((-high, -low), abs=0.01)
 
     @pytest.mark.parametrize("groups", [None, np.repeat(range(20), 10)])
-    def test_same_answers_are_no_certainty(self, groups):
+    def test_equal_predictions_still_have_an_interval(self, groups):
         low, high = bootstrap_difference(*correctness(180, 0, 0, 20), groups)
         assert low == pytest.approx(-high)
         assert high > (0.05 if groups is not None else 0.005)
@@ -107,7 +107,7 @@ class TestDifference:
         assert grouped == pytest.approx(3 * alone, rel=0.15)
         assert grouped == pytest.approx(single, rel=0.15)
 
-    def test_covers_the_truth_about_as_often_as_it_says(self):
+    def test_covers_the_truth_at_its_nominal_rate(self):
         random = np.random.default_rng(2)
         truth = 0.10 - 0.04
         covered = 0
@@ -277,7 +277,7 @@ class TestMacroF1:
         found = bootstrap_macro_f1(labels, predicted, 2, repeats=8000)
         assert found == pytest.approx(bootstrap_accuracy(labels == predicted, repeats=8000), abs=0.001)
 
-    def test_turns_with_the_order(self):
+    def test_changes_sign_with_the_order(self):
         groups, labels, first, second = small_case(5)
         low, high = bootstrap_macro_f1_difference(labels, first, second, 3, groups)
         back = bootstrap_macro_f1_difference(labels, second, first, 3, groups)

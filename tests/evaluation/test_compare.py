@@ -91,7 +91,7 @@ class TestRefuses:
         with pytest.raises(DataError, match="finetuned \\['glioma', 'notumor', 'meningioma'\\]"):
             compared({"initial": with_errors({}, {"test": 4}), "finetuned": two})
 
-    def test_no_test_part(self):
+    def test_no_test_split(self):
         with pytest.raises(DataError, match="'x' has no test split"):
             compared({"x": with_errors({}, {"train": 4})})
 
@@ -101,7 +101,7 @@ class TestRefuses:
         with pytest.raises(RunError, match=r"has 4 of 4 correct, predictions\.csv 3 of 4"):
             compare(["x"], {"x": training()}, {"x": old}, {"x": now}, None)
 
-    def test_a_training_of_another_version(self):
+    def test_a_training_record_of_another_version(self):
         lacking = training()
         del lacking["epochs_run"]
         with pytest.raises(RunError, match=r"training\.json of 'x' lacks 'epochs_run'"):
@@ -121,7 +121,7 @@ _INITIAL, _FINETUNED = BUILT_IN["initial"], BUILT_IN["finetuned"]
         ((_INITIAL, replace(_FINETUNED, max_epochs=3)), {"initial"}),
     ],
 )
-def test_published_figures_stand_beside_what_was_done_in_that_way_alone(trained, wanted):
+def test_published_figures_are_shown_only_beside_the_same_training(trained, wanted):
     rows = [
         ImageRecord(f"{part}/a/{i}.jpg", f"{i}", 1, 9, 9, "L", "", 0, 9, 0, f"{i}", "a", part, split)
         for i, (part, split) in enumerate((("Training", "train"), ("Training", "validation"), ("Testing", "test")))

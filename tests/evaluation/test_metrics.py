@@ -184,7 +184,7 @@ class TestMeasure:
 
 
 class TestEvaluatePredictions:
-    def test_each_part_by_itself(self):
+    def test_each_split_by_itself(self):
         all_of_them = random_predictions()
         found = evaluate_predictions(all_of_them, "initial")
         assert found["configuration"] == "initial"
@@ -195,7 +195,7 @@ class TestEvaluatePredictions:
         expected = measure(all_of_them.labels[chosen], all_of_them.probabilities[chosen], CLASSES)
         assert found["parts"]["test"] == expected
 
-    def test_only_parts_that_are_there(self):
+    def test_only_splits_that_have_images(self):
         assert list(evaluate_predictions(random_predictions().for_split("test"), "x")["parts"]) == ["test"]
 
     def test_no_predictions(self):

@@ -50,7 +50,7 @@ class TestWilson:
         assert wilson(n - correct, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
     @pytest.mark.parametrize(("p", "n"), [(0.987, 1311), (0.9268, 300), (0.5, 40)])
-    def test_covers_the_truth_about_as_often_as_it_says(self, p, n):
+    def test_covers_the_truth_at_its_nominal_rate(self, p, n):
         drawn = np.random.default_rng(0).binomial(n, p, size=4000)
         intervals = {int(correct): wilson(int(correct), n) for correct in np.unique(drawn)}
         covered = np.mean([intervals[int(c)][0] <= p <= intervals[int(c)][1] for c in drawn])
@@ -64,7 +64,7 @@ class TestNewcombe:
         assert (low, high) == (pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))
 
     @given(counts, counts)
-    def test_as_statsmodels_and_turns_with_the_order(self, one, two):
+    def test_as_statsmodels_and_changes_sign_with_the_order(self, one, two):
         low, high = newcombe(*one, *two)
         expected = confint_proportions_2indep(*one, *two, method="newcomb", compare="diff")
         assert (low, high) == pytest.approx(expected, abs=1e-9)
@@ -166,7 +166,7 @@ class TestDelong:
         positive, first, second = scored(np.random.default_rng(0), 90)
         assert delong(positive, np.exp(first), 7 * second - 3) == delong(positive, first, second)
 
-    def test_turns_with_the_order(self):
+    def test_changes_sign_with_the_order(self):
         positive, first, second = scored(np.random.default_rng(1), 90)
         one, two = delong(positive, first, second), delong(positive, second, first)
         assert (one["difference"], one["p_value"]) == (-two["difference"], two["p_value"])
@@ -188,7 +188,7 @@ class TestDelong:
         assert kstest(p, "uniform").pvalue > 0.01
         assert 0.035 <= np.mean(p < 0.05) <= 0.065  # 0.05 ± 2 standard errors
 
-    def test_interval_covers_the_truth_about_as_often_as_it_says(self):
+    def test_interval_covers_the_truth_at_its_nominal_rate(self):
         random = np.random.default_rng(4)
         # x + d against x is right with probability Φ(d / √2) at unit variance.
         truth = NormalDist().cdf(1.5 / math.sqrt(2)) - NormalDist().cdf(1 / math.sqrt(2))
@@ -217,7 +217,7 @@ class TestHolm:
             expected = multipletests(values, method="holm")[1]  # 50 ms a call
             assert holm(values.tolist()) == pytest.approx(expected.tolist(), abs=1e-12)
 
-    def test_a_false_rejection_is_as_rare_as_it_says(self):
+    def test_the_family_wise_error_is_held(self):
         p = np.random.default_rng(5).uniform(size=(2000, 6))
         assert 0.035 <= np.mean([min(holm(row)) <= 0.05 for row in p]) <= 0.06
         assert np.mean(p.min(1) <= 0.05) > 0.2  # what happens without it

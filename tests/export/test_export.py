@@ -42,7 +42,7 @@ def compared(exported):
     return export.compare_with_torch(trained, export.graph(trained), trained.split("validation"))
 
 
-def test_the_file_tells_where_it_comes_from(exported):
+def test_the_file_records_its_provenance(exported):
     run, _, found = exported
     classifier = load_classifier(run, 1)
     card = classifier.card

@@ -133,7 +133,7 @@ def test_each_error_cell_opens_exactly_its_images(shape, tmp_path):
     assert cells == opened
 
 
-def test_galleries_of_a_pair_hold_its_images_with_both_answers(run, page):
+def test_galleries_of_a_pair_hold_its_images_with_both_predictions(run, page):
     pair = json.loads(run.comparison.read_text())["pairs"][0]
     ids = by_id(page)
     assert pair["corrected"] > 2
@@ -300,7 +300,7 @@ def test_per_class_tables_carry_the_metrics(run, page):
         ({"configurations": [{"name": "initial"}, {"name": "layer4"}]}, "caution", "layer4 belongs to the study"),
     ],
 )
-def test_what_weakens_the_numbers_stands_beside_the_verdict(changes, level, expected, tmp_path):
+def test_what_weakens_the_numbers_is_shown_beside_the_verdict(changes, level, expected, tmp_path):
     run = build_run(tmp_path, images=False)
     change(run.study, **changes)
     (warning,) = by_id(parse(write_report(run)))["verdict"].all("ul", "warnings")[0].all("li")
