@@ -18,7 +18,7 @@ MAX_FOLDERS = 50_000  # searched before giving up: the user may have named a who
 #: Folders of operating systems and network drives, beside names that start with `.`, `@`, `#`, `$` or `~`.
 _SYSTEM = frozenset({
     "__macosx", "system volume information", "lost+found", "recycler", "recycled", "network trash folder",
-    "temporary items", "__pycache__", "thumbs", "thumbnails",
+    "temporary items", "trash", "recycle bin", "found.000", "__pycache__", "thumbs", "thumbnails",
 })  # fmt: skip
 
 

@@ -33,9 +33,11 @@ _KINDS = {
     part: re.compile(rf"(\d+[ _.-]+)?{name}([ _.-]?(set|data|images|imgs|split))?", re.IGNORECASE)
     for part, name in ((TRAINING, "train(ing)?"), (VALIDATION, "val(id(ation)?)?"), (TESTING, "test(ing)?"))
 }
+_READ = "Class folders are read as JPEG, PNG, BMP, TIFF and WebP, by content."
 _OUTPUTS = re.compile(
     r"(figures?|results?|outputs?|plots?|charts?|heatmaps?|overlays?|grad[ _-]?cams?|predictions?|explanations?|runs?|"
-    r"reports?|logs?|checkpoints?|exports?|previews?|masks?|annotations?)([ _-]?\d+)?",
+    r"reports?|logs?|checkpoints?|exports?|previews?|screenshots?|models?|weights|examples?|out|masks?|annotations?)"
+    r"([ _-].*|\d+)?",
     re.IGNORECASE,
 )
 _OUTPUT_FILES = frozenset({"study.json", "comparison.json", "predictions.csv", "report.html", "metrics.json"})
@@ -209,7 +211,7 @@ def _class_level(root: Path) -> Path:
     found = kinds_of_files(root)
     if holds_image(root):
         raise DataError(f"{root} holds images, but no class folders.", cure=_LAYOUT)
-    raise DataError(f"{root} holds no images{_found(found)}.", cure=_table_cure(found) or _LAYOUT)
+    raise DataError(f"{root} holds no images{_found(found)}.", cure=_table_cure(found) or f"{_READ} {_LAYOUT}")
 
 
 def _holds_class_folders(folder: Path) -> bool:
@@ -281,10 +283,7 @@ def _medical(found: Counter[str]) -> bool:
 def _table_cure(found: Counter[str]) -> str:
     """The way to train on DICOM or NIfTI, or to unpack archives, if there are any."""
     if _medical(found):
-        return (
-            "Class folders are read as JPEG, PNG, BMP, TIFF and WebP, by content. To train on DICOM or NIfTI, name "
-            "files, classes and splits in a table: --table labels.csv."
-        )
+        return f"{_READ} To train on DICOM or NIfTI, name files, classes and splits in a table: --table labels.csv."
     archives = [kind for kind in found if kind in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar")]
     return f"Unpack the {archives[0]} inside, and name its folder." if archives else ""
 
