@@ -23,6 +23,26 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path, capsys: pytest.CaptureFix
     assert "empty" in capsys.readouterr().out
 
 
+def test_what_was_decided_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "data", train=4, test=2)
+    (folder / "Testing").rename(folder / "valid")
+    (folder / "Training" / "glioma" / "empty.jpg").write_bytes(b"")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "1.png").write_bytes(b"x")
+    assert main(["data", "check", str(folder), "--cache", str(tmp_path / "cache")]) == 0
+    printed = capsys.readouterr().out
+    for line in (
+        "  Note: valid/ is the validation split of the official protocol: none is drawn from Training/.",
+        "  Note: 1 image(s) left out, outside the class folders: figures/ (1).",
+        "  Validation (valid): glioma 2, meningioma 2, notumor 2, pituitary 2",
+        "  Testing: no folder; a study splits its images off Training",
+        "Unreadable files: 1 (1 empty file (0 bytes))",
+    ):
+        assert line in printed.splitlines()
+    assert main(["data", "fetch", str(folder)]) == 0
+    assert "Note: 1 image(s) left out" in capsys.readouterr().err
+
+
 def test_an_audit_looks_at_its_weights_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
