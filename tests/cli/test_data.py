@@ -23,6 +23,8 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path, capsys: pytest.CaptureFix
     assert "empty" in capsys.readouterr().out
 
 
+@pytest.mark.case(6)
+@pytest.mark.case(7)
 def test_what_was_decided_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_folder(tmp_path / "data", train=4, test=2)
     (folder / "Testing").rename(folder / "valid")

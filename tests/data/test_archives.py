@@ -324,6 +324,7 @@ def test_cached_folder_replaces_what_is_not_whole(tmp_path: Path) -> None:
     assert len(made) == 2
 
 
+@pytest.mark.case(12)
 def test_names_with_backslashes_and_utf_8_without_its_flag(tmp_path: Path, cache: Path) -> None:
     files = [("Training\\größe\\", b""), ("Training\\größe\\1.jpg", b"1"), (".\\Training\\b\\2.jpg", b"2")]
     content = raw_zip([(name, data, 0o100644) for name, data in files]).replace(
@@ -336,6 +337,7 @@ def test_names_with_backslashes_and_utf_8_without_its_flag(tmp_path: Path, cache
     }
 
 
+@pytest.mark.case(12)
 @pytest.mark.parametrize(
     ("start", "kind"), [(b"\x1f\x8b\x08", "gzip"), (b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!\x1a\x07", "RAR")]
 )
@@ -346,6 +348,7 @@ def test_other_archives_are_named(tmp_path: Path, cache: Path, start: bytes, kin
     assert "Unpack it" in error.value.cure
 
 
+@pytest.mark.case(12)
 def test_a_zip_in_a_zip_is_named(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "x.zip").write_bytes(zipped({"inner/data.zip": zipped(dataset_files())}))
     with pytest.raises(DataError, match=r"no images: it has 1 \.zip") as error:

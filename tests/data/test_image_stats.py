@@ -31,6 +31,7 @@ def test_share_of_colour() -> None:
     assert colour_share(pixels) == pytest.approx(0.3)
 
 
+@pytest.mark.case(10)
 @pytest.mark.parametrize("name", ["x.jfif", "x.JPE", "x", "x.001"])
 def test_the_suffix_does_not_matter(tmp_path: Path, name: str) -> None:
     Image.new("L", (20, 20)).save(tmp_path / "x.png")

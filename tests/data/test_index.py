@@ -107,6 +107,7 @@ def test_a_class_without_a_usable_image_is_an_error(tmp_path: Path) -> None:
         build_index(fetch(str(root), cache=tmp_path / "cache"), tmp_path / "cache")
 
 
+@pytest.mark.case(6)
 @pytest.mark.parametrize("name", ["Testing", "valid"])
 def test_a_testing_or_validation_folder_without_a_usable_image_is_an_error(tmp_path: Path, name: str) -> None:
     root = write_folder(tmp_path / "data", train=3, test=1)

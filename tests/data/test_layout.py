@@ -143,6 +143,7 @@ def test_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 NESTED = [f"{label}/{patient}/1.jpg" for label in ("glioma", "notumor") for patient in ("P01", "P02")]
 
 
+@pytest.mark.case(6)
 @pytest.mark.parametrize("name", ["val", "Valid", "VALIDATION", "validation_set", "val-data"])
 def test_a_validation_folder_is_the_validation_split(tmp_path: Path, name: str) -> None:
     for part in ("train", name, "test"):
@@ -161,6 +162,7 @@ def test_a_validation_folder_is_the_validation_split(tmp_path: Path, name: str) 
     assert f"{name}/ is the validation split" in opened.record()["notes"][-1]
 
 
+@pytest.mark.case(6)
 def test_training_and_validation_without_test(tmp_path: Path) -> None:
     lay_out(tmp_path, *(f"{part}/{label}/1.jpg" for part in ("train", "val") for label in "ab"))
     folder = find_image_folder(tmp_path, source="")
@@ -168,6 +170,8 @@ def test_training_and_validation_without_test(tmp_path: Path) -> None:
     assert {part for _, _, part in list_files(folder)} == {"Training", "Validation"}
 
 
+@pytest.mark.case(7)
+@pytest.mark.case(9)
 @pytest.mark.parametrize(
     ("names", "training", "classes"),
     [
@@ -219,6 +223,7 @@ def test_what_is_no_class(tmp_path: Path, names: list[str], training: str, class
     assert listed + sum(int(note.split()[0]) for note in folder.notes if "left out" in note) == listed + left
 
 
+@pytest.mark.case(9)
 @pytest.mark.parametrize("classes", [("P01", "P02"), ("Smith", "Jones"), ("patient 1", "patient 2")])
 def test_a_class_folder_named_by_mistake_is_noted(tmp_path: Path, classes: tuple[str, ...]) -> None:
     lay_out(tmp_path, *(f"set/glioma/{name}/1.jpg" for name in classes))
@@ -227,6 +232,7 @@ def test_a_class_folder_named_by_mistake_is_noted(tmp_path: Path, classes: tuple
     assert str(tmp_path / "set") in note
 
 
+@pytest.mark.case(9)
 @pytest.mark.parametrize("names", [["s1/a/1.jpg", "s1/b/1.jpg", "s2/a/1.jpg", "s2/b/1.jpg"],
                                    ["s1/yes/1.jpg", "s1/no/1.jpg", "s2/yes/1.jpg", "s2/no/1.jpg"]])  # fmt: skip
 def test_two_data_sets_are_ambiguous(tmp_path: Path, names: list[str]) -> None:
@@ -234,6 +240,7 @@ def test_two_data_sets_are_ambiguous(tmp_path: Path, names: list[str]) -> None:
         find_image_folder(lay_out(tmp_path, *names), source="")
 
 
+@pytest.mark.case(11)
 def test_class_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
     training, testing = unicodedata.normalize("NFD", "größe"), unicodedata.normalize("NFC", "größe")
     lay_out(
@@ -245,6 +252,7 @@ def test_class_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
     assert not folder.notes
 
 
+@pytest.mark.case(11)
 def test_one_name_in_two_unicode_forms_is_one_class(tmp_path: Path) -> None:
     forms = [unicodedata.normalize(form, "größe") for form in ("NFC", "NFD")]
     lay_out(tmp_path, *(f"Training/{name}/1.jpg" for name in (*forms, "b")))
@@ -253,6 +261,7 @@ def test_one_name_in_two_unicode_forms_is_one_class(tmp_path: Path) -> None:
     assert len(list_files(folder)) == 3
 
 
+@pytest.mark.case(8)
 def test_a_class_absent_from_testing_is_left_unmeasured(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data", train=4, test=2)
     for path in (root / "Testing" / "notumor").iterdir():
@@ -263,6 +272,7 @@ def test_a_class_absent_from_testing_is_left_unmeasured(tmp_path: Path) -> None:
     assert "nothing is measured there" in opened.notes[0]
 
 
+@pytest.mark.case(10)
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", "", ".001"])
 def test_files_are_read_by_content(tmp_path: Path, suffix: str) -> None:
     root = write_folder(tmp_path / "data", train=4, test=1)
@@ -271,7 +281,8 @@ def test_files_are_read_by_content(tmp_path: Path, suffix: str) -> None:
     assert len(open_dataset(str(root), cache=tmp_path / "cache").index.rows) == 20
 
 
-def test_a_folder_of_dicom_is_told_from_one_without_images(tmp_path: Path) -> None:
+@pytest.mark.case(10)
+def test_a_folder_of_dicom_differs_from_one_without_images(tmp_path: Path) -> None:
     for label in ("glioma", "notumor"):
         lay_out(tmp_path, f"{label}/1.dcm", f"{label}/notes.txt")
         (tmp_path / label / "1.dcm").write_bytes(bytes(128) + b"DICM" + bytes(500))
@@ -280,6 +291,7 @@ def test_a_folder_of_dicom_is_told_from_one_without_images(tmp_path: Path) -> No
     assert "--table" in error.value.cure
 
 
+@pytest.mark.case(7)
 def test_a_class_of_copies_is_named(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data", train=4, test=0) / "Training"
     for i, path in enumerate(sorted(root.rglob("*.png"))[::2]):
