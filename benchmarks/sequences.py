@@ -83,8 +83,8 @@ def main() -> None:
     index = dataset.index
     with LABELS.open() as file:
         labels = {row["sha256"]: row for row in csv.DictReader(line for line in file if not line.startswith("#"))}
-    place = {row.sha256[:16]: i for i, row in enumerate(index.rows) if row.part == "Training"}
-    names = sorted(labels)
+    place = {row.sha256[:16]: i for i, row in enumerate(index.rows)}
+    names = sorted(name for name, row in labels.items() if row["use"] == "fit")
     thumbnails = index.thumbnails[[place[name] for name in names]]
     x, groups = sequences.looks(thumbnails), groups_of(thumbnails)
     scale = StandardScaler().fit(x)
@@ -103,6 +103,19 @@ def main() -> None:
         }
     for key, values in (("mean", scale.mean_), ("sd", scale.scale_)):
         content[key] = [float(f"{value:.5g}") for value in values]
+    COEFFICIENTS.write_text(json.dumps(content) + "\n")
+    sequences._models.cache_clear()
+    test = sorted(name for name, row in labels.items() if row["use"] == "test")
+    together = groups_of(index.thumbnails[[place[name] for name in (*names, *test)]])
+    others = [
+        name for name, group in zip(test, together[len(names) :], strict=True) if group not in together[: len(names)]
+    ]
+    estimates = sequences.estimate(index.thumbnails[[place[name] for name in others]])
+    for kind, found in zip(("sequence", "plane"), estimates, strict=True):
+        pairs = [(labels[name][kind], one) for name, one in zip(others, found, strict=True)]
+        known = [(label, one) for label, one in pairs if label != "unsure"]
+        answered = [label == one for label, one in known if one != sequences.UNKNOWN]
+        content["about"][kind]["test"] = {"n": len(known), "answered": len(answered), "right": sum(answered)}
     COEFFICIENTS.write_text(json.dumps(content) + "\n")
     sequences._models.cache_clear()
     tables = sequences.sequence_tables(dataset.rows, index.thumbnails)
