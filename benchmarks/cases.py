@@ -3,8 +3,8 @@
     python benchmarks/cases.py [PYTEST ARGUMENT ...]
 
 Runs the tests that carry the marker `case(n)`, n a key of KINDS, and writes benchmarks/results/cases.json, from which
-`make figures` takes `cases.kinds`, `cases.fixed` (kinds with at least one test, all of whose tests pass) and
-`cases.tests`. Exits with 1 unless every kind is right.
+`make figures` takes `cases.kinds`, `cases.fixed` (kinds of which at least one test passes and none fails) and
+`cases.tests` (those that were not skipped). Exits with 1 unless every kind is right.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ KINDS = {
 
 
 class Collector:
-    """A pytest plugin that notes the tests of each kind, and which tests fail."""
+    """A pytest plugin that notes the tests of each kind, and which tests fail or are skipped."""
 
     def __init__(self) -> None:
         self.tests: dict[int, set[str]] = defaultdict(set)
         self.failed: set[str] = set()
+        self.skipped: set[str] = set()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Note the kinds of each test; one test may belong to several."""
@@ -64,7 +65,7 @@ class Collector:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a test that failed or was skipped, in set-up, call or teardown."""
         if not report.passed:
-            self.failed.add(report.nodeid)
+            (self.skipped if report.skipped else self.failed).add(report.nodeid)
 
 
 def main() -> int:
@@ -73,12 +74,13 @@ def main() -> int:
     pytest.main(["--rootdir", str(ROOT), "-m", "case", str(ROOT / "tests"), *sys.argv[1:]], plugins=[found])
     if unknown := sorted(set(found.tests) - set(KINDS)):
         sys.exit(f"Unknown kinds {unknown}: add them to KINDS.")
-    fixed = [n for n in KINDS if found.tests[n] and not found.tests[n] & found.failed]
-    tests = {test for some in found.tests.values() for test in some}
+    ran = {n: found.tests[n] - found.skipped for n in KINDS}
+    fixed = [n for n in KINDS if ran[n] and not ran[n] & found.failed]
+    tests = {test for some in ran.values() for test in some}
     for n in (n for n in KINDS if n not in fixed):
-        print(f"{n}: {KINDS[n]}: {'a test fails or is skipped' if found.tests[n] else 'no test'}")
+        print(f"{n}: {KINDS[n]}: {'a test fails' if ran[n] else 'no test ran'}")
     figures = {"cases.kinds": len(KINDS), "cases.fixed": len(fixed), "cases.tests": len(tests)}
-    kinds = [{"kind": KINDS[n], "tests": len(found.tests[n]), "fixed": n in fixed} for n in KINDS]
+    kinds = [{"kind": KINDS[n], "tests": len(ran[n]), "fixed": n in fixed} for n in KINDS]
     print(keep("cases", "python benchmarks/cases.py", figures, {"kinds": kinds}))
     return int(len(fixed) < len(KINDS))
 
