@@ -6,6 +6,7 @@ import gzip
 import io
 import struct
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -148,24 +149,71 @@ JPEG, JPEG_LS, JPEG_2000 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.80", "
 RLE, DEFLATED, IMPLICIT = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2"
 
 
+def png16(values: npt.NDArray[np.uint16], clear: bytes = b"") -> bytes:
+    """A PNG of 16 bits per channel, uint16 [rows, columns, 1 to 4], with the filters that encoders use."""
+    rows, columns, bands = values.shape
+    raw = values.astype(">u2").view(np.uint8).reshape(rows, -1)
+    left = np.pad(raw, ((0, 0), (2 * bands, 0)))[:, : raw.shape[1]]  # filter 1: the difference to the pixel before
+    lines = b"".join(b"\1" + line.tobytes() for line in raw - left)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", columns, rows, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"tRNS", clear) if clear else b"", chunk(b"IDAT", zlib.compress(lines))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def tiff16(values: npt.NDArray[np.uint16], order: str, *, planar: bool, packed: bool) -> bytes:
+    """A TIFF of 16 bits per channel, uint16 [rows, columns, 3 or 4], in planes or not, deflated or not."""
+    rows, columns, bands = values.shape
+    parts = [band.astype(f"{order}u2").tobytes() for band in (np.moveaxis(values, 2, 0) if planar else [values])]
+    parts = [zlib.compress(part) for part in parts] if packed else parts
+    tags = [(256, columns), (257, rows), (258, [16] * bands), (259, 8 if packed else 1), (262, 2),
+            (273, [0] * len(parts)), (277, bands), (278, rows), (279, [len(part) for part in parts]),
+            (284, 2 if planar else 1)]  # fmt: skip
+    tags += [(338, 2)] if bands == 4 else []
+    at = 10 + 12 * len(tags) + 4
+    table, more = b"", b""
+    for tag, value in tags:
+        listed = value if isinstance(value, list) else [value]
+        if tag == 273:
+            listed = [at + 4 * bands * 3 + sum(map(len, parts[:i])) for i in range(len(parts))]
+        content = struct.pack(f"{order}{len(listed)}I", *listed)
+        if len(listed) > 1:
+            content, more = struct.pack(f"{order}I", at + len(more)), more + content
+        table += struct.pack(f"{order}HHI", tag, 4, len(listed)) + content
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return head + table + bytes(4) + more.ljust(4 * bands * 3, b"\0") + b"".join(parts)
+
+
 def seeds() -> dict[str, list[bytes]]:
     """Valid files of each format by its name."""
     grey = picture()
     rgb = np.stack([grey, grey[::-1], 255 - grey], axis=-1)
+    rgba = np.dstack([rgb, grey])
+    turned = Image.Exif()
+    turned[0x0112] = 6
     deep = grey.astype(np.uint16) * 16
     signed = deep.astype(np.int16) - 1000
     stack = np.stack([deep, deep[::-1]])
     volume = np.stack([deep, deep // 2, deep // 3], axis=-1)
     return {
-        "JPEG": [raster("JPEG"), raster("JPEG", rgb, progressive=True)],
-        "PNG": [raster("PNG"), raster("PNG", rgb), raster("PNG", deep)],
+        "JPEG": [raster("JPEG"), raster("JPEG", rgb, progressive=True), raster("JPEG", rgb, exif=turned, comment="a")],
+        "PNG": [
+            raster("PNG"), raster("PNG", rgb), raster("PNG", deep),
+            raster("PNG", rgba, exif=turned, icc_profile=b"icc"),
+            png16(np.dstack([deep, deep, deep])), png16(np.dstack([deep, deep])),
+        ],
         "TIFF": [
             raster("TIFF"), raster("TIFF", deep), raster("TIFF", rgb, compression="tiff_lzw"),
             raster("TIFF", rgb, compression="jpeg"), raster("TIFF", grey, compression="tiff_adobe_deflate"),
             raster("TIFF", grey, save_all=True, append_images=[Image.fromarray(grey[::-1])]),
+            raster("TIFF", rgba, exif=turned), tiff16(np.dstack([deep, deep, deep]), ">", planar=False, packed=False),
+            tiff16(np.dstack([deep, deep, deep]), "<", planar=True, packed=False),
         ],
         "BMP": [raster("BMP"), raster("BMP", rgb)],
-        "WebP": [raster("WEBP", rgb), raster("WEBP", rgb, lossless=True)],
+        "WebP": [raster("WEBP", rgb), raster("WEBP", rgba, lossless=True, exif=turned)],
         "DICOM": [
             dicom(deep, WindowCenter=2000, WindowWidth=3000, RescaleSlope=2, RescaleIntercept=-5),
             dicom(signed, syntax=IMPLICIT, photometric="MONOCHROME1", PixelSpacing=[1, 2]),
@@ -187,8 +235,6 @@ def seeds() -> dict[str, list[bytes]]:
 
 def with_checksums(png: bytes) -> bytes:
     """A mutated PNG with corrected chunk checksums, as far as chunk lengths are valid."""
-    import zlib
-
     fixed, at = bytearray(png), 8
     while at + 12 <= len(fixed):
         end = at + 8 + struct.unpack(">I", fixed[at : at + 4])[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from PIL import Image
 
 from tumorlens.readers import read_bytes
 
+png16, tiff16 = seeds.png16, seeds.tiff16
 PICTURE = seeds.picture(90, 60)
 DEEP = PICTURE.astype(np.uint16) * 16  # 12 of 16 bits
 RGB = np.stack([DEEP, DEEP[::-1], 4095 - DEEP], axis=-1)
@@ -31,44 +31,6 @@ def wanted(eight_bits: np.ndarray) -> np.ndarray:
 def scaled(values: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
     low, high = np.percentile(values if seen is None else seen, (0.5, 99.5))
     return np.rint(np.clip((values - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
-
-
-def png16(values: np.ndarray, clear: bytes = b"") -> bytes:
-    """A PNG of 16 bits per channel, uint16 [rows, columns, 1 to 4], with the filters that encoders use."""
-    rows, columns, bands = values.shape
-    raw = values.astype(">u2").view(np.uint8).reshape(rows, -1)
-    left = np.pad(raw, ((0, 0), (2 * bands, 0)))[:, : raw.shape[1]]  # filter 1: the difference to the pixel before
-    lines = b"".join(b"\1" + line.tobytes() for line in raw - left)
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", columns, rows, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"tRNS", clear) if clear else b"", chunk(b"IDAT", zlib.compress(lines))]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
-
-
-def tiff16(values: np.ndarray, order: str, *, planar: bool, packed: bool) -> bytes:
-    """A TIFF of 16 bits per channel, uint16 [rows, columns, 3 or 4], in planes or not, deflated or not."""
-    rows, columns, bands = values.shape
-    parts = [band.astype(f"{order}u2").tobytes() for band in (np.moveaxis(values, 2, 0) if planar else [values])]
-    parts = [zlib.compress(part) for part in parts] if packed else parts
-    tags = [(256, columns), (257, rows), (258, [16] * bands), (259, 8 if packed else 1), (262, 2),
-            (273, [0] * len(parts)), (277, bands), (278, rows), (279, [len(part) for part in parts]),
-            (284, 2 if planar else 1)]  # fmt: skip
-    tags += [(338, 2)] if bands == 4 else []
-    at = 10 + 12 * len(tags) + 4
-    table, more = b"", b""
-    for tag, value in tags:
-        listed = value if isinstance(value, list) else [value]
-        if tag == 273:
-            listed = [at + 4 * bands * 3 + sum(map(len, parts[:i])) for i in range(len(parts))]
-        content = struct.pack(f"{order}{len(listed)}I", *listed)
-        if len(listed) > 1:
-            content, more = struct.pack(f"{order}I", at + len(more)), more + content
-        table += struct.pack(f"{order}HHI", tag, 4, len(listed)) + content
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
-    return head + table + bytes(4) + more.ljust(4 * bands * 3, b"\0") + b"".join(parts)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from tumorlens.core.errors import ImageError
-from tumorlens.readers.scaling import Values, contrast_range, to_uint8
+from tumorlens.readers.scaling import Values, blocks, contrast_range, to_uint8
 
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _BITS, _PHOTOMETRIC = 258, 262  # tags of a TIFF
@@ -43,11 +43,11 @@ def eight_bits(image: ImageFile.ImageFile) -> Image.Image:
 
 def _scaled(values: Values, image: Image.Image) -> Image.Image:
     """L or RGB of values [rows, columns, bands]; a second or fourth band is opacity."""
-    clear, opacity = image.info.get("transparency"), None
+    clear, opacity, opaque = image.info.get("transparency"), None, 1
     if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
         values = -values.astype(np.float64)  # white is zero, which Pillow applies to 8 bits only
     if values.shape[2] in (2, 4):
-        values, opacity = values[..., :-1], values[..., -1:] / 65535
+        values, opacity, opaque = values[..., :-1], values[..., -1:], 65535
     elif clear is not None:
         opacity = (values != clear).any(axis=2, keepdims=True)
     if opacity is not None and not opacity.any():
@@ -57,7 +57,8 @@ def _scaled(values: Values, image: Image.Image) -> Image.Image:
     seen = values if opacity is None else values[opacity[..., 0] > 0]
     picture = to_uint8(values, *contrast_range(seen))
     if opacity is not None:
-        picture = np.rint(picture * opacity).astype(np.uint8)
+        for rows in blocks(picture):
+            picture[rows] = np.rint(picture[rows] * (opacity[rows] / opaque))
     return Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
 
 
@@ -76,7 +77,9 @@ def _deep_colours(image: ImageFile.ImageFile) -> Values | None:
         grey, low, alpha, low_alpha = np.moveaxis(_decoded_as(image, "RGBA"), 2, 0)
         return np.stack([grey << 8 | low, alpha << 8 | low_alpha], axis=2)
     high, low = (_decoded_as(image, "{};16" + half) for half in (order, _SWAPPED[order]))
-    return high << 8 | low
+    high <<= 8
+    high |= low
+    return high
 
 
 def _decoded_as(image: ImageFile.ImageFile, raw_mode: str) -> Values:

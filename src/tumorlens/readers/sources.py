@@ -38,7 +38,8 @@ def read_inputs(
     Parameters
     ----------
     inputs
-        Files; folders (all files inside, sorted, without hidden ones; links to folders are not followed);
+        Files; folders (all files inside, sorted, except those that lie beside pictures, which one line in the log
+        counts; links to folders are not followed);
         `-` for one file of any format on standard input; `@list.txt` for a file of names, one per line, and `@-`
         for such names on standard input. Names in a list are relative to the current folder; `./-` and `./@x`
         are files of those names.
