@@ -124,4 +124,4 @@ def test_index_columns(tmp_path: Path) -> None:
     with (tmp_path / "index.csv").open() as file:
         header = next(csv.reader(file))
     assert header[:3] == ["path", "sha256", "bytes"]
-    assert header[-5:] == ["split", "group", "twin", "similarity", "transformation"]
+    assert header[-6:] == ["split", "group", "twin", "similarity", "transformation", "patient"]

@@ -15,6 +15,7 @@ from tumorlens.core.errors import DataError
 from tumorlens.data.audit import (
     leak_table,
 )
+from tumorlens.data.groups import group_near_duplicates
 from tumorlens.data.protocols import SplitOptions, annotated, assign
 
 
@@ -55,21 +56,25 @@ def test_folds_keep_groups_whole_and_test_every_picture_once(index) -> None:
     assert splits(other)["test"] != splits(first)["test"]
 
 
-def test_groups_that_the_user_names_are_used_as_they_are(index, tmp_path) -> None:
+def test_named_patients_are_joined_with_near_duplicates(index, tmp_path) -> None:
     file = tmp_path / "patients.csv"
     patient = {row.path: f"p{int(Path(row.path).stem) // 4}" for row in index.rows}
     file.write_text("path,group\n" + "".join(f"{path},{group}\n" for path, group in patient.items()))
     found = assign(index, SplitOptions("grouped-cv", groups_file=file, folds=2, fold=1))
-    assert {row.path: row.group for row in found.split.rows} == patient
-    split_of = defaultdict(set)
-    for row in found.split.rows:
-        if row.split:
-            split_of[patient[row.path]].add(row.split)
-    assert all(len(held) == 1 for held in split_of.values())
+    assert {row.path: row.patient for row in found.split.rows} == patient
+    near = group_near_duplicates(found.twins).numbers.astype(str)
+    for relation in (patient, dict(zip(patient, near, strict=True))):
+        split_of, group_of = defaultdict(set), defaultdict(set)
+        for row in found.split.rows:
+            group_of[relation[row.path]].add(row.group)
+            if row.split:
+                split_of[relation[row.path]].add(row.split)
+        assert all(len(held) == 1 for held in split_of.values())
+        assert all(len(groups) == 1 for groups in group_of.values())
     file.write_text("path,group\nTraining/one/000.png,p0\n")
     with pytest.raises(DataError, match=r"gives 71 image\(s\) no group"):
         assign(index, SplitOptions("grouped-cv", groups_file=file))
-    file.write_text("path,patient\n")
+    file.write_text("path,place\n")
     with pytest.raises(DataError, match=r"--groups .*patients.csv lacks the columns 'path' and 'group'"):
         assign(index, SplitOptions("grouped-cv", groups_file=file))
     with pytest.raises(DataError, match=r"--groups .*absent.csv cannot be read"):

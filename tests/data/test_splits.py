@@ -8,11 +8,12 @@ import pytest
 from index_rows import index_of, rows
 
 from tumorlens.core.errors import DataError
+from tumorlens.data.columns import read_column
 from tumorlens.data.index import (
     read_index,
     write_index,
 )
-from tumorlens.data.splits import read_column, split_index
+from tumorlens.data.splits import split_index
 
 
 def test_version_1_splits_as_published() -> None:
@@ -66,9 +67,11 @@ def test_split_file_round_trip_and_misfits(tmp_path: Path) -> None:
         split_index(index, seed=0, file=tmp_path / "columns.csv")
     with pytest.raises(DataError, match=r"--split .*absent.csv cannot be read"):
         split_index(index, seed=0, file=tmp_path / "absent.csv")
+    (tmp_path / "latin.csv").write_text("\n".join([*lines, "ä"]), encoding="latin-1")
+    with pytest.raises(DataError, match=r"--split .*latin.csv is not UTF-8"):
+        split_index(index, seed=0, file=tmp_path / "latin.csv")
     (tmp_path / "wide.csv").write_text("\n".join(lines), encoding="utf-16")
-    with pytest.raises(DataError, match=r"--split .*wide.csv is not UTF-8"):
-        split_index(index, seed=0, file=tmp_path / "wide.csv")
+    assert split_index(index, seed=0, file=tmp_path / "wide.csv").rows == split.rows
     (tmp_path / "marked.csv").write_text("\n".join(lines), encoding="utf-8-sig")
     assert split_index(index, seed=0, file=tmp_path / "marked.csv").rows == split.rows
 

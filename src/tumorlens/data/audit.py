@@ -104,14 +104,14 @@ def _groups(rows: Sequence[ImageRecord], assignment: Assignment, similarity: flo
     names, counts = np.unique([row.group for row in rows], return_counts=True)
     found = assignment.groups
     return {
-        "from": "twins" if found else "file",
-        "similarity": similarity if found else None,
-        "frozen_lists": found.version if found else None,
+        "from": assignment.patients.source if assignment.patients else "twins",
+        "similarity": similarity,
+        "frozen_lists": found.version,
         "n": len(names),
         "alone": int(np.sum(counts == 1)),
         "largest": int(counts.max()),
-        "outgrown": found.oversized if found else 0,
-        "cut_pairs": found.cut_pairs if found else 0,
+        "outgrown": found.oversized,
+        "cut_pairs": found.cut_pairs,
     }
 
 

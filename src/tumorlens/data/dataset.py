@@ -13,6 +13,7 @@ from tumorlens.data.datasheets import Identification, fingerprint, identify
 from tumorlens.data.fetch import fetch
 from tumorlens.data.index import ImageRecord, Index, build_index
 from tumorlens.data.layout import ImageFolder
+from tumorlens.data.patients import parted
 from tumorlens.data.protocols import Assignment, SplitOptions, assign
 from tumorlens.data.splits import SPLITS
 
@@ -83,7 +84,7 @@ class SplitDataset(Dataset):
 
     def split_record(self) -> Json:
         """The section `split` of study.json."""
-        split = self.assignment.split
+        split, patients = self.assignment.split, self.assignment.patients
         return {
             **{name: split.count(name) for name in SPLITS},
             "seed": self.seed,
@@ -91,7 +92,8 @@ class SplitDataset(Dataset):
             "test_source": split.test_source,
             "protocol": self.options.protocol,
             "left_out": self.assignment.left_out,
-            "frozen_lists": self.assignment.groups.version if self.assignment.groups else None,
+            "frozen_lists": self.assignment.groups.version,
+            "patients": patients and patients.record() | {"parted": parted(split.rows)},
             "sha256": split_hash(split.rows),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,26 @@ def group_near_duplicates(twins: NearDuplicates, threshold: float = THRESHOLD, *
     _, first, group = np.unique(label[twins.distinct], return_index=True, return_inverse=True)
     in_order = np.argsort(np.argsort(first))
     return Groups(in_order[group], oversized, cut_pairs)
+
+
+def join_groups(near: Ints, patients: Sequence[str]) -> Ints:
+    """Number of each image's group, int64 [n], joined by near-duplicates and by patients.
+
+    Parameters
+    ----------
+    near
+        int64 [n], groups of near-duplicates, from 0.
+    patients
+        Names, one for each image; images without a patient have an empty one.
+    """
+    named = np.array([bool(name) for name in patients])
+    numbers = np.unique(np.array(patients)[named], return_inverse=True)[1].astype(np.int64)
+    first = int(near.max(initial=-1)) + 1  # nodes are groups of near-duplicates, then patients
+    pairs = np.stack([near[named], first + numbers], 1)
+    label = _components(pairs, first + int(numbers.max(initial=-1)) + 1)[near]
+    _, start, group = np.unique(label, return_index=True, return_inverse=True)
+    in_order: Ints = np.argsort(np.argsort(start))
+    return in_order[group]
 
 
 def _components(pairs: Ints, n: int) -> Ints:

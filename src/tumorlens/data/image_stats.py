@@ -54,13 +54,15 @@ class ImageRecord:
     split: str = ""
     """`train`, `validation` or `test`; empty if the protocol leaves the image out."""
     group: str = ""
-    """Images of one group are near-duplicates, or of one patient if the user names groups."""
+    """Images of one group are near-duplicates or of one patient."""
     twin: str = ""
     """Path of the most similar other image of the splits train and validation."""
     similarity: float | None = None
     """Cosine of both thumbnails, -1 to 1, in the orientation that fits best."""
     transformation: str = ""
     """That orientation: `direct`, `mirrored`, ..."""
+    patient: str = ""
+    """Patient, if the user names them."""
 
 
 def measure_image(path: Path) -> tuple[ImageRecord, Pixels]:

@@ -284,4 +284,5 @@ def _row(record: dict[str, str]) -> ImageRecord:
     parse: dict[str, Callable[[str], Any]] = {
         "int": int, "float": float, "str": str, "float | None": lambda text: float(text) if text else None,
     }  # fmt: skip
+    record = {"patient": ""} | record  # runs of earlier versions have none
     return ImageRecord(*(parse[str(field.type)](record[field.name]) for field in dataclasses.fields(ImageRecord)))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tumorlens.core.errors import DataError
+from tumorlens.data.columns import SPLITS, match_paths, read_column
 from tumorlens.data.datasheets import TESTING, TRAINING, VALIDATION
 from tumorlens.data.index import ImageRecord, Index
 
-SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 0.15  # of Training, as published
+HELD_OUT_FOLDS = 7  # one of seven, 14 %, is as near to 15 % as equal folds of whole groups come
 TEST_SHARE = 0.15  # of everything, only if there is no Testing folder
 
 Strings = npt.NDArray[np.str_]
@@ -38,20 +38,23 @@ class Split:
         return sum(row.split == split for row in self.rows)
 
 
-def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
+def split_index(index: Index, *, seed: int, file: Path | None = None, groups: Strings | None = None) -> Split:
     """Give every image a split: 85 % / 15 % of Training, stratified by class, and all of Testing.
 
     A given validation folder is used in place of the 15 %. Without a Testing folder, 15 % of each class are set apart
-    for testing first. Images of a class are
-    put in an order that depends on `seed` and their paths alone.
+    for testing first. Images of a class are put in an order that depends on `seed` and their paths alone. With
+    `groups`, one for each row, whole groups of Training are set apart: one of seven folds, or of fewer if a class has
+    fewer groups.
 
     Raises
     ------
     DataError
-        A class has too few images, or `file` does not fit the index.
+        A class has too few images or groups, or `file` does not fit the index.
     """
     if file is not None:
         return _from_file(index, file)
+    if groups is not None:
+        return _by_groups(index, groups, seed)
     random = np.random.default_rng(seed)
     has_testing = any(row.part == TESTING for row in index.rows)
     training = [row for row in index.rows if row.part == TRAINING]
@@ -64,6 +67,19 @@ def split_index(index: Index, *, seed: int, file: Path | None = None) -> Split:
     rows = tuple(replace(row, split=split_of.get(row.path, "train")) for row in index.rows)
     source = "validation folder as given" if given else "85/15 stratified by seed"
     return Split(rows, source, "folder" if has_testing else "split off")
+
+
+def _by_groups(index: Index, groups: Strings, seed: int) -> Split:
+    labels, parts = (np.array([getattr(row, name) for row in index.rows]) for name in ("label", "part"))
+    split = np.select([parts == TESTING, parts == VALIDATION], ["test", "validation"], "train").astype("<U10")
+    given = {name for name in ("test", "validation") if (split == name).any()}
+    for name in ("test", "validation"):
+        if name not in given:
+            free = (split == "train") & ~np.isin(groups, groups[split == "validation"])
+            split[hold_out(np.flatnonzero(free), labels, groups, seed)[1]] = name
+    rows = tuple(replace(row, split=str(s)) for row, s in zip(index.rows, split, strict=True))
+    source = "validation folder as given" if "validation" in given else "whole groups, one of seven folds, by seed"
+    return Split(rows, source, "folder" if "test" in given else "split off")
 
 
 def _draw(rows: Sequence[ImageRecord], share: float, random: np.random.Generator) -> list[str]:
@@ -86,46 +102,10 @@ def _draw(rows: Sequence[ImageRecord], share: float, random: np.random.Generator
     return chosen
 
 
-def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]:
-    """Path → split or group from a CSV with these two columns, such as an earlier run's index.csv.
-
-    Raises
-    ------
-    DataError
-        The file cannot be read or lacks a column, or a line has no path, contradicts another, or names an
-        unknown split. A group may be empty.
-    """
-    named = f"--{'groups' if column == 'group' else column} {file}"
-    found: dict[str, str] = {}
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:  # spreadsheets begin UTF-8 with a mark
-            reader = csv.DictReader(opened)
-            if not {"path", column} <= set(reader.fieldnames or ()):
-                raise DataError(
-                    f"{named} lacks the columns 'path' and {column!r} (it has {reader.fieldnames}).",
-                    cure="Name a CSV with both, such as a run's index.csv; paths are relative to the data set's root.",
-                )
-            for record in reader:
-                path, value = record["path"], record[column] or ""
-                if column == "split" and value and value not in SPLITS:  # empty: left out
-                    raise DataError(
-                        f"{named}, line {reader.line_num}: split is {value!r}.",
-                        cure=f"Write one of {', '.join(SPLITS)}.",
-                    )
-                if not path or found.setdefault(path, value) != value:
-                    what = f"{path!r} was {found[path]!r} before, not {value!r}" if path else "there is no path"
-                    raise DataError(f"{named}, line {reader.line_num}: {what}.", cure=f"Give each path one {column}.")
-    except UnicodeDecodeError:
-        raise DataError(f"{named} is not UTF-8 text.", cure="Save it as CSV in UTF-8.") from None
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{named} cannot be read ({error}).", cure="Check the path and the file.") from None
-    return found
-
-
 def _from_file(index: Index, file: Path) -> Split:
-    split_of = read_column(file, "split")
+    split_of, unknown = match_paths([row.path for row in index.rows], read_column(file, "split"), f"--split {file}")
     missing = [row.path for row in index.rows if row.path not in split_of]
-    extra = sorted(set(split_of) - {row.path for row in index.rows} - {u.path for u in index.unreadable})
+    extra = sorted(set(unknown) - {u.path for u in index.unreadable})
     if missing or extra:
         what = f"{len(missing)} image(s) have no line" if missing else f"{len(extra)} line(s) name no image"
         raise DataError(
@@ -152,3 +132,29 @@ def group_folds(n: int, labels: Strings, groups: Strings, seed: int) -> list[tup
 
     folds: Any = StratifiedGroupKFold(n, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
     return list(folds.split(labels, labels, groups))
+
+
+def hold_out(images: Indices, labels: Strings, groups: Strings, seed: int) -> tuple[Indices, Indices]:
+    """Part images into those to train on and one of seven stratified folds of whole groups.
+
+    Parameters
+    ----------
+    images
+        Indices into `labels` and `groups`.
+
+    Raises
+    ------
+    DataError
+        A class has fewer than two groups, or all of it is in one part.
+    """
+    own, belong = labels[images], groups[images]
+    count = {str(label): len(np.unique(belong[own == label])) for label in np.unique(own)}
+    scarce = min(count, key=lambda label: count[label])
+    cure = "Use more data of that class, or name smaller groups."
+    if count[scarce] < 2:
+        raise DataError(f"Class {scarce!r} forms only one group: too few to train and validate on.", cure=cure)
+    kept, held = group_folds(min(HELD_OUT_FOLDS, count[scarce]), own, belong, seed)[0]
+    for part in (kept, held):
+        if label := lacking_class(list(count), own[part].tolist()):
+            raise DataError(f"Class {label!r} cannot be split: one group holds most of it.", cure=cure)
+    return images[kept], images[held]
