@@ -47,7 +47,7 @@ def freeze(index: Index) -> dict[str, Any]:
     np.bitwise_or.at(combined, place, flags.astype(np.uint8))
     found = [group_near_duplicates(twins, similarity) for similarity in frozen.SIMILARITIES]
     in_part = Counter((int(p), row.part) for p, row in zip(place, rows, strict=True))
-    pairs = conflicts(rows, Assignment(Split(rows, "", "folder"), twins, None))
+    pairs = conflicts(rows, Assignment(Split(rows, "", "folder"), twins, found[0]))
     place_of = {row.path: int(p) for p, row in zip(place, rows, strict=True)}
     return {
         "hashes": hashes,

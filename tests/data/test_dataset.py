@@ -39,7 +39,7 @@ def test_a_split_is_recorded(folder: Path, tmp_path: Path) -> None:
     assert opened.split_record() == {
         "train": 27, "validation": 5, "test": 12, "seed": 3, "source": "85/15 stratified by seed",
         "test_source": "folder", "protocol": "official", "left_out": 0, "sha256": split_hash(opened.rows),
-        "patients": None,
+        "frozen_lists": None, "patients": None,
     }  # fmt: skip
     assert split_hash(opened.rows[::-1]) == split_hash(opened.rows)
     moved = replace(opened.rows[0], split="train" if opened.rows[0].split != "train" else "test")

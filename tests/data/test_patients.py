@@ -12,9 +12,10 @@ import pytest
 from index_rows import index_of, row
 
 from tumorlens.core.errors import ConfigError, DataError
+from tumorlens.data.columns import check_pattern
 from tumorlens.data.groups import join_groups
 from tumorlens.data.index import Index
-from tumorlens.data.patients import check_pattern, find_patients, folder_patients, parted, shared_test_images
+from tumorlens.data.patients import find_patients, folder_patients, parted, shared_test_images
 from tumorlens.data.protocols import SplitOptions, assign
 
 

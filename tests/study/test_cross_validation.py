@@ -109,7 +109,7 @@ def test_folds_are_studies_and_are_not_trained_twice(with_copy, tmp_path, capsys
     patients = tmp_path / "patients.csv"
     rows = read_index(out / "fold-1" / "index.csv")
     patients.write_text("path,group\n" + "".join(f"{r.path},{i % 11}\n" for i, r in enumerate(rows)))
-    with pytest.raises(RunError, match="holds another study: its config groups is None, this one's is"):
+    with pytest.raises(RunError, match="holds another study: its split groups_sha256 is None, this one's is"):
         run_study(folds(root, out, cache, groups=patients))
     with pytest.raises(RunError, match=r"fold-1/initial holds initial with head_solver = gradient, not lbfgs"):
         run_study(folds(root, out, cache, head_solver="lbfgs"))

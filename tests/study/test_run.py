@@ -88,7 +88,8 @@ def test_study_json_says_what_went_in(finished: Path, small_folder: Path) -> Non
     assert record["split"].pop("sha256") == split_hash(read_index(finished / "index.csv"))
     assert record["split"] == {"train": 27, "validation": 5, "test": 12, "seed": 0,
                                "source": "85/15 stratified by seed", "test_source": "folder",
-                               "protocol": "official", "left_out": 0, "groups_sha256": None}  # fmt: skip
+                               "protocol": "official", "left_out": 0, "groups_sha256": None,
+                               "frozen_lists": None, "patients": None}  # fmt: skip
     assert record["weights"]["kind"] == "none"
     assert record["device"]["why"]
     assert record["environment"]["torch"] == torch.__version__.split("+")[0] or record["environment"]["torch"]

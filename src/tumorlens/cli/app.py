@@ -58,7 +58,8 @@ app = App(
 )
 STUDY, MODEL = Group("Study", sort_key=0), Group("Use a trained model", sort_key=1)
 _GROUPS = {
-    DATA: ("data", "split", "protocol", "group_similarity", "groups", "folds", "repeats", "fold", "cache"),
+    DATA: ("data", "split", "protocol", "group_similarity", "groups", "group_pattern",
+           "no_group_folders", "folds", "repeats", "fold", "final_model", "cache"),
     TRAINING: ("weights", "random_weights_if_unavailable", "configurations", "config", "finetuned_start",
                "head_solver", "max_epochs", "seed"),
     HARDWARE: ("device", "precision", "convolutions"),
@@ -113,12 +114,22 @@ def train(options: Options = _DEFAULT, *, output: Printed = PRINTED) -> None:
 
 
 @app.command(group=STUDY, help_epilogue="Example: tumorlens evaluate runs/mine")
-def evaluate(run: Run, *, output: Printed = PRINTED) -> None:
-    """Predict every image with a run's trained configurations; write predictions and metrics."""
+def evaluate(run: Run, *, data: Annotated[str | None, Parameter(group=DATA)] = None, output: Printed = PRINTED) -> None:
+    """Predict every image with a run's trained configurations; write predictions and metrics.
+
+    Parameters
+    ----------
+    data
+        The data set, if it was moved after the run: a folder, a zip, `phantom` or `kaggle`.
+    """
     from tumorlens.study.stages import evaluate_run
 
-    metrics = evaluate_run(run)
-    lines = [f"{name}, test:\n{found['parts']['test']['text']}" for name, found in metrics.items()]
+    metrics = evaluate_run(run, data)
+    lines = [
+        f"{name}, {split}:\n{found['parts'][split]['text']}"
+        for name, found in metrics.items()
+        for split in (["test"] if "test" in found["parts"] else ["validation"])
+    ]
     output.show(metrics, "\n".join([*lines, f"Next: tumorlens compare {shlex.quote(str(run))}"]))
 
 

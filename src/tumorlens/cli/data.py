@@ -49,9 +49,12 @@ def check(source: Source, *, cache: Cache = None, seed: Seed = 0, output: Printe
     """Read every file of a data set; identify it, and list unreadable files and exact copies."""
     from tumorlens.data.dataset import open_dataset
     from tumorlens.data.datasheets import TESTING, VALIDATION
+    from tumorlens.data.patients import folder_patients, in_both_parts
 
     opened = open_dataset(source, cache=_writable(cache), seed=seed)
     dataset, audit = opened.record(), opened.audit_record()
+    patients = folder_patients(opened.index.rows)
+    dataset["patients"] = patients and patients.record()
     unreadable = audit["unreadable"]
     reasons = "; ".join(f"{n:,} {why}" for why, n in Counter(item["reason"] for item in unreadable).most_common(5))
     lines = [
@@ -61,6 +64,7 @@ def check(source: Source, *, cache: Cache = None, seed: Seed = 0, output: Printe
           for part, counts in dataset["counts"].items()),
         *(f"  {part}: no folder; a study splits its images off Training"
           for part in (VALIDATION, TESTING) if part not in dataset["counts"]),
+        *([*patients.lines(), *in_both_parts(opened.index.rows, patients)] if patients else []),
         *opened.identity.notes,
         f"Fingerprint: {dataset['fingerprint']}",
         f"Groups of identical files: {len(audit['same_content'])}",

@@ -73,7 +73,8 @@ def export(
     """
     from tumorlens.core.run_folder import Run as RunFolder
 
-    RunFolder(run).read_study()  # before torch, which takes seconds to import
+    folder = RunFolder(run)
+    (folder.final if folder.final.study.exists() else folder).read_study()  # before torch, which is slow to import
     from tumorlens.export.export import export_run
 
     found = export_run(run, configuration, int8=int8, out=out, data=data)

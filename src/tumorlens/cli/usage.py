@@ -19,7 +19,7 @@ from cyclopts import (
 
 from tumorlens.core.errors import TumorlensError
 
-_SIMILAR = 0.7  # of difflib's ratio; below it a suggestion is a guess
+_SIMILAR = 0.71  # of difflib's ratio; below it a suggestion is a guess
 
 
 class UsageError(TumorlensError):

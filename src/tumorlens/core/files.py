@@ -16,6 +16,11 @@ from tumorlens.core.progress import log
 
 Json = dict[str, Any]
 
+NO_FINAL_MODEL = (
+    "repeat the command with --final-model (`tumorlens study --protocol grouped-cv --final-model`), which keeps the "
+    "folds and trains one model on all images; then export it."
+)
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
@@ -101,6 +106,7 @@ def read_json(path: Path) -> Any:
         cure = "Run `tumorlens study` first, or give the folder of a finished run."
         if folds := sorted(path.parent.glob(f"fold-*/{path.name}")):
             cure = f"{path.parent} holds a cross-validation. Give one of its folds, such as {folds[0].parent}."
+            cure += f" For a model to use: {NO_FINAL_MODEL}"
         raise RunError(f"{path} is missing.", cure=cure) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(

@@ -1,5 +1,8 @@
 """The layout of a run folder."""
 
+from __future__ import annotations
+
+import hashlib
 from pathlib import Path
 
 from tumorlens.core.errors import RunError
@@ -55,6 +58,40 @@ class Run:
     def training(self, configuration: str) -> Path:
         """Summary of a finished training; it exists only once the training is finished."""
         return self.folder(configuration) / "training.json"
+
+    def checkpoint(self, configuration: str) -> Path:
+        """The best weights of a finished training, which are those that training.json records.
+
+        Raises
+        ------
+        RunError
+            The training is not finished, the file is missing, or its SHA-256 is not the recorded one.
+        """
+        if not self.training(configuration).exists():
+            raise RunError(
+                f"{self.root} has no finished training of {configuration!r}.",
+                cure=f"Train it first: tumorlens train --configurations {configuration} with the same --out.",
+            )
+        summary = read_json(self.training(configuration))
+        path: Path = self.folder(configuration) / summary["checkpoint"]
+        command = self.read_study().get("command") or "the study"
+        again = f"delete {self.folder(configuration)} and train it again: {command}"
+        if not path.is_file():
+            raise RunError(f"{path} is missing, although the training is finished.", cure=f"Restore it, or {again}")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != (recorded := summary["checkpoint_sha256"]):
+            raise RunError(
+                f"{path} is not the checkpoint that was trained here: its SHA-256 is {found}, "
+                f"{self.training(configuration)} records {recorded}.",
+                cure=f"Restore the file, or {again}",
+            )
+        return path
+
+    @property
+    def final(self) -> Run:
+        """The run of a cross-validation's final model."""
+        return Run(self.root / "final")
 
     def last(self, configuration: str) -> Path:
         """Checkpoint to resume training from; removed once the training is finished."""

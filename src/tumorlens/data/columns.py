@@ -1,16 +1,17 @@
-"""CSV files that give each image a value: its split, or its patient."""
+"""What gives each image a value, its split or its patient: CSV files, and patterns of file names."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from tumorlens.core.errors import DataError
+from tumorlens.core.errors import ConfigError, DataError
 
 SPLITS = ("train", "validation", "test")
 #: Accepted names of columns, the preferred one first; case, and spaces or hyphens for underscores, do not matter.
@@ -119,3 +120,26 @@ def match_paths(paths: Sequence[str], listed: Mapping[str, str], named: str) -> 
                     f"{named} gives {path!r} two values: {found[path]!r} and {value!r}.", cure="Give each image one."
                 )
     return found, unknown
+
+
+def check_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile the value of --group-pattern.
+
+    Raises
+    ------
+    ConfigError
+        It is no regular expression, or does not have exactly one group.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"--group-pattern {pattern!r} is not a regular expression ({error}).",
+            cure="Use one such as '^(P[0-9]+)_', whose part in brackets is the patient.",
+        ) from None
+    if compiled.groups != 1:
+        raise ConfigError(
+            f"--group-pattern {pattern!r} has {compiled.groups} groups in brackets, not one.",
+            cure="Put brackets around the patient alone, as in '^(P[0-9]+)_'; (?:…) groups without being one.",
+        )
+    return compiled

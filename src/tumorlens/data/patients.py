@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tumorlens.core.errors import ConfigError, DataError
+from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
-from tumorlens.data.columns import match_paths, read_column
+from tumorlens.data.columns import check_pattern, match_paths, read_column
 from tumorlens.data.index import ImageRecord, Index
 
 FEWEST_FOLDERS = 10  # below the classes of the whole data set, from which they are taken as patients
@@ -38,6 +38,8 @@ class Patients:
     """The file, the pattern, or an example of a folder."""
     unknown: int = 0
     """Lines of the file that name no image."""
+    joined_from: float | None = None
+    """Similarity from which near-duplicates join the groups of patients; None if they do not."""
 
     @property
     def n(self) -> int:
@@ -69,31 +71,8 @@ class Patients:
         """As the section `split` of study.json holds it."""
         return {
             "source": self.source, "detail": self.detail, "n": self.n, "images_without": self.unnamed,
-            "unknown_lines": self.unknown,
+            "unknown_lines": self.unknown, "joined_from": self.joined_from,
         }  # fmt: skip
-
-
-def check_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile the value of --group-pattern.
-
-    Raises
-    ------
-    ConfigError
-        It is no regular expression, or does not have exactly one group.
-    """
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(
-            f"--group-pattern {pattern!r} is not a regular expression ({error}).",
-            cure="Use one such as '^(P[0-9]+)_', whose part in brackets is the patient.",
-        ) from None
-    if compiled.groups != 1:
-        raise ConfigError(
-            f"--group-pattern {pattern!r} has {compiled.groups} groups in brackets, not one.",
-            cure="Put brackets around the patient alone, as in '^(P[0-9]+)_'; (?:…) groups without being one.",
-        )
-    return compiled
 
 
 def find_patients(
@@ -174,6 +153,15 @@ def _folder_below_class(row: ImageRecord) -> str:
     label = unicodedata.normalize("NFC", row.label)
     place = folders.index(label) + 1 if label in folders else len(folders)
     return folders[place] if place < len(folders) else ""
+
+
+def in_both_parts(rows: Sequence[ImageRecord], patients: Patients) -> list[str]:
+    """One line if patients have images in both `Training/` and `Testing/`; empty if none has."""
+    parts = defaultdict(set)
+    for row, name in zip(rows, patients.names, strict=True):
+        parts[name].add(row.part)
+    n = sum(len(found) > 1 for name, found in parts.items() if name)
+    return [f"{n:,} of these patients have images in both Training and Testing."] if n else []
 
 
 def parted(rows: Sequence[ImageRecord]) -> Json:

@@ -71,7 +71,7 @@ class Assignment:
     """The search behind it; its reference images are those of training and validation."""
     groups: Groups
     """Groups of near-duplicates, without patients."""
-    patients: Patients | None
+    patients: Patients | None = None
     """Patients that the user named; joined with `groups` in the rows' groups."""
     frozen: FrozenLists | None = None
     """The lists that fix groups, folds and label conflicts, if all images are version 1's and no patients are named."""
@@ -107,7 +107,12 @@ def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
     twins = find_near_duplicates(index.thumbnails, training, floor=min(COARSE, similarity))
     lists = None if patients else frozen_lists(index.rows)
     found = (lists and lists.groups(similarity)) or group_near_duplicates(twins, similarity)
-    groups = (join_groups(found.numbers, patients.names) if patients else found.numbers).astype(str)
+    numbers = found.numbers
+    if patients:
+        fewest = options.folds if options.protocol == GROUPED_CV else 3
+        numbers, joined_from = _joined(index, twins, patients, similarity, fewest)
+        patients = replace(patients, joined_from=joined_from)
+    groups = numbers.astype(str)
     if options.protocol == GROUPED_CV:
         split = _fold(index, groups, options, seed, lists)
     elif options.protocol == TWIN_FREE_TRAIN:
@@ -132,6 +137,31 @@ def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
     if patients:
         rows = tuple(replace(row, patient=name) for row, name in zip(rows, patients.names, strict=True))
     return Assignment(replace(split, rows=rows), twins, found, patients, lists and replace(lists, rows=rows))
+
+
+def _joined(
+    index: Index, twins: NearDuplicates, patients: Patients, similarity: float, fewest: int
+) -> tuple[Ints, float | None]:
+    """Groups that join patients and near-duplicates, int64 [n], and the similarity from which the latter are joined.
+
+    Near-duplicates may chain nearly all patients of a class. The similarity is then raised, as inside large groups of
+    near-duplicates, until the class can be split; at the end patients alone count (None).
+    """
+    labels = np.array([row.label for row in index.rows])
+    own = join_groups(np.arange(len(labels)), patients.names)
+    level = similarity
+    while level < 0.9999:
+        groups = join_groups(group_near_duplicates(twins, level).numbers, patients.names)
+        if all(_splits_well(groups[labels == c], own[labels == c], fewest) for c in index.classes):
+            return groups, level
+        level = (1 + level) / 2
+    return own, None
+
+
+def _splits_well(groups: Ints, patients: Ints, fewest: int) -> bool:
+    """Whether joined groups of a class are as many as needed and none too large, as far as its patients allow."""
+    sizes, largest = np.unique(groups, return_counts=True)[1], np.unique(patients, return_counts=True)[1].max()
+    return len(sizes) >= min(fewest, len(np.unique(patients))) and sizes.max() <= max(largest, len(groups) / 3)
 
 
 def annotated(rows: Sequence[ImageRecord], groups: Strings, twins: NearDuplicates) -> tuple[ImageRecord, ...]:
@@ -180,10 +210,11 @@ def _fold(index: Index, groups: Strings, options: SplitOptions, seed: int, lists
     repeat, number = divmod(fold - 1, folds)
     if repeat > 0:  # a stream of its own: seed + repeat would be the folds of another seed
         seed = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
-    rest, testing = np.arange(len(chosen)), np.arange(0)
-    if fold and listed is None:
+    if not fold:
+        rest, testing = np.arange(len(chosen)), np.arange(0)
+    elif listed is None:
         rest, testing = group_folds(folds, labels, own, seed)[number]
-    elif fold:
+    else:
         rest, testing = (np.flatnonzero((listed[chosen] == fold) == tested) for tested in (False, True))
     training, validating = hold_out(rest, labels, own, seed)
     place = np.full(len(index.rows), "", dtype="<U10")

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorlens.core.errors import DataError
-from tumorlens.data.columns import SPLITS, match_paths, read_column
+from tumorlens.data.columns import SPLITS as SPLITS
+from tumorlens.data.columns import match_paths, read_column
 from tumorlens.data.datasheets import TESTING, TRAINING, VALIDATION
 from tumorlens.data.index import ImageRecord, Index
 

@@ -12,21 +12,24 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from tumorlens.core.errors import DataError
 from tumorlens.core.files import Json
-from tumorlens.core.text import SIGNIFICANT, percent
+from tumorlens.core.text import SIGNIFICANT, listed, percent
 from tumorlens.data.baselines import BASELINES
 from tumorlens.data.frozen import BELOW_COARSE, TWIN_FREE, VERSION, frozen_lists
 from tumorlens.data.index import ImageRecord
 from tumorlens.data.near_duplicates import COARSE, THRESHOLD
+from tumorlens.data.patients import shared_test_images
 from tumorlens.evaluation.bootstrap import bootstrap_accuracy
+from tumorlens.evaluation.metrics import measure
 from tumorlens.evaluation.predictions import Predictions
 from tumorlens.evaluation.statistics import mcnemar, wilson
 
-#: Title of each subset of the test images, which their largest similarity to a training or validation image defines.
+#: Title of each subset of the test images; the last only if patients are named, and some are in several splits.
 SUBSETS = {
     "official": "all test images",
     "with_twin": "with a twin among the training images",
     "twin_free": "without a twin",
     "below_0.95": "most similar training image below 0.95",
+    "other_patients": "of patients with no image in training or validation",
 }
 CURVE = (1.0, 0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.93, 0.92, 0.91, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8)
 _FEW = 20  # images, below which the curve ends: an accuracy on so few is uninformative
@@ -73,6 +76,8 @@ def leakage(
     of_path, version = without_twins(rows)
     free, below = np.array([of_path[p] for p in paths]).T
     masks = {"official": np.ones(len(paths), bool), "with_twin": ~free, "twin_free": free, "below_0.95": below}
+    if shared := shared_test_images(rows):
+        masks["other_patients"] = np.array([p not in shared for p in paths])
     subsets: Json = {}
     for key, mask in masks.items():
         subsets[key] = {
@@ -149,8 +154,48 @@ def without_twins(rows: Sequence[ImageRecord]) -> tuple[dict[str, tuple[bool, bo
     if flags is None:
         cosine = {row.path: -1 if row.similarity is None else row.similarity for row in rows if row.split == "test"}
         return {path: (value < THRESHOLD, value < COARSE) for path, value in cosine.items()}, None
-    listed = zip(rows, (flags & TWIN_FREE > 0).tolist(), (flags & BELOW_COARSE > 0).tolist(), strict=True)
-    return {row.path: (free, below) for row, free, below in listed if row.split == "test"}, VERSION
+    flagged = zip(rows, (flags & TWIN_FREE > 0).tolist(), (flags & BELOW_COARSE > 0).tolist(), strict=True)
+    return {row.path: (free, below) for row, free, below in flagged if row.split == "test"}, VERSION
+
+
+def of_other_patients(predictions: Predictions, shared: set[str]) -> Json | None:
+    """Metrics, as `measure` returns them, on the test images whose paths are not in `shared`; None if all are."""
+    test = predictions.for_split("test")
+    kept = test.take([i for i, path in enumerate(test.paths) if path not in shared])
+    return measure(kept.labels, kept.probabilities, kept.classes) if len(kept) else None
+
+
+def patients_opening(found: Json, counts: Json, names: Sequence[str]) -> list[str]:
+    """The sentences that open a verdict if patients have images in several splits; empty if none has.
+
+    Parameters
+    ----------
+    found
+        From `leakage`.
+    counts
+        From `parted`.
+    names
+        Configurations, in order.
+    """
+    opening = []
+    if counts["test_shared"]:
+        subset, whole = found["parts"]["other_patients"], found["parts"]["official"]
+        each = [
+            f"{name}'s accuracy is {percent(subset['configurations'][name]['accuracy'], 1)} "
+            f"({percent(whole['configurations'][name]['accuracy'], 1)} on all)"
+            for name in names if subset["n"]
+        ]  # fmt: skip
+        others = f"on the {subset['n']:,} of other patients, {listed(each)}" if each else "none is left of others"
+        opening.append(
+            f"{counts['test_shared']:,} of the {counts['test']:,} patients in the test also have images in training or "
+            f"validation; {counts['images']:,} of the {whole['n']:,} test images are theirs: {others}."
+        )
+    if counts["validation_shared"]:
+        opening.append(
+            f"{counts['validation_shared']:,} patient(s) have images in both training and validation, which chose the "
+            "epoch."
+        )
+    return opening
 
 
 def _on_test(predictions: Predictions, paths: Sequence[str]) -> Classes:

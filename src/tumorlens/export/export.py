@@ -24,7 +24,7 @@ from tumorlens.export.trained_run import TrainedRun, open_trained_run
 from tumorlens.inference.classifier import CARD_KEY, FILE, FORMAT, INT8_FILE, UNCERTAINTY_KEY
 from tumorlens.inference.network import INPUT, OUTPUTS, Outputs, open_session
 from tumorlens.inference.uncertainty import UncertaintyModel
-from tumorlens.inference.uncertainty.fitting import LabelledOutputs, TrainingOutputs, fit_uncertainty
+from tumorlens.inference.uncertainty.fitting import FEWEST, LabelledOutputs, TrainingOutputs, fit_uncertainty
 from tumorlens.inference.uncertainty.ood import appearance_features
 from tumorlens.readers.pixels import PREPROCESSING, Pixels
 from tumorlens.training.model import forward
@@ -69,11 +69,18 @@ def export_run(
         An image is missing or changed.
     """
     trained = open_trained_run(root, configuration, data)
-    path = out or trained.run.root / (INT8_FILE if int8 else FILE)
+    path = out or root / (INT8_FILE if int8 else FILE)
     if path.is_dir():  # checked now, not after minutes of work
         raise RunError(f"--out {path} is a folder.", cure=f"Name a file, such as {path / FILE}.")
     probe_writable(path.parent)
     validation, train = trained.split("validation"), trained.split("train")
+    for name, rows in (("validation", validation), ("training", train)):  # now, not after the passes of all images
+        if len(rows) < FEWEST:
+            raise RunError(
+                f"{trained.run.root} has {len(rows)} {name} images: too few to fit temperature, prediction sets and "
+                f"thresholds, which need {FEWEST}.",
+                cure=f"Train on more images, or choose {FEWEST} or more for {name} with --split FILE.csv.",
+            )
     model = graph(trained)
     parity, outputs, pixels = compare_with_torch(trained, model, validation)
     if parity["max_probability_difference"] >= MAX_DIFFERENCE or parity["changed_decisions"]:

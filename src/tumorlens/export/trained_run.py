@@ -85,10 +85,12 @@ class TrainedRun:
             return None
         found = {name: metrics["parts"][name] for name in ("validation", "test") if name in metrics["parts"]}
         leak = read_json(self.run.comparison).get("leakage", {}) if self.run.comparison.exists() else {}
-        for name in ("twin_free", "below_0.95"):
+        for name in ("twin_free", "below_0.95", "other_patients"):
             if scores := leak.get("parts", {}).get(name, {}).get("configurations", {}).get(self.configuration):
                 lists = {"frozen_lists": version} if (version := leak.get("frozen_lists")) else {}
                 found[name] = scores | {"accuracy_interval": scores["interval"]} | lists
+        if folds := self.run.read_study().get("cross_validation", {}).get(self.configuration):
+            found["cross_validation"] = folds | {"accuracy_interval": folds["interval"]}
         return {name: {key: scores[key] for key in _MEASURED if key in scores} for name, scores in found.items()}
 
 
@@ -105,10 +107,12 @@ def open_trained_run(root: Path, configuration: str, data: str | None = None) ->
     Raises
     ------
     RunError
-        The configuration is not trained in this run, its final weights were trained on the validation images, or the
-        images are missing.
+        The configuration is not trained in this run, its final weights were trained on the validation images, its
+        checkpoint is not the one that was trained, or the images are missing.
     """
     run = Run(root)
+    if run.final.study.exists():  # of a cross-validation
+        run = run.final
     record = run.read_study()
     trained = [c["name"] for c in record["configurations"] if run.training(c["name"]).exists()]
     if configuration not in trained:
@@ -125,9 +129,7 @@ def open_trained_run(root: Path, configuration: str, data: str | None = None) ->
             "prediction sets and thresholds are fitted: their guarantees would not hold.",
             cure="Name another configuration with --configuration, such as initial_lbfgs.",
         )
-    checkpoint = run.folder(configuration) / summary["checkpoint"]
-    if not checkpoint.exists():
-        raise RunError(f"{checkpoint} is missing, although the training is finished.", cure="Restore it.")
+    checkpoint = run.checkpoint(configuration)
     folder = Path(record["dataset"]["root"])
     if data is not None:
         folder = fetch(data, cache=cache_dir(), seed=record["config"]["seed"]).root

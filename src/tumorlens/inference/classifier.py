@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ import numpy as np
 
 from tumorlens.core.cpu import single_threaded_blas, usable_cores
 from tumorlens.core.errors import ConfigError, RunError, TumorlensError, WeightsError
+from tumorlens.core.files import NO_FINAL_MODEL
 from tumorlens.inference.network import BATCH, IMAGES_PER_CORE, INPUT, OUTPUTS, Outputs, metadata_of, open_session
 from tumorlens.inference.uncertainty import Classification, UncertaintyModel
 from tumorlens.inference.uncertainty.arrays import EXPORT_AGAIN
@@ -191,8 +193,12 @@ def load_classifier(path: str | os.PathLike[str], threads: int | None = None) ->
     path = Path(path)
     if path.is_dir():
         found = [path / name for name in (FILE, INT8_FILE) if (path / name).exists()]
+        if not found and (path / "cv.json").exists() and not (path / "final").exists():
+            raise RunError(
+                f"{path} holds a cross-validation, which has no model to use.", cure=f"Make one: {NO_FINAL_MODEL}"
+            )
         if not found:
-            raise RunError(f"{path} holds no {FILE}.", cure=f"Write it: tumorlens export {path}")
+            raise RunError(f"{path} holds no {FILE}.", cure=f"Write it: tumorlens export {shlex.quote(str(path))}")
         path = found[0]
     if not path.is_file():
         raise RunError(f"--model {path} does not exist.", cure="Name an .onnx file or the folder of an exported run.")

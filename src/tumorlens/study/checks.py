@@ -10,8 +10,8 @@ from pathlib import Path
 from tumorlens.core.errors import MissingExtraError, RunError
 from tumorlens.core.files import probe_writable, read_json
 from tumorlens.core.run_folder import Run
+from tumorlens.data.columns import read_column
 from tumorlens.data.fetch import named_path
-from tumorlens.data.splits import read_column
 from tumorlens.study.options import Study
 from tumorlens.training.configurations import Configuration
 

@@ -24,7 +24,7 @@ from tumorlens.evaluation.summary import baseline_opening
 from tumorlens.training.configurations import Configuration
 
 #: Options of a study that must agree between the folds that are pooled.
-SHARED_OPTIONS = ("seed", "folds", "group_similarity", "groups")
+SHARED_OPTIONS = ("seed", "folds", "group_similarity", "group_pattern", "no_group_folders")
 
 
 def fold_folder(root: Path, fold: int) -> Path:
@@ -72,7 +72,7 @@ def sum_up_folds(root: Path, folds: int, repeats: int = 1) -> Json:
         "of": folds * repeats,
         "folds": folds,
         "group_similarity": study["config"]["group_similarity"],
-        "groups_from": "file" if study["config"]["groups"] else "twins",
+        "groups_from": grouped["from"],
         "groups": len(used),
         "largest_group": max(used.values()),
         "outgrown": grouped["outgrown"],
@@ -186,10 +186,9 @@ def _as_good(
 
 def folds_text(cv: Json) -> str:
     """Content of cv.json as text for the terminal."""
-    kind = {
-        "file": "groups from the --groups file",
-        "twins": f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)",
-    }[cv["groups_from"]]
+    kind = f"groups of near-duplicates (similarity {cv['group_similarity']:g} or more)"
+    if cv["groups_from"] != "twins":
+        kind = f"groups of patients ({cv['groups_from']}) and near-duplicates"
     return "\n".join([
         *cv["openings"],
         f"{len(cv['done'])} of {cv['of']} folds over {cv['groups']:,} {kind}; no group is in two splits.",

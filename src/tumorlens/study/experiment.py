@@ -20,6 +20,8 @@ from tumorlens.core.run_folder import INTENDED_USE, Run
 from tumorlens.core.version import __version__
 from tumorlens.data.audit import label_doubts
 from tumorlens.data.index import ImageRecord
+from tumorlens.data.patients import parted, shared_test_images
+from tumorlens.evaluation.leakage import of_other_patients
 from tumorlens.evaluation.metrics import evaluate_predictions
 from tumorlens.evaluation.predictions import Predictions, write_predictions
 from tumorlens.study.checks import is_trained
@@ -123,19 +125,9 @@ class Experiment:
         Raises
         ------
         RunError
-            It is not trained yet, or its checkpoint is missing.
+            It is not trained yet, or its checkpoint is missing or another one.
         """
-        if not self.run.training(name).exists():
-            raise RunError(
-                f"{self.run.root} has no finished training of {name!r}.",
-                cure=f"Train it first: tumorlens train --configurations {name} with the same --out.",
-            )
-        path = self.run.folder(name) / read_json(self.run.training(name))["checkpoint"]
-        if not path.exists():
-            raise RunError(
-                f"{path} is missing, although the training is finished.",
-                cure=f"Restore it, or delete {self.run.folder(name)} and run the same command again.",
-            )
+        path = self.run.checkpoint(name)
         model = build_model(self.weights, len(self.classes), self.study.seed)
         model.load_state_dict(read_state_dict(path, len(self.classes)))
         return model
@@ -252,8 +244,8 @@ class Experiment:
         source = self._features(model, [configuration.frozen_prefix])[0][configuration.frozen_prefix]
         model.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         with trainable_convolutions(model, configuration, self.compute):
-            found = predict_logits(model, source, list(place), self.compute, title=f"{name}, predicting")
-        logits = found[[place[row.sha256] for row in used]]
+            computed = predict_logits(model, source, list(place), self.compute, title=f"{name}, predicting")
+        logits = computed[[place[row.sha256] for row in used]]
         predictions = Predictions(
             paths=tuple(row.path for row in used),
             labels=torch.tensor([self.classes.index(row.label) for row in used]).numpy(),
@@ -263,9 +255,12 @@ class Experiment:
         )
         write_predictions(self.run.predictions(name), predictions)
         metrics = evaluate_predictions(predictions, name) | {"checkpoint_sha256": sha256}
+        if shared := shared_test_images(used):
+            metrics["patients"] = parted(used) | {"test_of_others": of_other_patients(predictions, shared)}
         write_json(self.run.metrics(name), metrics)
-        test = metrics["parts"]["test"]
-        log.info(f"{name}: test accuracy {test['accuracy']:.2%} ({test['correct']:,} of {test['n']:,}).")
+        split = "test" if "test" in metrics["parts"] else "validation"  # a final model has no test images
+        found = metrics["parts"][split]
+        log.info(f"{name}: {split} accuracy {found['accuracy']:.2%} ({found['correct']:,} of {found['n']:,}).")
         return metrics
 
     def _provenance(self) -> Json:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from tumorlens.core.errors import ConfigError
 from tumorlens.core.files import Json, cache_dir, expanded
 from tumorlens.core.run_folder import Run
+from tumorlens.data.columns import check_pattern
 from tumorlens.training.configurations import BUILT_IN, Configuration, check_order, check_seed, read_configurations
 
 if TYPE_CHECKING:
@@ -65,13 +66,19 @@ class Study:
     group_similarity
         Thumbnail cosine from which images form a group; 0.95 approximates missing patient identifiers.
     groups
-        CSV file with columns path and group (patient), to use instead of near-duplicates.
+        CSV file with columns path (or file name) and group (or patient): no split separates a patient's images.
+    group_pattern
+        Regular expression whose one group finds the patient in each file name, such as '^(P[0-9]+)_'.
+    no_group_folders
+        Do not take ten or more folders below the classes as patients.
     folds
         Number of folds of grouped-cv (study only).
     repeats
         Repetitions of grouped-cv (study only), each with other random folds.
     fold
         Train only this fold of grouped-cv (study only), from 1, and pool all finished ones.
+    final_model
+        After the folds of grouped-cv (study only), train a model to use on the images of all folds.
     split
         CSV file with columns path and split, such as index.csv of an earlier run.
     cache
@@ -106,9 +113,12 @@ class Study:
     protocol: Literal["official", "twin-free-train", "grouped-cv"] = "official"
     group_similarity: float = THRESHOLD
     groups: FilePath | None = None
+    group_pattern: str | None = None
+    no_group_folders: bool = False
     folds: int = 5
     repeats: int = 1
     fold: int | None = None
+    final_model: bool = False
     split: FilePath | None = None
     cache: FilePath | None = None
     tensorboard: bool = False
@@ -123,6 +133,8 @@ class Study:
         for wrong, what, cure in self._rules():
             if wrong:
                 raise ConfigError(what, cure=cure)
+        if self.group_pattern is not None:
+            check_pattern(self.group_pattern)
         check_order(self.chosen())
 
     def _rules(self) -> tuple[tuple[bool, str, str], ...]:
@@ -139,6 +151,11 @@ class Study:
             (self.fold is not None and not (self.is_cv and 1 <= self.fold <= n),
              f"--protocol {self.protocol} has no --fold {self.fold}.",
              f"Use 1 to {n} with --protocol grouped-cv."),
+            (self.final_model and (not self.is_cv or self.fold is not None),
+             "--final-model follows all folds of a cross-validation.",
+             "Use it with --protocol grouped-cv and without --fold."),
+            (self.groups is not None and self.group_pattern is not None,
+             "--groups and --group-pattern both name patients.", "Leave one of them out."),
             (self.split is not None and self.protocol != "official",
              f"--split and --protocol {self.protocol} both split the data.", "Leave one of them out."),
             (self.on_epoch is not None and not callable(self.on_epoch),
@@ -155,9 +172,14 @@ class Study:
         return cls(**values | {"out": out})
 
     def record(self) -> Json:
-        """The fields as study.json holds them: paths as text, configurations by name or with all their values."""
-        values = dataclasses.asdict(dataclasses.replace(self, on_epoch=None)).items()
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values if name != "on_epoch"}
+        """The fields as study.json holds them: paths absolute, configurations by name or with all their values."""
+        values = dataclasses.asdict(dataclasses.replace(self, on_epoch=None))
+        for name, words in (("data", ("kaggle", "phantom")), ("weights", ("imagenet", "none"))):
+            values[name] = values[name] if values[name] in words else Path(values[name]).expanduser()
+        return {
+            name: str(value.absolute()) if isinstance(value, Path) else value
+            for name, value in values.items() if name != "on_epoch"
+        }  # fmt: skip
 
     @property
     def split_options(self) -> SplitOptions:
@@ -169,8 +191,10 @@ class Study:
             similarity=self.group_similarity,
             split_file=Path(self.split) if self.split else None,
             groups_file=Path(self.groups) if self.groups else None,
+            group_pattern=self.group_pattern,
+            group_folders=not self.no_group_folders,
             folds=self.folds,
-            fold=self.fold or 1,
+            fold=0 if self.final_model else self.fold or 1,
         )
 
     @property
@@ -193,7 +217,7 @@ class Study:
             f"{name}-seed{self.seed}",
             self.protocol if self.protocol != "official" else "",
             f"{self.folds}" if self.is_cv and self.folds != 5 else "",
-            Path(self.groups).stem if self.groups else "",
+            Path(self.groups).stem if self.groups else "pattern" if self.group_pattern else "",
             f"{self.group_similarity:g}" if self.group_similarity != THRESHOLD else "",
         )
         return Run(Path("runs", "-".join(part for part in parts if part)))

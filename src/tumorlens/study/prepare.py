@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.core.environment import environment, git_state
-from tumorlens.core.errors import FetchError, RunError
+from tumorlens.core.errors import DataError, FetchError, RunError
 from tumorlens.core.files import Json, read_json, write_json
 from tumorlens.core.memory import blocks_given_back
 from tumorlens.core.progress import Clock, log
@@ -20,6 +20,7 @@ from tumorlens.data.audit import audit, twins_line
 from tumorlens.data.baselines import baselines, write_baselines
 from tumorlens.data.dataset import SplitDataset, open_dataset, open_split_dataset
 from tumorlens.data.index import write_index
+from tumorlens.data.patients import parted
 from tumorlens.data.splits import SPLITS
 from tumorlens.study.checks import check_files
 from tumorlens.study.experiment import Experiment
@@ -32,21 +33,22 @@ _SAME = (
     ("config", "seed"), ("dataset", "fingerprint"), ("weights", "sha256"), ("device", "device"),
     ("device", "precision"), ("device", "convolutions"), ("split", "source"), ("split", "sha256"), ("classes", ""),
 )  # fmt: skip
+_SPLIT = ("seed", "group_similarity", "group_pattern", "no_group_folders", "folds")
 #: The same for folds of one cross-validation.
 _SAME_IN_FOLDS = (
-    *(("config", name) for name in ("seed", "group_similarity", "groups", "folds")), ("split", "groups_sha256"),
+    *(("config", name) for name in _SPLIT), ("split", "groups_sha256"),
     ("dataset", "fingerprint"), ("weights", "sha256"), ("classes", ""),
 )  # fmt: skip
 #: The same for a fold that is finished, whose data are not read again.
 _SAME_FOLD = (
-    *(("config", name) for name in ("seed", "group_similarity", "groups", "folds", "fold")), ("split", "groups_sha256"),
+    *(("config", name) for name in (*_SPLIT, "fold")), ("split", "groups_sha256"),
     ("device", "device"), ("device", "precision"), ("device", "convolutions"), ("weights", "sha256"),
     ("dataset", "fingerprint"),
 )  # fmt: skip
 
 
 @blocks_given_back()  # so that the search for near-duplicates does not add to the memory of the frozen layers
-def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> Experiment:
+def prepare(study: Study, *, command: str = "", clock: Clock | None = None, expected: str | None = None) -> Experiment:
     """Check the inputs, open the data set, resolve device and weights, and write the records of the run.
 
     Writes study.json, index.csv, audit.json and baselines.csv.
@@ -57,9 +59,13 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> E
         The command to record as the way to repeat the run; by default a Python call.
     clock
         Receives the seconds of the steps.
+    expected
+        Fingerprint that the data set must have, if it is that of an earlier run.
 
     Raises
     ------
+    DataError
+        The data set cannot be used, or is not the expected one.
     RunError
         The folder holds another study, or cannot be written; nothing in it is changed.
     """
@@ -76,6 +82,11 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None) -> E
     dataset = open_split_dataset(
         str(study.data), study.split_options, cache=study.cache_folder, seed=study.seed, clock=clock
     )
+    if expected and (found := dataset.record()["fingerprint"]) != expected:
+        raise DataError(
+            f"--data {study.data} is not the data set of {study.run.root}: its fingerprint is {found}, not {expected}.",
+            cure="Name the data set that the run was trained with; `tumorlens data check` prints a fingerprint.",
+        )
     _log_dataset(study, dataset)
     experiment = Experiment(
         dataclasses.replace(study, on_epoch=None),  # which need not be picklable for the other processes
@@ -138,10 +149,34 @@ def _log_dataset(study: Study, dataset: SplitDataset) -> None:
         log.info(note)
     sizes = {split: dataset.assignment.split.count(split) for split in SPLITS}
     log.info(f"{sum(sizes.values()):,} images: " + ", ".join(f"{n:,} {split}" for split, n in sizes.items()) + ".")
+    for line in patients_lines(dataset):
+        log.info(line)
     if study.split and dataset.assignment.left_out:
         log.info(f"{dataset.assignment.left_out:,} image(s) left out, as {study.split} assigns them to no split.")
     if n := len(dataset.index.unreadable):
         log.info(f"{n} file(s) left out; {study.run.audit} lists the reasons.")
+
+
+def patients_lines(dataset: SplitDataset) -> list[str]:
+    """Where patients come from, and warnings if given splits part some."""
+    patients = dataset.assignment.patients
+    if patients is None:
+        return []
+    lines, count = patients.lines(), parted(dataset.rows)
+    if patients.joined_from != dataset.options.similarity:
+        level = f"from a similarity of {patients.joined_from:.6g} on" if patients.joined_from else "not at all"
+        lines.append(
+            f"WARNING: near-duplicates from a similarity of {dataset.options.similarity:g} on chain most patients of a "
+            f"class; they are joined to groups of patients {level}."
+        )
+    if count["test_shared"]:
+        lines.append(
+            f"WARNING: {count['test_shared']:,} of the {count['test']:,} patients in the test also have images in "
+            f"training or validation: {count['images']:,} test images. Accuracy is reported with and without them."
+        )
+    if count["validation_shared"]:
+        lines.append(f"WARNING: {count['validation_shared']:,} patient(s) have images in training and in validation.")
+    return lines
 
 
 def write_record(experiment: Experiment, dataset: SplitDataset, command: str) -> None:
@@ -176,7 +211,7 @@ def write_record(experiment: Experiment, dataset: SplitDataset, command: str) ->
         known = {c["name"]: c for c in (*earlier["configurations"], *record["configurations"])}
         record["configurations"] = list(known.values())
         record |= {key: earlier[key] for key in ("created", "timing", "peak_memory_gb")}
-    for fold in run.root.parent.glob("fold-*/study.json") if study.fold else ():
+    for fold in run.root.parent.glob("fold-*/study.json") if study.is_cv else ():
         other = Run(fold.parent)
         _check_same(other, other.read_study(), record, _SAME_IN_FOLDS)
     write_json(run.study, record)
@@ -198,6 +233,9 @@ def _check_same(run: Run, earlier: Json, record: Json, entries: Any) -> None:
 
 def _write_audit(run: Run, dataset: SplitDataset) -> None:
     """Write audit.json and baselines.csv. Label doubts stay in audit.json if all else in it is the same."""
+    if not dataset.assignment.split.count("test"):  # a final model: nothing is tested, so nothing can leak
+        write_json(run.audit, dataset.audit_record())
+        return
     thumbnails = dataset.index.thumbnails
     found = dataset.audit_record() | audit(dataset.assignment, dataset.options.similarity, thumbnails)
     earlier = read_json(run.audit) if run.audit.exists() else {}

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from tumorlens.core.errors import ConfigError
-from tumorlens.core.files import read_json
+from tumorlens.core.files import read_json, write_json
 from tumorlens.core.memory import gc_disabled, give_back_memory
 from tumorlens.core.progress import Clock, log
 from tumorlens.core.run_folder import Run
@@ -108,13 +108,28 @@ def _run_folds(study: Study, command: str, world: World) -> StudyResult:
     from tumorlens.study.prepare import is_finished
 
     for number in [study.fold] if study.fold else range(1, study.folds * study.repeats + 1):
-        fold = dataclasses.replace(study, fold=number, out=fold_folder(study.run.root, number))
+        fold = dataclasses.replace(study, fold=number, final_model=False, out=fold_folder(study.run.root, number))
         finished = world.run_on_rank0(is_finished, fold)
         log.info(f"Fold {number} of {study.folds * study.repeats}:{' finished.' if finished else ''}")
         if not finished:
             _run_one(fold, command, world)
         result = world.run_on_rank0(_pool_folds, study)
+    if study.final_model:
+        log.info("Final model:")
+        final = dataclasses.replace(study, out=study.run.final.root)
+        world.run_on_rank0(_describe_final, *_train(final, command, world), result)
     return result
+
+
+def _describe_final(experiment: Experiment, clock: Clock, folds: StudyResult) -> None:
+    """Write what is known of the final model: its validation metrics, and the test figures of the folds."""
+    run = experiment.run
+    for configuration in experiment.configurations:
+        experiment.evaluate(configuration)
+    figures = {name: found["pooled"] for name, found in (folds.cross_validation or {})["configurations"].items()}
+    write_json(run.study, run.read_study() | {"cross_validation": figures})
+    write_timing(run, clock)
+    log.info(f"Final model in {run.root}, trained on {len(experiment.subset('train')):,} images of all folds.")
 
 
 def _pool_folds(study: Study) -> StudyResult:

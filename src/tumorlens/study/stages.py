@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from tumorlens.core.environment import peak_memory_gb
-from tumorlens.core.errors import RunError
+from tumorlens.core.errors import DataError, RunError
 from tumorlens.core.files import Json, read_json, write_json
 from tumorlens.core.progress import Clock
 from tumorlens.core.run_folder import Run
@@ -23,8 +24,15 @@ def write_timing(run: Run, clock: Clock) -> None:
     write_json(run.study, run.read_study() | {"timing": timing, "peak_memory_gb": peak_memory_gb()})
 
 
-def evaluate_run(root: Path) -> Json:
+def evaluate_run(root: Path, data: str | None = None) -> Json:
     """Predict with all trained configurations of a run; writes predictions.csv and metrics.json.
+
+    Parameters
+    ----------
+    root
+        Folder of the run.
+    data
+        The data set if it was moved since the run: a folder, a zip, phantom or kaggle. It must be the same.
 
     Returns
     -------
@@ -34,18 +42,32 @@ def evaluate_run(root: Path) -> Json:
     Raises
     ------
     RunError
-        The folder holds no study or no trained configuration.
+        The folder holds no study or no trained configuration, or a checkpoint is not the one that was trained.
+    DataError
+        The data set is missing, or is another one.
     """
+    from tumorlens.data.fetch import named_path
     from tumorlens.study.prepare import prepare
 
-    record = Run(root).read_study()
-    experiment = prepare(Study.from_record(record["config"], root), command=record["command"])
-    listed = [Configuration.from_record(c) for c in experiment.run.read_study()["configurations"]]
-    trained = [c for c in listed if experiment.run.training(c.name).exists()]
+    run = Run(root.absolute())
+    record = run.read_study()
+    trained = [c for c in map(Configuration.from_record, record["configurations"]) if run.training(c.name).exists()]
     if not trained:
         raise RunError(
             f"{root} holds no trained configuration.", cure="Run `tumorlens train` with the same --out first."
         )
+    for configuration in trained:
+        run.checkpoint(configuration.name)
+    study = Study.from_record(record["config"], run.root)
+    places = [data] if data else [str(study.data), record["dataset"]["root"]]
+    there = [place for place in places if place in ("kaggle", "phantom") or Path(place).expanduser().exists()]
+    if not there and not data:
+        raise DataError(
+            f"The run's images are neither in {' nor in '.join(dict.fromkeys(places))}.",
+            cure=f"Name the data set: tumorlens evaluate {shlex.quote(str(root))} --data FOLDER",
+        )
+    study = dataclasses.replace(study, data=there[0] if there else str(named_path(str(data))))
+    experiment = prepare(study, command=record["command"], expected=record["dataset"]["fingerprint"])
     found = {c.name: experiment.evaluate(c, again=True) for c in trained}
     experiment.doubt_labels()
     return found
@@ -57,17 +79,21 @@ def compare_run(root: Path) -> Json:
     Raises
     ------
     RunError
-        The folder holds no study or no evaluated configuration.
+        The folder holds no study or no evaluated configuration, or a checkpoint is not the one that was trained, or not
+        the one that was evaluated.
     """
     from tumorlens.data.baselines import read_baselines
+    from tumorlens.data.patients import parted
     from tumorlens.evaluation.compare import compare
-    from tumorlens.evaluation.leakage import leakage, sentence
+    from tumorlens.evaluation.leakage import leakage, patients_opening, sentence
     from tumorlens.evaluation.summary import baseline_opening
 
     run = Run(root)
     record, names = run.read_study(), _evaluated(run)
     if not names:
         raise RunError(f"{root} holds no evaluated configuration.", cure=f"Run `tumorlens evaluate {root}` first.")
+    for name in names:
+        _check_measured(run, name)
     predictions = {name: read_predictions(run.predictions(name)) for name in names}
     rows = read_index(run.index)
     comparison = compare(
@@ -80,11 +106,29 @@ def compare_run(root: Path) -> Json:
     )
     comparison["leakage"] = leakage(rows, predictions, read_baselines(run.baselines))
     whole = "the official test" if record["split"]["test_source"] == "folder" else "all test images"
-    comparison["openings"] = baseline_opening(comparison["leakage"]["as_good"])
+    comparison["patients"] = parted(rows)
+    comparison["openings"] = [
+        *patients_opening(comparison["leakage"], comparison["patients"], names),
+        *baseline_opening(comparison["leakage"]["as_good"]),
+    ]
     sentences = [*comparison["openings"], comparison["verdict"], sentence(comparison["leakage"], names, whole)]
     comparison["verdict"] = " ".join(sentences)
     write_json(run.comparison, comparison)
     return comparison
+
+
+def _check_measured(run: Run, name: str) -> None:
+    """RunError unless a configuration's metrics are those of its checkpoint; a deleted checkpoint is no error."""
+    summary, metrics = read_json(run.training(name)), read_json(run.metrics(name))
+    if (run.folder(name) / summary["checkpoint"]).exists():
+        run.checkpoint(name)
+    measured = metrics.get("checkpoint_sha256")  # runs of older versions have none
+    if measured and measured != summary["checkpoint_sha256"]:
+        raise RunError(
+            f"{run.metrics(name)} was measured with a checkpoint of SHA-256 {measured}, "
+            f"{run.training(name)} records {summary['checkpoint_sha256']}.",
+            cure=f"Measure it again: tumorlens evaluate {shlex.quote(str(run.root))}",
+        )
 
 
 def published_for(record: Json, rows: Sequence[ImageRecord]) -> dict[str, float] | None:
@@ -92,8 +136,11 @@ def published_for(record: Json, rows: Sequence[ImageRecord]) -> dict[str, float]
     from tumorlens.data.datasheets import TESTING, published
 
     figures = published(record["dataset"]["sheet"])
-    official = record["split"].get("protocol", "official") == "official" and all(
-        (row.split == "test") == (row.part == TESTING) for row in rows
+    named = record["split"].get("patients") is not None  # which bind the validation split
+    official = (
+        not named
+        and record["split"].get("protocol", "official") == "official"
+        and all((row.split == "test") == (row.part == TESTING) for row in rows)
     )
     if not (figures and official and record["dataset"]["comparable_to_published"]):
         return None

@@ -31,6 +31,8 @@ from tumorlens.readers.pixels import Pixels
 # images hardly differ.
 STATISTICS_RANK, FEATURES_RANK, APPEARANCE_RANK = 800, 32, 8
 
+FEWEST = 20  # training images, and validation images
+
 # Shares of validation images over each threshold.
 REFUSED_SHARE = 0.0025
 OUT_OF_BOUNDS_SHARE = 0.005
@@ -90,8 +92,8 @@ def fit_uncertainty(classes: Sequence[str], validation: LabelledOutputs, train: 
     """
     y, z = np.asarray(validation.labels), np.asarray(validation.logits, np.float64)
     for name, n in (("validation", len(y)), ("Training", len(train.labels))):
-        if n < 20:
-            raise DataError(f"{n} {name} images are too few to fit on.", cure="Use 20 or more.")
+        if n < FEWEST:
+            raise DataError(f"{n} {name} images are too few to fit on.", cure=f"Use {FEWEST} or more.")
     temperature = fit_temperature(z, y)
     probabilities = softmax(z, temperature)
     nonconformity = scores(probabilities)[np.arange(len(y)), y]

@@ -8,6 +8,8 @@ const SUBSETS = [
   ["test", "Test images", "Images not used for training."],
   ["twin_free", "Without twins", "Test images without a near-duplicate (twin) among the training images."],
   ["below_0.95", "Least similar", "Test images whose nearest training image has a similarity below 0.95."],
+  ["other_patients", "Other patients", "Test images of patients who have no image in training or validation."],
+  ["cross_validation", "Cross-validation", "Held-out images of all folds, each classified by a model that was trained on other images."],
 ];
 
 /** Description of the test images, by their source. */
