@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import time
 
 import pytest
@@ -36,6 +37,20 @@ def test_a_wrong_method_names_the_right_ones(here, method, path, allowed):
     assert problem_of(answer) == (405, "method-not-allowed")
     assert answer.headers["allow"] == allowed
     assert answer.json()["cure"] == f"Use {allowed.replace(', ', ' or ')}."
+
+
+@pytest.mark.case(25)
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_link_relatively_so_that_they_work_behind_a_prefix(here, path):
+    content = here.get(path).text
+    scripts = [here.get(f"/{name}").text for name in ("docs.js", "api.js", "app.js", "dom.js")]
+    assert not [link for link in re.findall(r'(?:href|src)="([^"]*)"', content) if link.startswith("/") or ":" in link]
+    assert not [
+        link
+        for text in scripts
+        for link in re.findall(r'(?:from|fetch\(|send\() ?["`]([^"`]*)', text)
+        if link[0] == "/"
+    ]
 
 
 class TestOthers:

@@ -11,6 +11,7 @@ from phantom_files import write_dicom, write_nifti
 from PIL import Image
 from serve_model import png, problem_of, zipped
 
+pytestmark = pytest.mark.case(25)
 NAME = "Mueller_Anna"
 BASE64 = base64.b64encode(png()).decode()
 

@@ -164,6 +164,13 @@ class TestVolume:
         choose(page, file("brain.nii.gz", volume()))
         expect(page.locator(".verdict").first).to_contain_text("Whole volume: Meningioma")
 
+    def test_several_volumes_of_a_series_have_a_verdict_each(self, page):
+        choose(page, file("echoes.nii.gz", volume(2)))
+        for number in (1, 2):
+            expect(page.get_by_text(f"Volume {number} of 2: Meningioma")).to_be_visible()
+        expect(page.locator("#entries button").first).to_contain_text("24 slices, 2 volumes")
+        expect(page.get_by_text("Three neighbours decide.")).to_be_visible()  # as the service says
+
     def test_keys_and_chart_move_through_the_slices(self, page, server):
         slider = page.locator("#slice")
         assert slider.get_attribute("aria-valuetext").startswith("Slice 14 of 24: Meningioma")

@@ -63,9 +63,9 @@ def dicom(number: int) -> bytes:
     return bytes(128) + b"DICM" + bytes([number])
 
 
-def volume() -> bytes:
-    """What begins as a packed NIfTI file does."""
-    return gzip.compress(b"volume", mtime=0)
+def volume(n: int = 1) -> bytes:
+    """What begins as a packed NIfTI file does, with so many volumes."""
+    return gzip.compress(b"volume%d" % n, mtime=0)
 
 
 class Refusal(Exception):  # noqa: N818 - as the standard says "problem"
@@ -116,7 +116,8 @@ def volume_row() -> dict[str, Any]:
 def rows_of(data: bytes) -> list[dict[str, Any]]:
     """As the service answers for one file; Refusal where it has no picture."""
     if data.startswith(b"\x1f\x8b"):
-        return [*(slice_row(i, SLICES) for i in range(SLICES)), volume_row()]
+        volumes = int(gzip.decompress(data).removeprefix(b"volume") or b"1")
+        return [*(slice_row(i, SLICES) for i in range(SLICES)), *[volume_row()] * volumes]
     if data[128:132] == b"DICM":
         return [slice_row(data[132], 8)]
     if data.endswith(b"damaged"):

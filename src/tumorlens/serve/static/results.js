@@ -7,14 +7,14 @@ const LASTING = /^4(?!01|08|29)/; // errors that trying again does not change
 let made = 0;
 
 /**
- * A result: `rows` of its slices in order (one for a plain image), `whole` for the volume or null, `options` under
+ * A result: `rows` of its slices in order (one for a plain image), `wholes` for its volumes, `options` under
  * which it was made, `blobOf(row)` → the content behind a row, or null.
  */
 export function resultOf(name, rows, { options, model = "", blobOf = async () => null, again = null }) {
-  const whole = rows.find((row) => row.kind === "volume") ?? null;
+  const wholes = rows.filter((row) => row.kind === "volume"); // a DICOM series may hold several
   const slices = rows.filter((row) => row.kind !== "volume");
   if (slices.every((row) => Number.isInteger(row.slice))) slices.sort((a, b) => a.slice - b.slice);
-  const result = { id: ++made, name, rows: slices, whole, options, model, at: new Date(), blobOf, again, pictures: new Map() };
+  const result = { id: ++made, name, rows: slices, wholes, options, model, at: new Date(), blobOf, again, pictures: new Map() };
   for (const row of slices) if (row.image) keep(result, row, row.class, row);
   return result;
 }
@@ -30,11 +30,11 @@ export function failureOf(name, problem, options, again) {
 }
 
 /** The row that represents a result in lists. */
-export const chief = (result) => result.whole ?? result.rows[0];
+export const chief = (result) => result.wholes[0] ?? result.rows[0];
 
 /** The slice to show first: the most probable one of the volume's class, else the middle. */
 export function firstSlice(result) {
-  const called = result.whole?.class;
+  const called = result.wholes[0]?.class;
   const p = (row) => (called && row.class === called && row.verdict === "ok" ? row.probabilities[called] : 0);
   const best = result.rows.reduce((a, b) => (p(b) > p(a) ? b : a));
   return p(best) ? result.rows.indexOf(best) : Math.floor((result.rows.length - 1) / 2);

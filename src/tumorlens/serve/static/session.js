@@ -34,7 +34,8 @@ export function list(open, chosen = current) {
 function entry(result, open) {
   const row = chief(result);
   const image = thumbnail(result);
-  const slices = result.rows.length > 1 ? `, ${count(result.rows.length)} slices` : "";
+  const volumes = result.wholes.length > 1 ? `, ${count(result.wholes.length)} volumes` : "";
+  const slices = result.rows.length > 1 ? `, ${count(result.rows.length)} slices${volumes}` : "";
   return make("li", {}, make("button", {
     type: "button", "data-id": result.id, "aria-current": result === current ? "true" : null, onclick: () => open(result),
   },

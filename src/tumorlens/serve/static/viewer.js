@@ -15,7 +15,7 @@ let serial = 0; // in ids that labels refer to
 export function show(result, classes, pictured) {
   byId("intro").hidden = true;
   byId("result-title").textContent = result.name;
-  const parts = result.rows.length > 1 || result.whole ? several(result, classes, pictured) : one(result, classes, pictured);
+  const parts = result.rows.length > 1 || result.wholes.length ? several(result, classes, pictured) : one(result, classes, pictured);
   byId("prediction").replaceChildren(...parts);
   byId("prediction").hidden = false;
 }
@@ -39,7 +39,7 @@ function one(result, classes, pictured) {
 }
 
 function several(result, classes, pictured) {
-  const { rows, whole } = result;
+  const { rows, wholes } = result;
   const slice = sliceView(result, classes, pictured);
   const sliceVerdict = make("div");
   const choose = (i) => {
@@ -58,8 +58,8 @@ function several(result, classes, pictured) {
   });
   const chart = chartOf(rows, classes, choose);
   const parts = [
-    whole && verdict(whole, result),
-    whole && make("p", { class: "quiet small" }, volumeRule),
+    ...wholes.map((whole) => verdict(whole, result)),
+    wholes.length > 0 && make("p", { class: "quiet small" }, volumeRule),
     make("h3", {}, "Probability by slice"),
     chart,
     make("div", { class: "slider" }, make("label", { for: "slice" }, "Slice"), slider, place),
@@ -71,10 +71,15 @@ function several(result, classes, pictured) {
 
 const number = (row, i) => (Number.isInteger(row.slice) ? row.slice + 1 : i + 1);
 
+/** "Whole volume", or "Volume 2 of 3". */
+function wholeOf(row, { wholes }) {
+  return wholes.length > 1 ? `Volume ${wholes.indexOf(row) + 1} of ${wholes.length}` : "Whole volume";
+}
+
 function verdict(row, result, small = false) {
   const { state, head, text, cure } = verdictWords(row, result.options.coverage);
   return make("div", { class: `verdict ${state}${small ? " small" : ""}` }, mark(state),
-    make("div", {}, make("p", { class: "head" }, small || row.kind !== "volume" ? head : `Whole volume: ${head}`),
+    make("div", {}, make("p", { class: "head" }, small || row.kind !== "volume" ? head : `${wholeOf(row, result)}: ${head}`),
       make("p", {}, text), cure ? make("p", {}, make("strong", {}, "What to do: "), cure) : null,
       state === "error" || small ? null : make("p", { class: "research" }, "For research, not for diagnosis.")));
 }
