@@ -67,6 +67,7 @@ def no_home(path: Path) -> Path:
     raise RuntimeError("Could not determine home directory.")
 
 
+@pytest.mark.case(23)
 @pytest.mark.skipif(sys.platform == "darwin", reason="caches lie in Library there")
 @pytest.mark.parametrize("xdg", [None, "", "relative/folder"])
 def test_a_variable_that_names_no_absolute_folder_counts_as_unset(
@@ -79,6 +80,7 @@ def test_a_variable_that_names_no_absolute_folder_counts_as_unset(
     assert cache_dir() == tmp_path / ".cache" / "tumorlens"
 
 
+@pytest.mark.case(23)
 def test_home_is_looked_up_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "expanduser", no_home)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -93,6 +95,7 @@ def test_home_is_looked_up_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatc
     assert cache_dir() == tmp_path / "tumorlens"
 
 
+@pytest.mark.case(23)
 def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

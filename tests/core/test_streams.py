@@ -20,6 +20,7 @@ def with_closed(streams: str, *command: str | Path) -> subprocess.CompletedProce
     return subprocess.run(closing, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.case(22)
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_every_command_does_its_work(tmp_path: Path, small_folder: Path, streams: str) -> None:
     (tmp_path / "a.png").write_bytes(seeds.raster("PNG"))
@@ -38,6 +39,7 @@ def test_every_command_does_its_work(tmp_path: Path, small_folder: Path, streams
     assert list((tmp_path / "cache").iterdir())
 
 
+@pytest.mark.case(22)
 def test_no_message_is_written_into_a_file(tmp_path: Path) -> None:
     code = (
         "import os, sys; from tumorlens.core.streams import replace_closed_streams; replace_closed_streams();"

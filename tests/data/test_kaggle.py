@@ -298,6 +298,7 @@ def test_kagglehub_not_installed(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "tumorlens[study]" in error.value.cure
 
 
+@pytest.mark.case(23)
 def test_without_a_home_folder_the_error_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home(path: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")

@@ -33,6 +33,7 @@ def scaled(values: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
     return np.rint(np.clip((values - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_a_hot_pixel_does_not_blacken_a_16_bit_picture(kind: str) -> None:
     hot = DEEP.copy()
@@ -41,6 +42,7 @@ def test_a_hot_pixel_does_not_blacken_a_16_bit_picture(kind: str) -> None:
     assert pixels(seeds.raster(kind, hot)).mean() > 80
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize("dtype", ["u2", ">u2", "i4", "f4"])
 def test_every_deep_grey_is_scaled_by_percentiles(dtype: str) -> None:
     deep = DEEP.astype(dtype)
@@ -49,6 +51,7 @@ def test_every_deep_grey_is_scaled_by_percentiles(dtype: str) -> None:
     assert pixels(seeds.raster("TIFF", constant)).max() == 0
 
 
+@pytest.mark.case(21)
 def test_values_that_are_no_numbers_are_black_and_set_no_contrast() -> None:
     deep = DEEP.astype(np.float32)
     deep[:3], deep[3:6], deep[6:9] = np.nan, np.inf, -np.inf
@@ -58,6 +61,7 @@ def test_values_that_are_no_numbers_are_black_and_set_no_contrast() -> None:
     assert "no numbers" in reason(read_bytes(seeds.raster("TIFF", nothing), "x"))
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize("hot", [False, True])
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("kind", ["PNG", "<", ">", "< planar", "> planar", "< packed", "> packed"])
@@ -75,6 +79,7 @@ def test_colours_of_16_bits_keep_them(kind: str, alpha: bool, hot: bool) -> None
     assert np.array_equal(pixels(content), wanted(expected))
 
 
+@pytest.mark.case(21)
 def test_grey_with_alpha_and_a_transparent_value_of_16_bits() -> None:
     expected = scaled(DEEP, seen=DEEP[30:])
     expected[:30] = 0
@@ -87,11 +92,12 @@ def test_grey_with_alpha_and_a_transparent_value_of_16_bits() -> None:
         assert np.array_equal(pixels(png16(stored, clear)), wanted(expected.squeeze()))
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.case(21)
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [*(("PNG", mode) for mode in ("RGBA", "LA", "P", "L", "RGB")), ("WEBP", "RGBA"), ("TIFF", "RGBA"), ("TIFF", "LA")],
+)
 def test_what_is_transparent_lies_on_black(kind: str, mode: str) -> None:
-    if kind != "PNG" and mode not in ("RGBA", "LA"):
-        pytest.skip("only PNG has a transparent colour")
     picture = np.where(np.indices((60, 60))[0] < 20, 255, 90).astype(np.uint8)  # white where it is transparent
     opacity = np.where(picture == 255, 0, 255).astype(np.uint8)
     options = {}
@@ -106,6 +112,7 @@ def test_what_is_transparent_lies_on_black(kind: str, mode: str) -> None:
     assert np.array_equal(pixels(file.getvalue()), wanted(np.where(opacity == 0, 0, 90).astype(np.uint8)))
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_an_opacity_of_nowhere_counts_as_unused(dtype: type) -> None:
     rgb = RGB.astype(dtype)
@@ -114,6 +121,7 @@ def test_an_opacity_of_nowhere_counts_as_unused(dtype: type) -> None:
     assert np.array_equal(pixels(content), wanted(rgb if dtype == np.uint8 else scaled(RGB)))
 
 
+@pytest.mark.case(21)
 def test_half_transparent_is_half_as_bright() -> None:
     half = np.dstack([np.full((40, 40, 3), 200, np.uint8), np.full((40, 40), 128, np.uint8)])
     assert set(np.unique(pixels(seeds.raster("PNG", half)))) == {100}

@@ -50,6 +50,7 @@ def pixels(content: bytes) -> np.ndarray:
     return only(read_bytes(content, "x")).pixels
 
 
+@pytest.mark.case(3)
 @pytest.mark.parametrize("value", range(1, 9))
 @pytest.mark.parametrize(
     ("kind", "options"),
@@ -71,6 +72,7 @@ def test_orientation_is_applied_once(tmp_path: Path, kind: str, options: dict[st
     assert np.array_equal(pixels(stored.getvalue())[..., 0], wanted)
 
 
+@pytest.mark.case(3)
 @pytest.mark.parametrize("sign", "<>")
 @pytest.mark.parametrize("kind", "BHI")
 def test_orientation_is_read_whatever_its_type(kind: str, sign: str) -> None:
@@ -81,6 +83,7 @@ def test_orientation_is_read_whatever_its_type(kind: str, sign: str) -> None:
     assert np.array_equal(pixels(jpeg_with((0xE1, EXIF + block))), pixels(JPEG)[::-1, ::-1])
 
 
+@pytest.mark.case(3)
 @pytest.mark.parametrize(
     "block",
     [
@@ -99,6 +102,7 @@ def test_a_broken_exif_block_counts_as_none(block: bytes) -> None:
 BOMB = zlib.compress(bytes(64 << 20), 9)  # 64 kB of 64 MB
 
 
+@pytest.mark.case(14)
 @pytest.mark.parametrize("at", [33, -12], ids=["before", "after"])
 @pytest.mark.parametrize(
     "chunks",
@@ -133,6 +137,7 @@ def test_a_png_of_too_many_chunks_is_refused() -> None:
     assert "over 100,000 chunks" in reason(read_bytes(png_with(chunk(b"tEXt", b"") * 100_001), "x"))
 
 
+@pytest.mark.case(14)
 @pytest.mark.parametrize(
     "segments",
     [

@@ -110,6 +110,7 @@ def test_sform_comes_before_qform_and_a_missing_orientation_is_reported() -> Non
     assert "not recorded" in str(neither.metadata["orientation"])
 
 
+@pytest.mark.case(18)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -124,6 +125,7 @@ def test_damaged_orientation_fields_are_repaired_as_nibabel_does(fields: dict[st
     assert np.array_equal(slices(read_bytes(content, "x"))[3].pixels, expected("axial", 3))
 
 
+@pytest.mark.case(17)
 def test_the_pictures_of_the_chosen_plane_must_be_large_enough() -> None:
     stored = np.zeros((32, 5, 24), np.int16)  # five coronal slices, reoriented to RAS
     assert len(slices(read_bytes(nifti(stored), "x", plane="coronal"))) == 5
@@ -135,6 +137,7 @@ def test_the_pictures_of_the_chosen_plane_must_be_large_enough() -> None:
     assert next(iter(read_bytes(nifti(few), "x"))).cure == "Leave it out."  # type: ignore[union-attr]
 
 
+@pytest.mark.case(17)
 @pytest.mark.parametrize(
     ("sizes", "kept"),
     [

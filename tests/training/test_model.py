@@ -118,6 +118,7 @@ def test_another_file_in_the_official_ones_place_is_refused(tmp_path: Path, monk
     assert "Delete it" in caught.value.cure
 
 
+@pytest.mark.case(23)
 @pytest.mark.parametrize("xdg", ["", "relative"])
 def test_weights_go_to_the_users_cache_if_a_variable_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xdg: str
