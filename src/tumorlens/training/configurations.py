@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,6 +25,10 @@ from tumorlens.training.architecture import BOUNDARIES, STAGES
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SOLVERS = ("gradient", "lbfgs")
+#: The types of TOML values that a field of each type accepts.
+_TOML: dict[Any, tuple[type, ...]] = {
+    str: (str,), bool: (bool,), float: (int, float), int: (int,), int | None: (int,), tuple[str, ...]: (list,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,27 +85,32 @@ class Configuration:
                 cure=f'Choose from {", ".join(STAGES)}, or say learns = ["all"].',
             )
         object.__setattr__(self, "learns", tuple(stage for stage in STAGES if stage in self.learns))
-        _choose(where, "optimizer", self.optimizer, OPTIMIZERS)
-        _choose(where, "head_solver", self.head_solver, SOLVERS)
-        if self.head_solver == "lbfgs" and self.learns != ("fc",):
-            raise ConfigError(
-                f"{where}: head_solver = 'lbfgs' solves the head alone, but learns = {list(self.learns)}.",
-                cure='Use learns = ["fc"], or head_solver = "gradient".',
-            )
-        if self.refit and self.head_solver != "lbfgs":
-            raise ConfigError(
-                f"{where}: refit needs head_solver = 'lbfgs': epochs cannot be chosen without validation images.",
-                cure="Leave refit out.",
-            )
-        _positive(where, "learning_rate", self.learning_rate)
-        for field in ("batch_size", "max_epochs", "patience"):
-            _positive(where, field, getattr(self, field))
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ConfigError(f"{where}: weight_decay = {self.weight_decay} is negative.", cure="Use 0 or more.")
+        numbers = ("learning_rate", "batch_size", "max_epochs", "patience")
+        choices = (("optimizer", OPTIMIZERS), ("head_solver", SOLVERS))
+        lbfgs = self.head_solver == "lbfgs"
+        for wrong, what, cure in (
+            *(
+                (getattr(self, f) not in known, f"{f} = {getattr(self, f)!r} is unknown.",
+                 f"Choose from {', '.join(known)}.") for f, known in choices
+            ),
+            (lbfgs and self.learns != ("fc",),
+             f"head_solver = 'lbfgs' solves the head alone, but learns = {list(self.learns)}.",
+             'Use learns = ["fc"], or head_solver = "gradient".'),
+            (self.refit and not lbfgs,
+             "refit needs head_solver = 'lbfgs': epochs cannot be chosen without validation images.",
+             "Leave refit out."),
+            *(
+                (not 0 < getattr(self, f) < inf, f"{f} = {getattr(self, f)} is not a positive number.",
+                 "Use a number above 0.") for f in numbers
+            ),
+            (not 0 <= self.weight_decay < inf, f"weight_decay = {self.weight_decay} is negative.", "Use 0 or more."),
+            (self.batch_size == 1 and self.learns != ("fc",),
+             "BatchNorm cannot learn from batches of 1.", "Use batch_size = 2 or more."),
+        ):  # fmt: skip
+            if wrong:
+                raise ConfigError(f"{where}: {what}", cure=cure)
         if self.seed is not None:
             check_seed(self.seed, f"{where}: seed =")
-        if self.batch_size == 1 and any(stage != "fc" for stage in self.learns):
-            raise ConfigError(f"{where}: BatchNorm cannot learn from batches of 1.", cure="Use batch_size = 2 or more.")
 
     @property
     def checkpoint(self) -> str:
@@ -118,16 +128,6 @@ def check_seed(seed: int, name: str = "--seed") -> None:
     """Raise a ConfigError unless `seed` is valid for both NumPy and PyTorch."""
     if not 0 <= seed < 2**31:
         raise ConfigError(f"{name} {seed} is out of range.", cure="Use 0 to 2147483647.")
-
-
-def _choose(where: str, field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{where}: {field} = {value!r} is unknown.", cure=f"Choose from {', '.join(choices)}.")
-
-
-def _positive(where: str, field: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"{where}: {field} = {value} is not a positive number.", cure="Use a number above 0.")
 
 
 INITIAL = Configuration("initial", ("fc",), learning_rate=1e-3)
@@ -176,15 +176,7 @@ def _from_table(table: dict[str, Any], path: Path) -> Configuration:
                 f"--config {path}: configuration {name!r} has an unknown key {key!r}.",
                 cure=f"Known keys: {', '.join(types)}.",
             )
-        if key == "learns":
-            right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        elif types[key] is float:
-            right = isinstance(value, int | float) and not isinstance(value, bool)
-        elif types[key] in (str, bool):
-            right = isinstance(value, types[key])
-        else:
-            right = isinstance(value, int) and not isinstance(value, bool)
-        if not right:
+        if type(value) not in _TOML[types[key]] or (key == "learns" and not all(type(item) is str for item in value)):
             raise ConfigError(
                 f"--config {path}: configuration {name!r} has {key} = {value!r} of the wrong type.",
                 cure="Strings stand in quotes, layers in a list of strings, numbers bare.",

@@ -52,10 +52,6 @@ def _cpu_name() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def _mps_free_memory() -> int:
-    return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-
-
 #: PyTorch names ROCm devices `cuda`.
 BACKENDS = {
     "cuda": Backend(
@@ -64,7 +60,8 @@ BACKENDS = {
     ),
     "mps": Backend(
         "an Apple GPU", torch.backends.mps.is_available, lambda: torch.backends.mps.is_macos_or_newer(14, 0),
-        lambda: f"Apple GPU of {platform.machine()}", _mps_free_memory,
+        lambda: f"Apple GPU of {platform.machine()}", 
+        lambda: torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory(),
     ),
     "xpu": Backend(
         "an Intel GPU", torch.xpu.is_available, torch.xpu.is_bf16_supported, torch.xpu.get_device_name,
@@ -212,6 +209,6 @@ def deterministic() -> Iterator[None]:
 
     A `torch.backends.fp32_precision` set by the user takes precedence. Devices without cuDNN are not affected.
     """
-    enabled = torch.backends.cudnn.enabled
-    with torch.backends.cudnn.flags(enabled=enabled, benchmark=False, deterministic=True, allow_tf32=False):
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
         yield

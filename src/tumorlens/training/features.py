@@ -12,9 +12,10 @@ import copy
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet
 
 from tumorlens.core.errors import DataError, ImageError, RunError
+from tumorlens.core.files import disk_error, locked
 from tumorlens.core.progress import Bar, log
 from tumorlens.data.index import ImageRecord
 from tumorlens.readers.pixels import (
@@ -176,14 +178,16 @@ def extract_features(
     unique = {row.sha256: row.path for row in sorted(rows, key=lambda row: (row.sha256, row.path))}
     row_of = {sha256: i for i, sha256 in enumerate(unique)}
     files = {b: CacheFile.of(model, b, unique, cache, compute) for b in boundaries}
-    missing = {b: file for b, file in files.items() if not file.complete}
     computed = 0
     with ExitStack() as held:  # if two studies wrote a cache at once, it would be corrupt: the second waits
-        for file in sorted(missing.values(), key=lambda file: file.path):
-            held.enter_context(file.locked())
-        missing = {b: file for b, file in missing.items() if not file.refreshed()}
-        if missing:
-            computed = _compute(model, missing, list(unique.items()), root, compute, batch_size)
+        unfinished = sorted((file for file in files.values() if file.done < file.n), key=lambda file: file.path)
+        try:
+            for file in unfinished:
+                held.enter_context(locked(file.path.with_suffix(".lock")))
+            if missing := {file.boundary: file for file in unfinished if file.refresh().done < file.n}:
+                computed = _compute(model, missing, list(unique.values()), root, compute, batch_size)
+        except OSError as error:
+            raise disk_error(error, unfinished[0].path) from None
     return {
         b: CachedFeatures(b, f.path, f.offset, f.dtype, row_of, round(f.seconds, 2)) for b, f in files.items()
     }, computed
@@ -192,7 +196,7 @@ def extract_features(
 def _compute(
     model: ResNet,
     files: dict[str, CacheFile],
-    images: Sequence[tuple[str, str]],
+    paths: Sequence[str],
     root: Path,
     compute: Compute,
     batch_size: int,
@@ -200,25 +204,22 @@ def _compute(
     """Compute the images that are missing in any of the files, in one pass; return their number."""
     for file in files.values():
         file.start()
-    first = min(file.done for file in files.values())
+    first = done = min(file.done for file in files.values())
     boundaries = sorted(files, key=list(SHAPES).index)
     network = _Network(_folded(model, boundaries[-1], compute.device), boundaries, compute, batch_size)
     title = "Decoding images" if boundaries == ["image"] else "Frozen layers, once per image"
-    with Bar(title, len(images) - first) as bar:
-        since, began = 0, time.perf_counter()
-        for at, found in _found_batches(network, [path for _, path in images], first, root):
+    with Bar(title, len(paths) - first) as bar:
+        began = time.perf_counter()
+        for i, found in enumerate(_found_batches(network, paths[first:], root), start=1):
             for boundary, values in found.items():
-                files[boundary].append(at, values)
-            done = at + len(found[boundaries[0]])
-            bar.advance(len(found[boundaries[0]]))
-            since += 1
-            if since == _SAVE_EVERY:
+                files[boundary].append(done, values)
+            done += len(values)
+            bar.advance(len(values))
+            if i % _SAVE_EVERY == 0 or done == len(paths):
                 for file in files.values():
                     file.note_done(done, time.perf_counter() - began)
-                since, began = 0, time.perf_counter()
-    for file in files.values():
-        file.note_done(len(images), time.perf_counter() - began)
-    return len(images) - first
+                began = time.perf_counter()
+    return len(paths) - first
 
 
 def _folded(model: ResNet, stop: str, device: torch.device) -> ResNet:
@@ -267,9 +268,7 @@ class _Network:
 
 def _smaller(batch_size: int, error: BaseException) -> int:
     """Halve the batch size after an out-of-memory error; raise any other error again."""
-    text = str(error).lower()
-    is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in text
-    if not is_memory:
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "memory" not in str(error).lower():
         raise error
     if batch_size == 1:
         raise RunError("Memory does not suffice for a single image.", cure="Close other programs, or use --device cpu.")
@@ -299,10 +298,8 @@ def _forward_all(
     return found
 
 
-def _found_batches(
-    network: _Network, paths: Sequence[str], first: int, root: Path
-) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
-    """Yield the index of the first image and the activations of each batch, in order.
+def _found_batches(network: _Network, paths: Sequence[str], root: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yield the activations of each batch, in order.
 
     On the CPU, each core decodes and computes its own small batches, which fit in its cache; if several cores shared a
     batch, they would wait for each other. On a GPU, threads decode images ahead.
@@ -320,15 +317,13 @@ def _found_batches(
         suppress_warnings(),
         ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1 if on_cpu else threads)) as pool,
     ):
-        ahead: deque[tuple[int, Future[Any]]] = deque()
+        jobs = (pool.submit(work, start) for start in range(0, len(paths), size))
+        ahead = deque(islice(jobs, 2 * workers + 1))
         try:
-            for start in range(first, len(paths), size):
-                ahead.append((start, pool.submit(work, start)))
-                if len(ahead) > 2 * workers:
-                    at, future = ahead.popleft()
-                    yield at, future.result() if on_cpu else network.run(future.result())
-            for at, future in ahead:
-                yield at, future.result() if on_cpu else network.run(future.result())
+            while ahead:
+                found = ahead.popleft().result()
+                yield found if on_cpu else network.run(found)
+                ahead.extend(islice(jobs, 1))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(threads)

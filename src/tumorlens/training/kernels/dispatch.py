@@ -67,14 +67,11 @@ class _Strided(torch.autograd.Function):
 
 def _of_weight(x: Tensor, gradient: Tensor, side: int, stride: int, padding: int) -> Tensor:
     """Return the gradient of a weight [k, c, side, side], given that of the output [n, k, down, across]."""
-    from tumorlens.training.kernels.jit import array, run
-    from tumorlens.training.kernels.winograd_loops import windows
-
-    (n, c, h, w), (k, down, across) = x.shape, gradient.shape[1:]
+    c, k = x.shape[1], gradient.shape[1]
     flat = gradient.permute(0, 2, 3, 1).reshape(-1, k)  # (n · down · across, k)
-    seen = x.new_empty(len(flat), side * side * c)
-    read, written = array(x.permute(0, 2, 3, 1).contiguous()), array(seen)
-    run(windows(read.dtype), n * down, read, written, n, h, w, c, padding, stride, down, across, side)
+    padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))  # (n, h, w, c)
+    windows = padded.unfold(1, side, stride).unfold(2, side, stride)  # (n, down, across, c, side, side)
+    seen = windows.permute(0, 1, 2, 4, 5, 3).reshape(len(flat), side * side * c)
     if x.dtype == torch.bfloat16:  # gives the memory layout of the weight
         return (flat.T @ seen).view(k, side, side, c).permute(0, 3, 1, 2)
     return (seen.T @ flat).view(side, side, c, k).permute(3, 2, 0, 1)

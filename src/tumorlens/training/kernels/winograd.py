@@ -105,24 +105,17 @@ def _of_filters(cut: Tiling) -> Tiling:
     return Tiling(cut.out, 1, 1, 1, 1)
 
 
-@dataclass(frozen=True)
-class _Transforms:
-    """Transforms for tiles of side m and m - 1, and their adjoints; each float32 [2, ., .], the longer tile first."""
-
-    b: npt.NDArray[np.float32]
-    g: npt.NDArray[np.float32]
-    a: npt.NDArray[np.float32]
-    b_back: npt.NDArray[np.float32]
-    g_back: npt.NDArray[np.float32]
-    a_back: npt.NDArray[np.float32]
-
-
 @lru_cache
-def _transforms(out: int) -> _Transforms:
+def _transforms(out: int) -> dict[str, npt.NDArray[np.float32]]:
+    """Return transforms for tiles of side m and m - 1, and their adjoints (`_back`).
+
+    Each is float32 [2, ., .], the longer tile first.
+    """
     b, g, a = of_an_axis(out)
     shorter_b, shorter_a = of_a_shorter_tile(out)
-    there = [np.stack(pair).astype(np.float32) for pair in ((b, shorter_b), (g, g), (a, shorter_a))]
-    return _Transforms(*there, *(np.ascontiguousarray(pair.transpose(0, 2, 1)) for pair in there))
+    pairs = {"b": (b, shorter_b), "g": (g, g), "a": (a, shorter_a)}
+    there = {name: np.stack(pair).astype(np.float32) for name, pair in pairs.items()}
+    return there | {f"{name}_back": np.ascontiguousarray(pair.transpose(0, 2, 1)) for name, pair in there.items()}
 
 
 class _Convolution(torch.autograd.Function):
@@ -131,14 +124,14 @@ class _Convolution(torch.autograd.Function):
         (n, c, h, w), k = x.shape, weight.shape[0]
         cut = tiling(h, w, x.dtype)
         matrices = _transforms(cut.out)
-        d = _to_points(matrices.b, x, 1, cut, x.dtype)
-        g = _to_points(matrices.g, weight, 0, _of_filters(cut), x.dtype)
+        d = _to_points(matrices["b"], x, 1, cut, x.dtype)
+        g = _to_points(matrices["g"], weight, 0, _of_filters(cut), x.dtype)
         products = x.new_empty(len(d), k)
         for tiles, filters, found in _grouped(cut, n, d, g.view(-1, k, c), products):
             torch.bmm(tiles, filters.transpose(1, 2), out=found)
         ctx.save_for_backward(d, g)
         ctx.cut, ctx.x, ctx.weight_kind = cut, x.shape, weight.dtype
-        return _from_points(matrices.a, products, 0, cut, x.new_empty(n, h, w, k))
+        return _from_points(matrices["a"], products, 0, cut, x.new_empty(n, h, w, k))
 
     @staticmethod
     @once_differentiable  # autograd cannot trace the compiled loops
@@ -147,19 +140,19 @@ class _Convolution(torch.autograd.Function):
         d, g = ctx.saved_tensors
         cut, (n, c, h, w), k = ctx.cut, ctx.x, gradient.shape[1]
         matrices = _transforms(cut.out)
-        products = _to_points(matrices.a_back, gradient, 0, cut, d.dtype)
+        products = _to_points(matrices["a_back"], gradient, 0, cut, d.dtype)
         of_x = of_weight = None
         if ctx.needs_input_grad[1]:
             of_g = torch.empty_like(g)
             for tiles, found, of_y in _grouped(cut, n, d, of_g.view(-1, k, c), products):
                 torch.bmm(of_y.transpose(1, 2), tiles, out=found)
             of_weight = g.new_empty(k, 3, 3, c, dtype=ctx.weight_kind)
-            of_weight = _from_points(matrices.g_back, of_g, 0, _of_filters(cut), of_weight, past=True)
+            of_weight = _from_points(matrices["g_back"], of_g, 0, _of_filters(cut), of_weight, past=True)
         if ctx.needs_input_grad[0]:
             of_d = torch.empty_like(d)
             for found, filters, of_y in _grouped(cut, n, of_d, g.view(-1, k, c), products):
                 torch.bmm(of_y, filters, out=found)
-            of_x = _from_points(matrices.b_back, of_d, 1, cut, d.new_empty(n, h, w, c))
+            of_x = _from_points(matrices["b_back"], of_d, 1, cut, d.new_empty(n, h, w, c))
         return of_x, of_weight
 
 

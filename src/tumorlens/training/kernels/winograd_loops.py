@@ -1,4 +1,4 @@
-"""Compiled loops for convolutions: Winograd's transforms of activations and weights to points and back, and windows.
+"""Compiled loops for convolutions: Winograd's transforms of activations and weights to points and back.
 
 Every value of a tile is used once, so a transform is limited by memory bandwidth. PyTorch would copy the tiles out,
 multiply them by a matrix and copy the result to its place. Here each tile is read, transformed along both axes in the
@@ -44,40 +44,6 @@ def _runs(last: int, n: int, down: int, long_down: int, across: int, long_across
     of_row = last * last * shared
     of_column = of_row + last * n * long_down * across
     return shared, of_row, of_column, of_column + last * n * down * long_across
-
-
-@lru_cache
-def windows(stored: Any) -> Any:
-    """Return the loop for jobs `x, found, n, h, w, c, padding, step, down, across, side` that extracts sliding windows.
-
-    A side×side window slides over the zero-padded `x` [n, h, w, c] in steps of `step`, starting `padding` before it.
-    The loop writes `found` [n, down, across, side, side, c]. A task is one row of windows of an image.
-    """
-
-    @compiled("windows", stored)
-    def loop(address: Any) -> None:
-        job = carray(address, (13,), np.int64)
-        n, h, w, c, padding, step = job[4], job[5], job[6], job[7], job[8], job[9]
-        down, across, side = job[10], job[11], job[12]
-        x = carray(pointer(job[2]), (n, h, w, c), stored)
-        found = carray(pointer(job[3]), (n * down, across, side, side, c), stored)
-        while True:
-            t = next_task(job)
-            if t >= job[1]:
-                break
-            i, top = t // down, t % down * step - padding
-            for q in range(across):
-                left = q * step - padding
-                for y in range(side):
-                    for z in range(side):
-                        if 0 <= top + y < h and 0 <= left + z < w:
-                            for k in range(c):
-                                found[t, q, y, z, k] = x[i, top + y, left + z, k]
-                        else:
-                            for k in range(c):
-                                found[t, q, y, z, k] = 0
-
-    return loop
 
 
 @lru_cache
