@@ -36,15 +36,15 @@ def test_auto_is_bf16_where_the_processor_has_it(native: bool, monkeypatch: pyte
     assert found["auto", "bf16"][0] == torch.bfloat16
 
 
-@pytest.mark.parametrize(("cores", "said", "threads"), [(1, None, 1), (8, None, 2), (1, "2", 2)])
+@pytest.mark.parametrize(("cores", "variable", "threads"), [(1, None, 1), (8, None, 2), (1, "2", 2)])
 def test_pytorch_computes_on_the_cores_that_there_are(
-    cores: int, said: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+    cores: int, variable: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two threads before; a container may have a share of one core, and OMP_NUM_THREADS may want them all the same."""
     monkeypatch.setattr(devices, "usable_cores", lambda: cores)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if said:
-        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 class Graph:
-    """Carries the recorded step out anew; the first time its recording has done it, which on CUDA does nothing."""
+    """Takes the recorded step again; the first time, recording has taken it already, which on CUDA does nothing."""
 
     def __init__(self) -> None:
         self.step: Any = None

@@ -60,7 +60,7 @@ class Configuration:
 
     Validation figures of such a head are training figures."""
     seed: int | None = None
-    """Seed of head and batch order; the study's where absent."""
+    """Seed of head and batch order; by default the study's."""
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Configuration:
@@ -203,7 +203,7 @@ def check_order(configurations: tuple[Configuration, ...]) -> None:
     for configuration in configurations:
         if configuration.start in refits:
             raise ConfigError(
-                f"Configuration {configuration.name!r} starts from {configuration.start!r}, which learned from the "
+                f"Configuration {configuration.name!r} starts from {configuration.start!r}, which was trained on the "
                 "validation images: they could not choose its epoch.",
                 cure="Start from another one.",
             )
