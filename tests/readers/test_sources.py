@@ -88,7 +88,7 @@ def test_what_lies_beside_pictures_is_skipped_and_counted(
     assert {name for name, one in found.items() if isinstance(one, Unreadable)} == set(ERRORS)
     logged = capsys.readouterr().err.splitlines()
     assert len(logged) == 1
-    assert logged[0].startswith(f"Skipped {len(COMPANIONS)} files that are no pictures: ")
+    assert logged[0].startswith(f"Skipped {len(COMPANIONS)} files that are not pictures: ")
     assert count_inputs([str(top)]) == len(PICTURES | ERRORS) + (len(COMPANIONS) - 4 if kind == "zip" else 0)
 
 

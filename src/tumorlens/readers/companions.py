@@ -38,7 +38,7 @@ class Skipped:
     def report(self) -> None:
         """One line in the log, if there are any."""
         if n := len(self._seen):
-            files = "1 file that is no picture" if n == 1 else f"{n:,} files that are no pictures"
+            files = "1 file that is not a picture" if n == 1 else f"{n:,} files that are not pictures"
             more = ", …" if n > len(self._first) else ""
             log.info(f"Skipped {files}: {', '.join(self._first)}{more}")
 
