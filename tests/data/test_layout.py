@@ -6,8 +6,10 @@ import os
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from folders import draw, write_folder
+from phantom_files import write_dicom
 
 from tumorlens.core.errors import DataError
 from tumorlens.core.progress import Clock
@@ -16,6 +18,9 @@ from tumorlens.data.dataset import open_dataset, open_split_dataset
 from tumorlens.data.index import list_files
 from tumorlens.data.layout import find_image_folder
 from tumorlens.data.protocols import SplitOptions
+from tumorlens.readers.single import read_single
+from tumorlens.readers.sources import read_inputs
+from tumorlens.readers.types import Slice
 
 
 def lay_out(root: Path, *names: str) -> Path:
@@ -282,13 +287,26 @@ def test_files_are_read_by_content(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.case(10)
-def test_a_folder_of_dicom_differs_from_one_without_images(tmp_path: Path) -> None:
+def test_a_folder_of_volumes_differs_from_one_without_images(tmp_path: Path) -> None:
     for label in ("glioma", "notumor"):
-        lay_out(tmp_path, f"{label}/1.dcm", f"{label}/notes.txt")
-        (tmp_path / label / "1.dcm").write_bytes(bytes(128) + b"DICM" + bytes(500))
-    with pytest.raises(DataError, match=r"no images: it has 2 DICOM, 2 \.txt") as error:
+        lay_out(tmp_path, f"{label}/1.nii", f"{label}/notes.txt")
+        (tmp_path / label / "1.nii").write_bytes(bytes(344) + b"n+1\0" + bytes(200))
+    with pytest.raises(DataError, match=r"no images: it has 2 NIfTI, 2 \.txt") as error:
         find_image_folder(tmp_path, source="")
-    assert "--table" in error.value.cure
+    assert "Save the slices of a volume" in error.value.cure
+
+
+@pytest.mark.case(10)
+def test_class_folders_of_dicom_are_read_as_predict_reads_them(tmp_path: Path) -> None:
+    files = {label: write_dicom(tmp_path / "data" / label, 0, label, 3) for label in ("glioma", "notumor")}
+    (tmp_path / "data" / "glioma" / "DICOMDIR").write_bytes(b"no picture")
+    index = open_dataset(str(tmp_path / "data"), cache=tmp_path / "cache").index
+    assert index.counts() == {"Training": {label: len(paths) for label, paths in files.items()}}
+    for path in files["glioma"][::12]:
+        (slice_,) = read_inputs([str(path)])
+        assert isinstance(slice_, Slice)
+        assert np.array_equal(read_single(path)[0], slice_.pixels)
+    assert {u.path for u in index.unreadable} == {"glioma/DICOMDIR"}
 
 
 @pytest.mark.case(7)

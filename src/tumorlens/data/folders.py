@@ -11,7 +11,7 @@ from pathlib import Path
 from tumorlens.core.errors import DataError
 from tumorlens.core.text import shown
 from tumorlens.readers.pixels import SUFFIXES
-from tumorlens.readers.signatures import HEADER, is_dicom, is_nifti, is_raster
+from tumorlens.readers.signatures import HEADER, is_dicom, is_dicomdir, is_nifti, is_raster
 from tumorlens.readers.zips import is_hidden
 
 MAX_FOLDERS = 50_000  # searched before giving up: the user may have named a whole disk
@@ -64,8 +64,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is an image, by its suffix or else by its content."""
-    return Path(entry.name).suffix.lower() in SUFFIXES or is_raster(_head(entry))
+    """Whether a file is a picture or DICOM, by its suffix or else by its content."""
+    if Path(entry.name).suffix.lower() in SUFFIXES:
+        return True
+    head = _head(entry)
+    return is_raster(head) or (is_dicom(head) and not is_dicomdir(head))
 
 
 def _head(entry: os.DirEntry[str]) -> bytes:

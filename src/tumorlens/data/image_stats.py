@@ -9,13 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tumorlens.readers.pixels import (
-    SIZE,
-    THUMBNAIL,
-    Pixels,
-    decode,
-    grey_band,
-)
+from tumorlens.readers.pixels import SIZE, THUMBNAIL, Pixels, grey_band
+from tumorlens.readers.single import decode_single
 
 _COLOUR_STEP = 20  # grey levels between channels; JPEG's chroma noise stays below
 _BLACK = 10  # grey levels; JPEG's noise around a black border stays below
@@ -73,7 +68,7 @@ def measure_image(path: Path) -> tuple[ImageRecord, Pixels]:
     ImageError
         The file cannot be used; the message reads well after the file's name.
     """
-    image, facts = decode(path)
+    image, facts = decode_single(path)
     band = grey_band(image)
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + (band or image).tobytes())
     small = (band or image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)

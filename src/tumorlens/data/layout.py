@@ -33,7 +33,7 @@ _KINDS = {
     part: re.compile(rf"(\d+[ _.-]+)?{name}([ _.-]?(set|data|images|imgs|split))?", re.IGNORECASE)
     for part, name in ((TRAINING, "train(ing)?"), (VALIDATION, "val(id(ation)?)?"), (TESTING, "test(ing)?"))
 }
-_READ = "Class folders are read as JPEG, PNG, BMP, TIFF and WebP, by content."
+_READ = "Class folders may hold JPEG, PNG, BMP, TIFF, WebP and DICOM of one slice, recognized by content."
 _OUTPUTS = re.compile(
     r"(figures?|results?|outputs?|plots?|charts?|heatmaps?|overlays?|grad[ _-]?cams?|predictions?|explanations?|runs?|"
     r"reports?|logs?|checkpoints?|exports?|previews?|screenshots?|models?|weights|examples?|out|masks?|annotations?)"
@@ -152,7 +152,7 @@ def _classes_of(top: Path, notes: list[str], *, strict: bool) -> tuple[str, ...]
         found = kinds_of_files(top / empty[0])
         raise DataError(
             f"The class folder {top / empty[0]} holds no image{_found(found)}.",
-            cure=_table_cure(found) or "Add images (JPEG, PNG, BMP, TIFF or WebP), or remove the folder.",
+            cure=_cure(found) or f"{_READ} Add such files, or remove the folder.",
         )
     labels = list({normal(label): label for label in labels if label not in empty}.values())
     if empty:
@@ -211,7 +211,7 @@ def _class_level(root: Path) -> Path:
     found = kinds_of_files(root)
     if holds_image(root):
         raise DataError(f"{root} holds images, but no class folders.", cure=_LAYOUT)
-    raise DataError(f"{root} holds no images{_found(found)}.", cure=_table_cure(found) or f"{_READ} {_LAYOUT}")
+    raise DataError(f"{root} holds no images{_found(found)}.", cure=_cure(found) or f"{_READ} {_LAYOUT}")
 
 
 def _holds_class_folders(folder: Path) -> bool:
@@ -280,10 +280,10 @@ def _medical(found: Counter[str]) -> bool:
     return found["DICOM"] + found["NIfTI"] > 0
 
 
-def _table_cure(found: Counter[str]) -> str:
-    """The way to train on DICOM or NIfTI, or to unpack archives, if there are any."""
+def _cure(found: Counter[str]) -> str:
+    """The way to train on volumes, or to unpack archives, if there are any."""
     if _medical(found):
-        return f"{_READ} To train on DICOM or NIfTI, name files, classes and splits in a table: --table labels.csv."
+        return f"{_READ} Save the slices of a volume that show the class as such files."
     archives = [kind for kind in found if kind in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar")]
     return f"Unpack the {archives[0]} inside, and name its folder." if archives else ""
 

@@ -19,7 +19,8 @@ from tumorlens.core.run_folder import Run
 from tumorlens.data.fetch import fetch
 from tumorlens.data.index import ImageRecord, read_index
 from tumorlens.inference.network import BATCH
-from tumorlens.readers.pixels import Pixels, read_image
+from tumorlens.readers.pixels import Pixels
+from tumorlens.readers.single import read_single
 from tumorlens.training.weights import read_state_dict
 
 _MEASURED = ("n", "correct", "accuracy", "accuracy_interval", "frozen_lists")
@@ -71,7 +72,7 @@ class TrainedRun:
         try:
             if hashlib.sha256(path.read_bytes()).hexdigest() != row.sha256:
                 raise DataError(f"{path} is not the file that {self.run.root} was trained with.", cure=cure)
-            return read_image(path)[0]
+            return read_single(path)[0]
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}).", cure=cure) from None
         except ImageError as error:

@@ -14,7 +14,7 @@ from PIL import Image
 from tumorlens.core.errors import ImageError
 from tumorlens.core.files import Json
 from tumorlens.core.progress import Bar
-from tumorlens.readers.pixels import read_image
+from tumorlens.readers.single import read_single
 from tumorlens.report.data import ConfigurationResult, ReportData
 
 SIDE = 112  # pixels per side of a thumbnail
@@ -93,7 +93,7 @@ def read_thumbnail(name: str, root: Path, path: str) -> Thumbnail:
     if inside.is_absolute() or ".." in inside.parts:
         return Thumbnail(name, path, "", "lies outside the data set's folder")
     try:
-        pixels, _ = read_image(root / inside, size=SIDE)  # uint8 [SIDE, SIDE, 3]
+        pixels, _ = read_single(root / inside, size=SIDE)  # uint8 [SIDE, SIDE, 3]
     except (ImageError, ValueError) as error:  # ValueError: not a possible file name
         return Thumbnail(name, path, "", error.what if isinstance(error, ImageError) else "no such file")
     grey = bool(np.all(pixels == pixels[:, :, :1]))

@@ -30,12 +30,8 @@ from tumorlens.core.errors import DataError, ImageError, RunError
 from tumorlens.core.files import disk_error, locked
 from tumorlens.core.progress import Bar, log
 from tumorlens.data.index import ImageRecord
-from tumorlens.readers.pixels import (
-    READERS,
-    Pixels,
-    read_image,
-    suppress_warnings,
-)
+from tumorlens.readers.pixels import READERS, Pixels, suppress_warnings
+from tumorlens.readers.single import read_single
 from tumorlens.training.architecture import BOUNDARIES, SHAPES, STAGES
 from tumorlens.training.devices import Compute, deterministic
 from tumorlens.training.feature_cache import CacheFile
@@ -331,7 +327,7 @@ def _found_batches(network: _Network, paths: Sequence[str], root: Path) -> Itera
 
 def _pixels(path: Path) -> Pixels:
     try:
-        return read_image(path)[0]
+        return read_single(path)[0]
     except ImageError as error:
         raise DataError(
             f"{path} was readable when it was indexed and is no more: {error.what}.",
