@@ -21,22 +21,25 @@ def with_closed(streams: str, *command: str | Path) -> subprocess.CompletedProce
 
 
 @pytest.mark.case(22)
-@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_every_command_does_its_work(tmp_path: Path, small_folder: Path, streams: str) -> None:
+@pytest.mark.parametrize(
+    ("streams", "words", "code"),
+    [
+        (">&-", "predict {0}/a.png --model {0}", 0),
+        ("2>&-", "data check {1} --cache {0}/cache", 0),
+        ("2>&-", "data check {0}/none", 1),
+        ("<&- >&- 2>&-", "predict {0}/a.png {0}/none.png --model {0} --out {0}/rows.csv", 3),
+    ],
+)
+def test_every_command_does_its_work(tmp_path: Path, small_folder: Path, streams: str, words: str, code: int) -> None:
     (tmp_path / "a.png").write_bytes(seeds.raster("PNG"))
     write_classifier(tmp_path / "classifier.onnx")
-    rows = tmp_path / "rows.csv"
-    for words, wanted in (
-        (["predict", tmp_path / "a.png", "--model", tmp_path], 0),
-        (["predict", tmp_path / "a.png", tmp_path / "none.png", "--model", tmp_path, "--out", rows], 3),
-        (["data", "check", small_folder, "--cache", tmp_path / "cache"], 0),
-        (["data", "check", tmp_path / "none"], 1),
-    ):
-        done = with_closed(streams, "-m", "tumorlens", *words)
-        assert done.returncode == wanted, (words, done)
-        assert "Traceback" not in done.stderr
-    assert len(rows.read_text().splitlines()) == 3
-    assert list((tmp_path / "cache").iterdir())
+    done = with_closed(streams, "-m", "tumorlens", *(word.format(tmp_path, small_folder) for word in words.split()))
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+    if "--out" in words:
+        assert len((tmp_path / "rows.csv").read_text().splitlines()) == 3
+    if "--cache" in words:
+        assert list((tmp_path / "cache").iterdir())
 
 
 @pytest.mark.case(22)
