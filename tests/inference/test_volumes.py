@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,11 +13,17 @@ from classifier_fixture import CLASSES, fake_classifier, level, volume
 from input_files import seeds
 
 from tumorlens.inference import predict as predicting
-from tumorlens.inference.predict import predict
+from tumorlens.inference.predict import PredictSettings, predict, predict_to
 from tumorlens.inference.records import Record
 from tumorlens.inference.uncertainty import OK, REFUSED, UNCERTAIN
-from tumorlens.inference.volumes import call_volume, with_volumes
+from tumorlens.inference.volumes import call_volumes, with_volumes
 from tumorlens.readers import Unreadable
+
+
+def call_volume(slices: list[Record], classes: tuple[str, ...]) -> Record:
+    """The record of the only volume."""
+    (found,) = call_volumes(slices, classes)
+    return found
 
 
 def confident(*labels: str) -> list[Record]:
@@ -169,3 +177,109 @@ class TestVolumes:
         rows = list(predict([str(tmp_path / "v.nii.gz")], fake_classifier()))
         assert [row.kind for row in rows] == ["slice"] * 5 + ["volume"]
         assert [row.slice for row in rows[:5]] == list(range(5))
+
+
+def write_series(folder: Path, files: list[tuple[str, dict[str, object]]]) -> None:
+    """A DICOM series of one picture per file, whose grey level is its class for the fake classifier."""
+    folder.mkdir(exist_ok=True)
+    for k, (label, elements) in enumerate(files):
+        pixels = np.full((32, 32, 3), level(label), np.uint8)
+        chosen = {"SOPInstanceUID": f"1.2.3.{k + 1}", "InstanceNumber": k + 1} | elements
+        (folder / f"{k:03}.dcm").write_bytes(seeds.dicom(pixels, photometric="RGB", **chosen))
+
+
+def lies(z: float, **elements: object) -> dict[str, object]:
+    return {"ImagePositionPatient": [0, 0, z], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], **elements}
+
+
+def wholes(folder: Path, **settings: int) -> list[tuple[str, str, str]]:
+    found = predict([str(folder)], fake_classifier(), PredictSettings(**settings))
+    return [(row.label, row.verdict, row.reason) for row in found if row.kind == "volume"]
+
+
+class TestPlaces:
+    """Tumour slices at 10, 15 and 20 mm of nine from 0 to 40."""
+
+    def labels(self) -> list[tuple[str, float]]:
+        return [("glioma" if z in (10, 15, 20) else "notumor", float(z)) for z in range(0, 45, 5)]
+
+    @pytest.mark.parametrize("numbers", ["interleaved", "reversed", "none"])
+    def test_neighbours_are_those_in_space(self, tmp_path, numbers):
+        order = {"interleaved": [*range(0, 9, 2), *range(1, 9, 2)], "reversed": [*range(9)][::-1]}.get(
+            numbers, [0, 4, 8, 2, 6, 1, 3, 5, 7]
+        )
+        more = {"InstanceNumber": None} if numbers == "none" else {}
+        write_series(tmp_path, [(label, lies(z, **more)) for label, z in (self.labels()[i] for i in order)])
+        assert wholes(tmp_path) == [("glioma", OK, "3 neighbours of 9 slices")]
+
+    def test_consecutive_numbers_at_distant_places_are_no_neighbours(self, tmp_path):
+        files = [
+            ("glioma" if k in (3, 4, 5) else "notumor", lies([0, 20, 40, 5, 25, 45, 10, 30, 50][k])) for k in range(9)
+        ]
+        write_series(tmp_path, files)
+        assert wholes(tmp_path) == [("notumor", OK, "6 of 9 slices")]
+
+    def test_one_place_gives_one_vote(self, tmp_path):
+        files = [("glioma", lies(10.0, DiffusionBValue=float(b))) for b in (0, 500, 1000)]
+        write_series(tmp_path, files)
+        assert wholes(tmp_path) == [
+            ("", UNCERTAIN, "3 images of 3 volumes with a single place each (b-value 0, b-value 500, b-value 1000)")
+        ]
+
+    def test_each_echo_is_a_volume_with_a_result(self, tmp_path, caplog):
+        files = [(label, lies(z, EchoNumbers=1, InstanceNumber=k + 1)) for k, (label, z) in enumerate(self.labels())]
+        files += [("notumor", lies(z, EchoNumbers=2, InstanceNumber=k + 1)) for k, (_, z) in enumerate(self.labels())]
+        write_series(tmp_path, files)
+        with caplog.at_level("INFO", "tumorlens"):
+            assert wholes(tmp_path) == [
+                ("glioma", OK, "volume 1 of 2 (echo 1): 3 neighbours of 9 slices"),
+                ("notumor", OK, "volume 2 of 2 (echo 2): 9 of 9 slices"),
+            ]
+        assert "series-1 holds 2 volumes (echo 1, echo 2)" in caplog.text
+        assert wholes(tmp_path, volume=1) == [("glioma", OK, "3 neighbours of 9 slices")]
+        assert wholes(tmp_path, volume=2) == [("notumor", OK, "9 of 9 slices")]
+        assert "--volume 2: 9 DICOM images of other volumes are left out." in caplog.text
+        assert wholes(tmp_path, volume=3) == []
+        (row,) = predict([str(tmp_path)], fake_classifier(), PredictSettings(volume=3))
+        assert (row.verdict, row.reason) == (
+            "error: holds 2 volumes, so there is no volume 3", "Use --volume 1 to --volume 2.",
+        )  # fmt: skip
+
+    def test_a_missing_slice_ends_a_run(self, tmp_path):
+        write_series(tmp_path, [("glioma", lies(float(z))) for z in (0, 5, 15, 20)])
+        assert wholes(tmp_path) == [("", UNCERTAIN, "two neighbouring slices alone name one tumour class")]
+
+    def test_copies_count_once(self, tmp_path):
+        files = [("glioma", lies(float(z), SOPInstanceUID=f"1.2.{z}")) for z in (0, 5) for _ in range(3)]
+        write_series(tmp_path, files)
+        assert wholes(tmp_path) == [("", UNCERTAIN, "two neighbouring slices alone name one tumour class")]
+
+    def test_without_positions_the_order_is_named(self, tmp_path):
+        write_series(tmp_path, [("glioma", {}) for _ in range(3)])
+        assert wholes(tmp_path) == [
+            ("glioma", OK, "3 neighbours of 3 slices; in the order of their numbers, as the header has no positions")
+        ]
+
+    def test_another_modality_is_refused_as_a_whole(self, tmp_path):
+        write_series(tmp_path, [("glioma", lies(5.0 * k, Modality="CT")) for k in range(3)])
+        *rows, whole = predict([str(tmp_path)], fake_classifier())
+        assert [(row.verdict, row.label, row.reason) for row in rows] == [
+            (REFUSED, "", "modality CT in its header, not MR")
+        ] * 3
+        assert (whole.verdict, whole.label) == (REFUSED, "")
+
+    @pytest.mark.parametrize("written", [3, 12, 18, 19])
+    def test_an_interrupted_job_knows_the_places_again(self, tmp_path, written):
+        files = [(label, lies(z, EchoNumbers=e)) for label, z in self.labels() for e in (1, 2)]
+        write_series(tmp_path / "in", files)
+        out = tmp_path / "rows.csv"
+        predict_to([str(tmp_path / "in")], fake_classifier(), out=out)
+        whole = out.read_text()
+        assert whole.count("volume 1 of 2") == whole.count("volume 2 of 2") == 1
+        out.write_text("".join(whole.splitlines(keepends=True)[: written + 1]))
+        predict_to([str(tmp_path / "in")], fake_classifier(), out=out, resume=True)
+
+        def without_seconds(text: str) -> list[list[str]]:
+            return [[*row[:10], *row[11:]] for row in csv.reader(text.splitlines())]
+
+        assert without_seconds(out.read_text()) == without_seconds(whole)

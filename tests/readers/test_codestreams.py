@@ -80,3 +80,13 @@ def test_a_codestream_larger_than_the_header_says_is_not_decoded() -> None:
         size = struct.pack(">II", 60_000, 60_000) if syntax == seeds.JPEG_2000 else struct.pack(">HH", 60_000, 60_000)
         data[place : place + len(size)] = size
         assert "holds 60000x60000 pixels" in reason(read_bytes(bytes(data), "x"))
+
+
+def test_data_of_jpeg_ls_are_not_counted_as_segments() -> None:
+    """A bit of 0 is stuffed after FF, so FF 00 to FF 7F are data."""
+    jpeg = b"\xff\xd8\xff\xf7\0\x0b\x08\0\x20\0\x20\x01\x01\x11\0\xff\xda\0\x08\x01\x01\0\0\0\0"
+    assert check_jpeg(io.BytesIO(jpeg + b"\xff\x7f\xff\x01" * 20_000 + b"\xff\xd9")) == (32, 32, 1)
+    noise = np.random.default_rng(0).integers(0, 4096, (512, 512), dtype=np.uint16)
+    assert noise.size
+    found = list(read_bytes(dicom(noise, syntax=seeds.JPEG_LS, BitsStored=12, HighBit=11), "x"))
+    assert [type(one).__name__ for one in found] == ["Slice"]

@@ -244,7 +244,7 @@ def test_an_unusable_file_names_the_series_that_lacks_it(tmp_path: Path, content
         (dicom(DEEP)[: -2 * DEEP.size - 12], "cut off: it ends before its pixels do"),
         (dicom(DEEP, Rows=None), "header lacks Rows"),
         (dicom(DEEP, PhotometricInterpretation="CMYK"), "neither grey"),
-        (dicom(DEEP, syntax="1.2.840.10008.1.2.4.70", encapsulated=[b"\xff\xd8"]), "stored as JPEG Lossless"),
+        (dicom(DEEP, syntax="1.2.840.10008.1.2.4.70", encapsulated=[b"\xff\xd8"]), "no readable size"),
         (dicom(DEEP, syntax="1.2.840.10008.1.2.4.100", encapsulated=[b"\0\0"]), "stored as MPEG2"),
         (dicom(DEEP, Rows=60_000, Columns=60_000), "1 frames of 60000x60000 pixels"),
         (dicom(DEEP, NumberOfFrames=1_000_000), "1,000,000 frames"),
@@ -306,3 +306,58 @@ def test_a_deflated_bomb_costs_no_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 40_000_000  # pydicom's own import among them
     finally:
         tracemalloc.stop()
+
+
+def raw(tag: bytes, vr: bytes, value: bytes) -> bytes:
+    """An element in Explicit VR Little Endian; the tag as it is stored."""
+    value += b" " * (len(value) % 2)
+    return tag + vr + len(value).to_bytes(2, "little") + value
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("InstanceNumber", b"IM 7"), ("NumberOfFrames", b"one"), ("NumberOfFrames", b"1\\1"), ("Modality", b"MR\\PR"),
+        ("EchoTime", b"long"), ("PixelSpacing", b"wide\\1"), ("PixelSpacing", b"1e400\\1"),
+        ("ImagePositionPatient", b"left\\of\\it"), ("WindowCenter", b"middle"), ("WindowWidth", b"nan"),
+        ("BodyPartExamined", b"K\xc3\x28\xff"), ("ImageType", b"\xff\xfe\\\xff"), ("SliceLocation", b"-"),
+        ("PixelAspectRatio", b"2:1"), ("RescaleSlope", b"steep"), ("TemporalPositionIdentifier", b"?"),
+        ("AcquisitionTime", b"noon"), ("AcquisitionNumber", b"x"), ("InversionTime", b"0x7"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("vr", [b"", b"XX"])
+def test_junk_in_a_hint_counts_as_absent(keyword: str, value: bytes, vr: bytes) -> None:
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    plain = only(read_bytes(dicom(DEEP, **dict.fromkeys(["InstanceNumber", "Modality"])), "x"))
+    tag = tag_for_keyword(keyword) or 0
+    content = dicom(DEEP, **dict.fromkeys(["InstanceNumber", "Modality"]))
+    element = raw((tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little"),
+                  vr or dictionary_VR(tag).encode(), value)  # fmt: skip
+    # Before the first element of a higher tag.
+    at = next(m for m in range(132, len(content)) if _tag_at(content, m) > tag and _starts(content, m))
+    found = only(read_bytes(content[:at] + element + content[at:], "x"))
+    np.testing.assert_array_equal(found.pixels, plain.pixels)
+    assert (found.index, found.header_verdict) == (None, None)
+
+
+def _tag_at(content: bytes, at: int) -> int:
+    return int.from_bytes(content[at : at + 2], "little") << 16 | int.from_bytes(content[at + 2 : at + 4], "little")
+
+
+def _starts(content: bytes, at: int) -> bool:
+    """Whether an element of the main dataset starts here, walking the elements from the start."""
+    here = 132
+    while here < at:
+        long = content[here + 4 : here + 6] in (b"OB", b"OW", b"SQ", b"UN")
+        start, size = (here + 12, 4) if long else (here + 8, 2)
+        here = start + int.from_bytes(content[start - size : start], "little")
+    return here == at
+
+
+def test_number_of_frames_in_junk_is_that_of_the_pixels() -> None:
+    """Not one of three, in silence."""
+    data = pydicom.dcmread(io.BytesIO(dicom(np.stack([DEEP] * 3))))
+    content = dicom(np.stack([DEEP] * 3)).replace(b"\x28\0\x08\0IS\x02\x003 ", b"\x28\0\x08\0IS\x02\0x ")
+    assert data.NumberOfFrames == 3
+    assert len(slices(read_bytes(content, "x"))) == 3

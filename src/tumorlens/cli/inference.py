@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Parameter, Token, UnknownOptionError
 
-from tumorlens.cli.options import ARGV, DATA, HARDWARE, MODEL, OUTPUT, PRINTED, Log, Model, Plane, Printed, Run
+from tumorlens.cli.options import ARGV, DATA, HARDWARE, MODEL, OUTPUT, PRINTED, Log, Model, Plane, Printed, Run, Volume
 from tumorlens.cli.usage import UsageError
 from tumorlens.core.errors import Interrupted
 from tumorlens.core.files import probe_writable
@@ -99,6 +99,7 @@ class PredictOptions(Log):
 
     model: Model = MODEL
     plane: Plane = "axial"
+    volume: Volume = None
     coverage: Annotated[float, Parameter(group=DATA)] = 0.95
     """Fraction of prediction sets that contain the true class, on images like the training data."""
     out: Annotated[Path | None, Parameter(alias="-o", group=OUTPUT)] = None
@@ -130,7 +131,8 @@ def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(n
 
     A volume or series with two or more slices, at least one of them readable,
     also gets one row for the whole, after all slices, by the rule in
-    docs/using.md, "Volume-level results".
+    docs/using.md, "Volume-level results". A series of several volumes (echoes,
+    b-values, orientations) gets one row for each; --volume chooses one.
 
     Exit code 3: some inputs could not be read, the others were classified. Of a
     4-D NIfTI file the first volume is classified, and an error row reports the
@@ -152,7 +154,7 @@ def predict(inputs: Inputs, /, *, options: Annotated[PredictOptions, Parameter(n
         opening = pool.submit(load_classifier, options.model, options.threads)
         from tumorlens.inference.predict import PredictSettings, format_for, predict_to
 
-        settings = PredictSettings(options.batch, options.plane, options.coverage)
+        settings = PredictSettings(options.batch, options.plane, options.coverage, options.volume)
         classifier = opening.result()
     on_slice = None
     if options.heatmaps:
@@ -183,6 +185,7 @@ class ExplainOptions(Log):
 
     model: Model = MODEL
     plane: Plane = "axial"
+    volume: Volume = None
     opacity: Annotated[float, Parameter(group=OUTPUT)] = 0.6
     """Opacity of the heatmap at its maximum, 0 to 1."""
     contrast: Annotated[str | None, Parameter(group=OUTPUT)] = None
@@ -220,7 +223,7 @@ def explain(
     from tumorlens.inference.predict import PredictSettings
 
     counts = explain_all(
-        inputs, load_classifier(options.model), out, PredictSettings(plane=options.plane),
+        inputs, load_classifier(options.model), out, PredictSettings(plane=options.plane, volume=options.volume),
         PictureOptions(options.opacity, options.contrast), dicom=options.dicom,
     )  # fmt: skip
     print(f"Pictures in {out}: {counts.records - counts.failed:,}")

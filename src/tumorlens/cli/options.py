@@ -42,6 +42,14 @@ Plane = Annotated[
     Literal["axial", "coronal", "sagittal"],
     Parameter(group=DATA, help="Plane in which NIfTI volumes are sliced."),
 ]
+Volume = Annotated[
+    int | None,
+    Parameter(
+        group=DATA,
+        help="Read only this volume, from 1, of a 4-D NIfTI file or a DICOM series of several.",
+        show_default="the first of a NIfTI file, all of a DICOM series",
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class Classifier:
         batch: int = BATCH,
         plane: Plane = "axial",
         coverage: float = 0.95,
+        volume: int | None = None,
     ) -> Predictions:
         """Classify files, as `tumorlens predict` does. Nothing is printed.
 
@@ -74,6 +75,9 @@ class Classifier:
             Slice plane of NIfTI volumes: `axial`, `coronal` or `sagittal`.
         coverage
             Target coverage of the prediction sets, more than 0 and less than 1.
+        volume
+            Which volume is read of a NIfTI file or DICOM series with several, from 1; by default the first of a NIfTI
+            file, and all of a DICOM series.
 
         Returns
         -------
@@ -85,7 +89,7 @@ class Classifier:
         Raises
         ------
         ConfigError
-            An input is not a path, `batch` or `coverage` is out of range, or standard input is closed.
+            An input is not a path, `batch`, `coverage` or `volume` is out of range, or standard input is closed.
         """
         from tumorlens.inference.predict import PredictSettings, predict
         from tumorlens.inference.records import Predictions
@@ -95,7 +99,8 @@ class Classifier:
                 f"predict() got an input of type {type(wrong[0]).__name__}.",
                 cure="Pass paths one by one, as in predict(*paths); for pixels use classify(pixels).",
             )
-        return Predictions(predict([os.fspath(name) for name in inputs], self, PredictSettings(batch, plane, coverage)))
+        settings = PredictSettings(batch, plane, coverage, volume)
+        return Predictions(predict([os.fspath(name) for name in inputs], self, settings))
 
     def classify(self, pixels: Pixels, *, coverage: float = 0.95) -> Classification:
         """Classify images that are already decoded.

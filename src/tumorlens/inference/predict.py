@@ -22,7 +22,7 @@ from tumorlens.core.progress import Bar
 from tumorlens.inference.network import BATCH, IMAGES_PER_CORE, Outputs
 from tumorlens.inference.records import ERROR, REFUSED, Counts, Format, Record, format_record, header
 from tumorlens.inference.resume import Item, PreviousRecords, read_previous, skip_finished
-from tumorlens.inference.uncertainty import Classification
+from tumorlens.inference.uncertainty import UNCERTAIN, Classification
 from tumorlens.inference.volumes import with_volumes
 from tumorlens.readers import Plane, ReadLimits, Slice, Unreadable, count_inputs, read_inputs, standard_input
 from tumorlens.readers.pixels import SIZE, Pixels
@@ -44,10 +44,15 @@ class PredictSettings:
     """Slice plane of NIfTI volumes."""
     coverage: float = 0.95
     """Target coverage: the share of prediction sets that contain the true class, on images like the training data."""
+    volume: int | None = None
+    """Which volume is read of a file or DICOM series with several, from 1; None for the first of a NIfTI file, and all
+    of a DICOM series."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ConfigError(f"--batch {self.batch} is below 1.", cure="Use 1 or more.")
+        if self.volume is not None and self.volume < 1:
+            raise ConfigError(f"--volume {self.volume} is below 1.", cure="Use 1 for the first volume.")
         if not 0 < self.coverage < 1:
             raise ConfigError(
                 f"--coverage {self.coverage} is out of range.", cure="Use a number between 0 and 1, such as 0.95."
@@ -98,9 +103,10 @@ def predict(
             )
     # Standard input is read here: a thread that waits for it could not be interrupted.
     stdin = io.BytesIO(standard_input().read(ReadLimits().bytes + 1)) if "-" in inputs else None
-    items = skip_finished(read_inputs(inputs, plane=settings.plane, stdin=stdin, written=written), previous)
+    found = read_inputs(inputs, plane=settings.plane, stdin=stdin, written=written, volume=settings.volume)
+    items = skip_finished(found, previous)
     records = _classified(items, classifier, settings, on_slice)
-    return with_volumes(records, classifier.classes, previous.slices)
+    return with_volumes(records, classifier.classes, previous)
 
 
 def group_size(batch: int, threads: int) -> int:
@@ -153,13 +159,16 @@ def record_of(
 ) -> Record:
     """The record of a slice, which is image `i` of those classified; `seconds` is its share of their time."""
     # A refused image gets no class: whatever is shown would be read as a prediction.
-    accepted = classes if not verdicts.verdicts[i].startswith(REFUSED) else ()
+    verdict, reason = verdicts.verdicts[i], verdicts.reasons[i]
+    if item.header_verdict and not (verdict.startswith(REFUSED) and item.header_verdict[0] == UNCERTAIN):
+        verdict, reason = item.header_verdict
+    accepted = classes if not verdict.startswith(REFUSED) else ()
     probabilities = dict(zip(accepted, verdicts.probabilities[i].tolist(), strict=False))
     return Record(
         "image" if item.series is None else "slice", item.source, series=item.series, slice=item.index,
         instance=item.instance, label=max(probabilities, key=probabilities.__getitem__, default=""),
-        probabilities=probabilities, set=tuple(compress(accepted, verdicts.sets[i])), verdict=verdicts.verdicts[i],
-        reason=verdicts.reasons[i], score=float(verdicts.scores[i]), seconds=seconds, model=model,
+        probabilities=probabilities, set=tuple(compress(accepted, verdicts.sets[i])), verdict=verdict, reason=reason,
+        score=float(verdicts.scores[i]), seconds=seconds, model=model, place=item.place,
     )  # fmt: skip
 
 
@@ -168,6 +177,7 @@ def failed_record(item: Unreadable, model: str = "") -> Record:
     return Record(
         "image" if item.index is None and item.series is None else "slice", item.source, series=item.series,
         slice=item.index, instance=item.instance, verdict=f"{ERROR}: {item.reason}", reason=item.cure, model=model,
+        place=item.place,
     )  # fmt: skip
 
 
@@ -285,5 +295,6 @@ def model_name(classifier: Classifier) -> str:
 
 
 def model_id(classifier: Classifier, settings: PredictSettings) -> str:
-    """The column `model`: records of another plane or coverage must not be continued either."""
-    return f"{model_name(classifier)} {settings.plane} {settings.coverage:g}"
+    """The column `model`: records of another plane, coverage or volume must not be continued either."""
+    volume = "" if settings.volume is None else f" volume {settings.volume}"
+    return f"{model_name(classifier)} {settings.plane} {settings.coverage:g}{volume}"

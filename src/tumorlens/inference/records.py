@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tumorlens.core.errors import TumorlensError
 from tumorlens.core.files import csv_line
+from tumorlens.readers.types import Place
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -60,6 +61,8 @@ class Record:
     """Time of inference and verdict: that of the batch, shared equally, without decoding."""
     model: str = ""
     """Configuration, precision, first digits of the checkpoint's SHA-256, plane and coverage."""
+    place: Place = field(default=Place(), repr=False, compare=False)
+    """Where a DICOM image lies; not written to files."""
 
     @property
     def failed(self) -> bool:

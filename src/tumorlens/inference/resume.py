@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -13,6 +13,7 @@ from typing import TypeAlias
 from tumorlens.core.errors import RunError
 from tumorlens.inference.records import Counts, Format, Record, header, parse_record
 from tumorlens.readers import Slice, Unreadable
+from tumorlens.readers.types import Place
 
 Item: TypeAlias = Slice | Unreadable
 
@@ -30,7 +31,11 @@ class PreviousRecords:
     repeats: Counter[int] = field(default_factory=Counter)
     """How many more times each was among the inputs."""
     slices: dict[str, list[Record]] = field(default_factory=dict)
-    """Slices of each series, unreadable ones too; an empty list if the file has the record of the volume."""
+    """Slices of each series, unreadable ones too."""
+    volumes: Counter[str] = field(default_factory=Counter)
+    """How many records of volumes each series has."""
+    places: dict[int, Place] = field(default_factory=dict)
+    """Place of each slice or image, by the same hash, as the inputs are read again."""
     bytes: int = 0
     """Length of the file without an incomplete last line."""
     counts: Counts = field(default_factory=Counts)
@@ -38,7 +43,7 @@ class PreviousRecords:
     def add(self, record: Record) -> None:
         self.counts.add(record)
         if record.kind == "volume":
-            self.slices[str(record.series)] = []
+            self.volumes[str(record.series)] += 1
             return
         key = _key(record.file, record.slice)
         if key in self.series_of:
@@ -46,6 +51,13 @@ class PreviousRecords:
         self.series_of[key] = record.series
         if record.series is not None:
             self.slices.setdefault(record.series, []).append(record)
+
+    def placed(self, series: str) -> list[Record]:
+        """The slices of a series, with the places that were read again."""
+        return [
+            replace(record, place=self.places.get(_key(record.file, record.slice), record.place))
+            for record in self.slices.get(series, ())
+        ]
 
 
 def read_previous(path: Path, form: Format, classes: Sequence[str], model: str) -> PreviousRecords:
@@ -114,10 +126,12 @@ def skip_finished(items: Iterator[Item], previous: PreviousRecords) -> Iterator[
             else:
                 del previous.series_of[key]
             seen[series] += 1
+            previous.places[key] = item.place
             other = isinstance(item, Slice) and series not in (None, item.series)
         else:
             # Series are numbered as they are read: while slices of the old one are missing, this may be another.
-            other = seen[item.series] < len(previous.slices.get(item.series or "", ()))
+            written = item.series in previous.volumes
+            other = not written and seen[item.series] < len(previous.slices.get(item.series or "", ()))
         if other:
             raise RunError(
                 f"{item.source} does not belong to the series that the file to continue names.",

@@ -13,7 +13,8 @@ from typing import BinaryIO
 from tumorlens.core.errors import ImageError
 
 _SOI, _J2K = b"\xff\xd8", b"\xff\x4f\xff\x51"
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of JPEG; 0 is stuffed into data, D0 to D7 restart within it
+# Of segments. In scan data JPEG stuffs 0 after FF, JPEG-LS a bit of 0 (so 00 to 7F follow); D0 to D7 restart it.
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 _MAX_SEGMENTS, _MAX_SCANS = 10_000, 100
 _PIECE = 1 << 14  # bytes
 # Markers of frame headers: SOF0 to SOF15 without the tables between them, and SOF55.
@@ -56,7 +57,7 @@ def check_jpeg(file: BinaryIO) -> tuple[int, int, int] | None:
         if segments > _MAX_SEGMENTS or scans > _MAX_SCANS:
             what = f"over {_MAX_SCANS} scans" if scans > _MAX_SCANS else f"over {_MAX_SEGMENTS:,} segments"
             raise excessive_header("JPEG", what)
-        if marker >= 0xC0 and marker not in (0xD8, 0xD9):  # the others have no content
+        if marker not in (0xD8, 0xD9):  # which have no content
             file.seek(at)
             content = file.read(8)  # length, bits, then the size of a frame header
             if size is None and len(content) == 8 and marker in _FRAMES:

@@ -28,32 +28,47 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
 from tumorlens.core.errors import ImageError
+from tumorlens.readers import dicom_place, dicom_subject
 from tumorlens.readers.codestreams import check_codestream
+from tumorlens.readers.dicom_elements import whole_number, words
 from tumorlens.readers.dicom_limits import ItemCounter, check_length
-from tumorlens.readers.dicom_rendering import pixel_spacing, render_grey
-from tumorlens.readers.jpegls import EndlessFrameError, check_decodes
-from tumorlens.readers.pixels import plausible_spacing
-from tumorlens.readers.scaling import to_uint8
-from tumorlens.readers.types import Metadata, ReadContext, ReadLimits, SeriesNames, Slice, Unreadable, fit_square
+from tumorlens.readers.dicom_place import place_of
+from tumorlens.readers.dicom_rendering import palette_in_native_order, pixel_spacing, render_grey
+from tumorlens.readers.dicom_subject import header_verdict
+from tumorlens.readers.guarded import EndlessFrameError, decode_guarded
+from tumorlens.readers.scaling import Values, to_uint8
+from tumorlens.readers.types import Metadata, Place, ReadContext, ReadLimits, SeriesNames, Slice, Unreadable, fit_square
 
 _AGAIN = "Download or copy it again."
-_EXPORT = "Export it again, or convert it to uncompressed DICOM, with dcmconv or gdcmconv --raw for example."
-_JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+_EXPORT = "Export it again, uncompressed (Explicit VR Little Endian)."
+# pydicom's decoder of each compressed syntax. Those in another process may not end, or are large C++ libraries.
+_PLUGINS = {
+    "1.2.840.10008.1.2.4.50": "pillow",
+    "1.2.840.10008.1.2.4.51": "pillow",
+    "1.2.840.10008.1.2.5": "pydicom",  # not pylibjpeg-rle, which panics on damaged frames and prints to standard error
+}
+_GUARDED = {
+    "1.2.840.10008.1.2.4.57": "gdcm",
+    "1.2.840.10008.1.2.4.70": "gdcm",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+}
 _MAX_ENDLESS = 3  # frames of one file; a thousand of them would block everything else
-_RLE = "1.2.840.10008.1.2.5"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MODALITIES = frozenset(["CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "PX", "RF", "SC", "SM", "US", "XA", "XC"])
 _COLOURS = frozenset(["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR"])
 _GREYS = frozenset(["MONOCHROME1", "MONOCHROME2"])
+_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PIXEL_TAGS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _NEEDED = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation")
+_DECODING = (*_NEEDED, "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration")
 
 #: All elements that are parsed. Functional groups are kept whole, and read by keyword only.
 _ELEMENTS = (
-    *_PIXELS, *_NEEDED, "SOPClassUID", "Modality", "SeriesInstanceUID", "InstanceNumber", "NumberOfFrames",
-    "PlanarConfiguration", "BitsStored", "HighBit", "PixelRepresentation", "PixelAspectRatio", "PixelSpacing",
-    "ImagerPixelSpacing", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept",
+    *_PIXELS, *_DECODING, *dicom_place.ELEMENTS, *dicom_subject.ELEMENTS, "SOPClassUID", "SeriesInstanceUID",
+    "InstanceNumber", "NumberOfFrames", "PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept",
     "WindowCenter", "WindowWidth", "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence",
     "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
@@ -81,28 +96,34 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
             frames, present, metadata = _check_header(data, context.limits)
     except ImageError as error:
         index, _, series, instance = _position(data, 1, context.series)
-        yield Unreadable(source, index, error.what, error.cure, series, instance)
+        if not context.survey:
+            yield Unreadable(source, index, error.what, error.cure, series, instance, _place(data, 0))
         return
     index, count, series, instance = _position(data, frames, context.series)
     endless = 0
     for frame in range(present):
+        number = index if count is None else frame
+        place = _place(data, frame)
+        if context.survey:
+            yield Slice(source, number, count, series, _NO_PIXELS, metadata, instance, place)
+            continue
+        if context.chosen is not None and (source, number) not in context.chosen:
+            continue
         try:
             with _dicom_errors("cannot be decoded", _EXPORT):
+                verdict = header_verdict(data, frame)
                 pixels, contrast = _decode_frame(data, frame)
         except ImageError as error:
-            if count is None:
-                yield Unreadable(source, index, error.what, error.cure, series, instance)
-                return
-            yield Unreadable(source, frame, f"frame {frame + 1} {error.what}", error.cure, series)
+            what = error.what if count is None else f"frame {frame + 1} {error.what}"
+            yield Unreadable(source, number, what, error.cure, series, instance, place)
             endless += isinstance(error, EndlessFrameError)
             if endless == _MAX_ENDLESS and frame + 1 < frames:
                 left = f"frames {frame + 2} to {frames} were left out after {endless} whose decoding would not end"
                 yield Unreadable(source, frames - 1, left, _EXPORT, series)
                 return
             continue
-        number = index if count is None else frame
-        yield Slice(source, number, count, series, pixels, metadata | contrast, instance)
-    if present < frames:
+        yield Slice(source, number, count, series, pixels, metadata | contrast, instance, place, verdict)
+    if present < frames and not context.survey:
         reason = f"promises {frames:,} frames and holds {present:,}"
         yield Unreadable(source, frames - 1, reason, _AGAIN, series)
 
@@ -123,9 +144,9 @@ def _read_header(stream: BinaryIO, limits: ReadLimits) -> Any:
         if not data:  # all that pydicom returns of a file that ends within compressed pixels
             stream.seek(0)
             data = pydicom.dcmread(stream, force=True, specific_tags=list(_ELEMENTS), stop_before_pixels=True)
-        for element in data.values():
-            if element.tag not in _PIXEL_TAGS:
-                check_length(element)
+        for tag in [tag for tag in data.keys() if tag not in _PIXEL_TAGS]:  # noqa: SIM118 - not its elements
+            if not _is_sound(data, tag):
+                del data[tag]  # only a hint, without which the pixels can be read
         if "TransferSyntaxUID" not in data.file_meta:  # a file without preamble has no file meta information
             implicit, little = data.original_encoding
             kinds = pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.ExplicitVRLittleEndian
@@ -133,6 +154,14 @@ def _read_header(stream: BinaryIO, limits: ReadLimits) -> Any:
         if "Rows" not in data and not any(k in data for k in _PIXELS):
             raise ImageError(f"a DICOM file without an image{_kind(data)}", cure="Leave it out.")
         return data
+
+
+def _is_sound(data: Any, tag: Any) -> bool:
+    """Whether pydicom can convert an element, or decoding needs it anyway; ImageError if it is too long."""
+    check_length(data.get_item(tag))
+    with suppress(Exception):  # pydicom converts values when they are read, and raises anything on junk
+        return data[tag].value is not None
+    return pydicom.datadict.keyword_for_tag(tag) in _DECODING
 
 
 def _check_deflated(stream: BinaryIO, limits: ReadLimits, counter: ItemCounter) -> None:
@@ -161,16 +190,20 @@ def _check_header(data: Any, limits: ReadLimits) -> tuple[int, int, Metadata]:
     if missing := [name for name in _NEEDED if data.get(name) in (None, "")]:
         raise ImageError(f"a DICOM image whose header lacks {', '.join(missing)}", cure=_EXPORT)
     rows, columns, samples = int(data.Rows), int(data.Columns), int(data.SamplesPerPixel)
-    frames = max(1, int(data.get("NumberOfFrames") or 1))
     if rows < 8 or columns < 8:
         raise ImageError(f"only {columns}x{rows} pixels", cure="Leave it out.")
+    colours = str(data.PhotometricInterpretation)
+    held = _frames_present(data, keyword, rows * columns * samples, colours)
+    promised = whole_number(data.get("NumberOfFrames"))
+    if promised is None and not data.file_meta.TransferSyntaxUID.is_encapsulated:
+        promised = held
+    frames = max(1, promised or 1)
     if rows * columns * samples > limits.pixels or frames > limits.frames:
         raise ImageError(
             f"{frames:,} frames of {columns}x{rows} pixels of {samples} values, over the limits of {limits.frames:,} "
             f"frames and {limits.pixels:,} values a frame",
             cure="Split it, or scale it down.",
         )
-    colours = str(data.PhotometricInterpretation)
     if colours not in _COLOURS | _GREYS or samples != (1 if colours in _GREYS | {"PALETTE COLOR"} else 3):
         raise ImageError("its pixels are neither grey, nor RGB, YBR or a palette's", cure=_EXPORT)
     metadata: Metadata = {
@@ -178,10 +211,10 @@ def _check_header(data: Any, limits: ReadLimits) -> tuple[int, int, Metadata]:
         "width": columns,
         "height": rows,
         "bits": int(data.get("BitsStored") or data.BitsAllocated),
-        "modality": data.Modality if data.get("Modality") in _MODALITIES else "other",
+        "modality": next((m for m in words(data.get("Modality")) if m in _MODALITIES), "other"),
         "transfer_syntax": _check_syntax(data.file_meta.TransferSyntaxUID),
     }
-    present = min(frames, _frames_present(data, keyword, rows * columns * samples, colours))
+    present = min(frames, held)
     if present == 0:
         raise ImageError("cut off: its pixels are missing", cure=_AGAIN)
     data.NumberOfFrames = present  # or pydicom would refuse those that are present
@@ -209,7 +242,7 @@ def _frames_present(data: Any, keyword: str, samples: int, colours: str) -> int:
         bits = samples * int(data.BitsAllocated)
         if colours == "YBR_FULL_422":
             bits = bits * 2 // 3
-        return int(len(value) * 8 // bits)
+        return int(len(value) * 8 // max(1, bits))
     # A frame may span many fragments, but a fragment never holds several frames.
     offset = 4 + 4 + 4 * len(parse_basic_offsets(value))
     return parse_fragments(value[offset:])[0]
@@ -219,36 +252,53 @@ def _position(data: Any, frames: int, names: SeriesNames) -> tuple[int | None, i
     """Index, count, series and InstanceNumber of a file; a file of several frames is a series of its own."""
     if frames > 1:
         return None, frames, names.new(), None
-    with _dicom_errors("is DICOM, but its header cannot be read", _AGAIN):
-        uid, number = data.get("SeriesInstanceUID"), data.get("InstanceNumber")
-        # Larger numbers are not positions in a series, and could be identifiers.
-        instance = int(number) if number is not None and 1 <= int(number) <= 0xFFFF else None
-        return instance and instance - 1, None, names.of(str(uid)) if uid else names.new(), instance
+    uid, number = data.get("SeriesInstanceUID"), whole_number(data.get("InstanceNumber")) or 0
+    # Larger numbers are not positions in a series, and could be identifiers.
+    instance = number if 1 <= number <= 0xFFFF else None
+    return instance and instance - 1, None, names.of(str(uid)) if uid else names.new(), instance
 
 
 def _decode_frame(data: Any, frame: int) -> tuple[npt.NDArray[np.uint8], Metadata]:
     """uint8 [224, 224, 3], and the source of a grey frame's contrast."""
-    syntax = data.file_meta.TransferSyntaxUID
-    if syntax.startswith("1.2.840.10008.1.2.4."):
-        rows, columns = int(data.Rows), int(data.Columns)
-        lengths = data.get("ExtendedOffsetTableLengths")
-        table = (data.ExtendedOffsetTable, lengths) if lengths else None
-        encoded = get_frame(data.PixelData, frame, number_of_frames=int(data.NumberOfFrames), extended_offsets=table)
-        check_codestream(encoded, rows, columns)
-        if syntax in _JPEG_LS:
-            check_decodes(encoded, rows * columns, cure=_EXPORT)
-    # Not pylibjpeg-rle, which panics on damaged frames and prints to standard error.
-    stored = pixel_array(data, index=frame, decoding_plugin="pydicom" if syntax == _RLE else "")
+    stored = _stored_values(data, frame)
     contrast: Metadata = {}
     if data.PhotometricInterpretation in _GREYS:
         picture, contrast["contrast"] = render_grey(stored, data, frame)
     elif data.PhotometricInterpretation == "PALETTE COLOR":
         bits = data.RedPaletteColorLookupTableDescriptor[2]
-        picture = to_uint8(apply_color_lut(stored, data)[..., :3], 0, 2**bits - 1)
+        picture = to_uint8(apply_color_lut(stored, palette_in_native_order(data))[..., :3], 0, 2**bits - 1)
     else:
         picture = to_uint8(stored, 0, 2 ** int(data.BitsStored) - 1)
-    spacing = plausible_spacing(picture.shape[:2], pixel_spacing(data, frame)) or (1.0, 1.0)
-    return fit_square(picture, spacing), contrast
+    return fit_square(picture, pixel_spacing(data, frame)), contrast
+
+
+def _place(data: Any, frame: int) -> Place:
+    """The place of a frame; none if the header is damaged there."""
+    with suppress(ImageError), _dicom_errors("", ""):
+        return place_of(data, frame)
+    return Place()
+
+
+def _stored_values(data: Any, frame: int) -> Values:
+    """[rows, columns], or [rows, columns, 3] for colours."""
+    syntax = str(data.file_meta.TransferSyntaxUID)
+    plugin = _PLUGINS.get(syntax, "")
+    if syntax.startswith("1.2.840.10008.1.2.4."):
+        lengths = data.get("ExtendedOffsetTableLengths")
+        table = (data.ExtendedOffsetTable, lengths) if lengths else None
+        encoded = get_frame(data.PixelData, frame, number_of_frames=int(data.NumberOfFrames), extended_offsets=table)
+        check_codestream(encoded, int(data.Rows), int(data.Columns))
+        guarded = _GUARDED.get(syntax)
+        if plugin == "pillow" and int(data.BitsAllocated) > 8:
+            guarded = "gdcm"  # Pillow decodes 8 bits only
+        if guarded:
+            needed = {keyword: data[keyword].value for keyword in _DECODING if data.get(keyword) is not None}
+            return decode_guarded(encoded, {"syntax": syntax, "plugin": guarded, **needed}, cure=_EXPORT)
+        if not plugin:  # JPEG 2000
+            with suppress(Exception):  # on some damaged frames, which Pillow decodes in part
+                return pixel_array(data, index=frame, decoding_plugin="pylibjpeg")
+            plugin = "pillow"
+    return pixel_array(data, index=frame, decoding_plugin=plugin)
 
 
 @contextmanager

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
+from tumorlens.readers.dicom_elements import lookup, numbers
 from tumorlens.readers.dicom_limits import check_length
+from tumorlens.readers.pixels import plausible_spacing
 from tumorlens.readers.scaling import Values, blocks, contrast_range, sample, to_uint8
 
 
@@ -57,11 +60,26 @@ def render_grey(stored: Values, data: Any, frame: int) -> tuple[npt.NDArray[np.u
 
 
 def pixel_spacing(data: Any, frame: int) -> tuple[float, float]:
-    """Distance between rows and between columns, in mm or as a ratio; (1, 1) if the header has neither."""
-    found = _numbers(_lookup(data, frame, "PixelMeasuresSequence", "PixelSpacing"))
-    for keyword in ("ImagerPixelSpacing", "PixelAspectRatio"):
-        found = found or _numbers(data.get(keyword))
-    return (found[0], found[1]) if len(found) == 2 else (1.0, 1.0)
+    """Distance between rows and between columns, in mm or as a ratio; (1, 1) if the header has no plausible one."""
+    found = [lookup(data, frame, "PixelMeasuresSequence", "PixelSpacing")]
+    found += [data.get(k) for k in ("ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")]
+    shape = int(data.Rows), int(data.Columns)
+    return next(filter(None, (plausible_spacing(shape, numbers(value)) for value in found)), (1.0, 1.0))
+
+
+def palette_in_native_order(data: Any) -> Any:
+    """The same dataset with the words of its palettes in the order that pydicom expects: it swaps none itself, except
+    those of segmented palettes with 16 bits."""
+    if data.original_encoding[1]:
+        return data
+    swapped = copy.copy(data)
+    for colour in ("Red", "Green", "Blue"):
+        bits = data[f"{colour}PaletteColorLookupTableDescriptor"].value[2]
+        for keyword in (f"{colour}PaletteColorLookupTableData", f"Segmented{colour}PaletteColorLookupTableData"):
+            if keyword in data and data[keyword].VR == "OW" and not (keyword.startswith("Segmented") and bits > 8):
+                words = np.frombuffer(data[keyword].value, np.uint16).byteswap()
+                swapped[keyword] = DataElement(data[keyword].tag, "OW", words.tobytes())
+    return swapped
 
 
 def _modality(stored: Values, data: Any, frame: int) -> Values:
@@ -75,7 +93,7 @@ def _modality(stored: Values, data: Any, frame: int) -> Values:
             stored.astype(np.int64), table
         )  # pydicom subtracts in the given type: 8 bits overflow
     slope, intercept = (
-        _numbers(_lookup(data, frame, "PixelValueTransformationSequence", keyword))
+        numbers(lookup(data, frame, "PixelValueTransformationSequence", keyword))
         for keyword in ("RescaleSlope", "RescaleIntercept")
     )
     if not slope or slope[0] == 0:  # would make every picture a single grey
@@ -85,7 +103,7 @@ def _modality(stored: Values, data: Any, frame: int) -> Values:
 
 def _padding(stored: Values, data: Any) -> npt.NDArray[np.bool_]:
     """bool [rows, columns], true outside the image, such as around a circular field of view."""
-    first, last = _numbers(data.get("PixelPaddingValue")), _numbers(data.get("PixelPaddingRangeLimit"))
+    first, last = numbers(data.get("PixelPaddingValue")), numbers(data.get("PixelPaddingRangeLimit"))
     if not first:
         return np.zeros(stored.shape, np.bool_)
     ends = (first[0], (last or first)[0])
@@ -98,8 +116,8 @@ def _padding(stored: Values, data: Any) -> npt.NDArray[np.bool_]:
 def _window(data: Any, frame: int) -> tuple[float, float, str] | None:
     """Centre, width and function of the first usable window."""
     group = "FrameVOILUTSequence"
-    centres, widths = (_numbers(_lookup(data, frame, group, k)) for k in ("WindowCenter", "WindowWidth"))
-    function = str(_lookup(data, frame, group, "VOILUTFunction") or "LINEAR").upper()
+    centres, widths = (numbers(lookup(data, frame, group, k)) for k in ("WindowCenter", "WindowWidth"))
+    function = str(lookup(data, frame, group, "VOILUTFunction") or "LINEAR").upper()
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         return None
     least = 1 if function == "LINEAR" else 0
@@ -163,25 +181,3 @@ def _below_zero(stored: Values, data: Any, frame: int) -> bool:
 def _signed(value: float) -> float:
     """A signed 16-bit number that was read as unsigned."""
     return value - 65536 if value > 32767 else value
-
-
-def _lookup(data: Any, frame: int, group: str, keyword: str) -> Any:
-    """An element of this frame's functional groups, or of the shared ones, or of the file."""
-    per_frame = data.get("PerFrameFunctionalGroupsSequence") or []
-    shared = data.get("SharedFunctionalGroupsSequence") or []
-    for groups in (*per_frame[frame : frame + 1], *shared[:1]):
-        for item in groups.get(group) or []:
-            if keyword in item:
-                check_length(item.get_item(keyword))
-                return item[keyword].value
-    return data.get(keyword)
-
-
-def _numbers(value: Any) -> list[float]:
-    """The numbers of an element of any multiplicity; empty if it is missing or any of them is not finite."""
-    values = value if isinstance(value, (list, tuple)) or hasattr(value, "__iter__") else [value]
-    try:
-        found = [float(v) for v in values]
-    except (TypeError, ValueError):
-        return []
-    return found if all(math.isfinite(v) for v in found) else []

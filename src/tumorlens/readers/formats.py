@@ -38,6 +38,8 @@ def read_stream(context: ReadContext, *, in_zip: bool = False) -> Iterator[Slice
             from tumorlens.readers.dicom import read_dicom  # pydicom takes 0.2 s to import
 
             yield from read_dicom(context)
+        elif context.survey:
+            return
         elif head.startswith(GZIP) or is_nifti(head):
             from tumorlens.readers.nifti import read_nifti  # so does nibabel
 

@@ -15,7 +15,7 @@ import logging
 import math
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,9 +23,10 @@ import numpy as np
 from tumorlens.core.errors import ImageError
 from tumorlens.core.progress import log
 from tumorlens.readers.pixels import plausible_spacing
+from tumorlens.readers.places import no_such_volume
 from tumorlens.readers.scaling import Values, contrast_range, to_uint8
 from tumorlens.readers.signatures import HEADER, is_nifti
-from tumorlens.readers.types import Metadata, Plane, ReadContext, ReadLimits, Slice, Unreadable, fit_square
+from tumorlens.readers.types import Metadata, Plane, ReadContext, Slice, Unreadable, fit_square
 
 _CHUNK = 1 << 20
 _LONGEST = 2.5  # long over short side of a slice through a head, if all voxel sizes are equal
@@ -53,7 +54,7 @@ def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Un
     """
     limits, plane = context.limits, context.plane
     try:
-        values, header = _read_volume(context.stream, limits, compressed=compressed)
+        values, header = _read_volume(context, compressed=compressed)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise ImageError("damaged within its compressed data", cure=_AGAIN) from None
     affine, recorded = _affine(header)
@@ -87,16 +88,17 @@ def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Un
             picture = to_uint8(slices[index] * sign, low, high)
         yield Slice(context.source, index, count, series, fit_square(picture, spacing), dict(metadata))
     volumes = math.prod(_layout(header)[0][3:])
-    if volumes > 1:  # of no series: the volume-level result of the first volume does not depend on the others
+    if volumes > 1 and context.volume is None:  # of no series: the first volume's result does not depend on the others
         reason = f"holds {volumes:,} volumes, of which the first alone was read"
-        yield Unreadable(context.source, None, reason, "Save each volume as a file of its own.")
+        yield Unreadable(context.source, None, reason, f"Choose one with --volume 1 to --volume {volumes}.")
 
 
-def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> tuple[Values, Any]:
-    """The first volume, [i, j, k] in its stored type, and nibabel's header.
+def _read_volume(context: ReadContext, *, compressed: bool) -> tuple[Values, Any]:
+    """The first volume or the chosen one, [i, j, k] in its stored type, and nibabel's header.
 
     No voxel is read or decompressed before the header's sizes are within the limits.
     """
+    stream, limits, number = context.stream, context.limits, context.volume or 1
     stored = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     plain: Any = gzip.GzipFile(fileobj=stream) if compressed else stream
@@ -113,14 +115,16 @@ def _read_volume(stream: BinaryIO, limits: ReadLimits, *, compressed: bool) -> t
             f"{limits.bytes:,}",
             cure="Resample it, or save it with 8 or 16 bits a voxel.",
         )
-    if compressed and limits.is_bomb(wanted, stored):
+    if number > (volumes := math.prod(shape[3:])):
+        raise no_such_volume(volumes, number)
+    if compressed and limits.is_bomb(number * wanted, stored):
         raise inflates
     offset = float(header["vox_offset"])
     if not int(header["sizeof_hdr"]) <= offset <= _MAX_OFFSET:
         raise ImageError("its header places the voxels where they cannot be", cure=_AGAIN)
     content = np.empty(wanted, np.uint8)
     done = 0
-    plain.seek(int(offset))
+    plain.seek(int(offset) + (number - 1) * wanted)
     while done < wanted and (n := plain.readinto(content.data[done : done + _CHUNK])):
         done += n
         if compressed and limits.is_bomb(done, stream.tell()):

@@ -6,8 +6,10 @@ import stat
 import sys
 import zipfile
 from codecs import BOM_UTF8
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +18,7 @@ from tumorlens.core.text import shown
 from tumorlens.readers.companions import Skipped, is_companion, may_be_companion
 from tumorlens.readers.formats import read_stream
 from tumorlens.readers.pixels import SUFFIXES, open_error
+from tumorlens.readers.places import choose_volume
 from tumorlens.readers.signatures import HEADER, ZIP
 from tumorlens.readers.types import Plane, ReadContext, ReadLimits, SeriesNames, Slice, Unreadable
 from tumorlens.readers.zips import is_hidden, visible_files
@@ -30,6 +33,7 @@ def read_inputs(
     limits: ReadLimits = _DEFAULT,
     stdin: BinaryIO | None = None,
     written: Collection[Path] = (),
+    volume: int | None = None,
 ) -> Iterator[Slice | Unreadable]:
     """Every picture in what the user names, in order, as a stream: nothing is held longer than its file.
 
@@ -51,6 +55,9 @@ def read_inputs(
         Read instead of standard input.
     written
         Files and folders that are skipped within folders: this job's own results.
+    volume
+        Which volume is read of a file or DICOM series with several, from 1; by default the first of a NIfTI file, and
+        all of a DICOM series. To choose, the headers of all files are read first.
 
     Yields
     ------
@@ -62,19 +69,47 @@ def read_inputs(
     ConfigError
         Standard input is named, but closed.
     """
-    series, skipped = SeriesNames(), Skipped()
+    context = ReadContext(io.BytesIO(), "", plane, limits, SeriesNames(), volume=volume)
+    yield from _chosen(context, partial(_read_all, inputs, stdin, written))
+
+
+def read_file(context: ReadContext) -> Iterator[Slice | Unreadable]:
+    """Everything in one file, or the chosen volume of each series in it; what cannot be read is an Unreadable."""
+    yield from _chosen(context, read_stream)
+
+
+def _chosen(
+    context: ReadContext, read: Callable[[ReadContext], Iterator[Slice | Unreadable]]
+) -> Iterator[Slice | Unreadable]:
+    if context.volume is not None:
+        survey = replace(context, survey=True, series=SeriesNames())
+        chosen, lacking = choose_volume(read(survey), context.volume)
+        yield from lacking
+        context.stream.seek(0)
+        context = replace(context, chosen=chosen)
+    yield from read(context)
+
+
+def _read_all(
+    inputs: Sequence[str], stdin: BinaryIO | None, written: Collection[Path], context: ReadContext
+) -> Iterator[Slice | Unreadable]:
+    if stdin is not None and stdin.seekable():
+        stdin.seek(0)
+    skipped = Skipped()
+    context = replace(context, skipped=skipped)
     for found in _files(inputs, stdin, written, skipped):
         if isinstance(found, Unreadable):
             yield found
             continue
         try:
-            file = _open(found, stdin, limits)
+            file = _open(found, stdin, context.limits)
         except ImageError as error:
             yield Unreadable(shown(found), None, error.what, error.cure)
             continue
         with file:
-            yield from read_stream(ReadContext(file, shown(found), plane, limits, series, skipped))
-    skipped.report()
+            yield from read_stream(replace(context, stream=file, source=shown(found)))
+    if not context.survey:
+        skipped.report()
 
 
 def read_bytes(

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
@@ -14,6 +15,22 @@ from tumorlens.readers.pixels import SIZE, Pixels
 
 Plane = Literal["axial", "coronal", "sagittal"]
 Metadata = dict[str, str | int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a DICOM image lies, and what tells it from others at the same place. Empty for other formats."""
+
+    position: float | None = None
+    """mm along the normal of its plane, or its number in a stack; None if the header has neither."""
+    orientation: tuple[float, ...] = ()
+    """Direction cosines of its rows and columns, 6 numbers; empty if the header has none."""
+    traits: tuple[str, ...] = ()
+    """Values of `places.TRAITS`; an empty one if the header has none."""
+    times: tuple[float, ...] = ()
+    """Seconds or counts that grow from one repetition to the next."""
+    image: int | None = None
+    """Hash of its identifier, which copies share; None if the header has none."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,9 @@ class Slice:
     """What may be shown: format, width, height, modality, …; nothing that identifies a person."""
     instance: int | None = None
     """InstanceNumber of a DICOM file with one frame, 1 to 65535; None for everything else."""
+    place: Place = Place()
+    header_verdict: tuple[str, str] | None = None
+    """Verdict, `refused` or `uncertain`, and reason if the header says that it is no slice of a brain MRI."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,7 @@ class Unreadable:
     """Its series, if the file could be read so far."""
     instance: int | None = None
     """As a Slice's."""
+    place: Place = Place()
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,13 @@ class ReadContext:
     """Shared by all files of one job."""
     skipped: Skipped | None = None
     """Counts the files of a zip that are no pictures; if None, they are errors."""
+    volume: int | None = None
+    """Which volume of a file or series of several is read, from 1; by default the first of a NIfTI file, and all of
+    a DICOM series."""
+    chosen: Collection[tuple[str, int | None]] | None = None
+    """Source and index of the DICOM images to read; None for all."""
+    survey: bool = False
+    """Read headers only: DICOM images without pixels, and nothing of other formats."""
 
 
 def fit_square(picture: npt.NDArray[np.uint8], spacing: tuple[float, float] | None) -> Pixels:

@@ -136,6 +136,7 @@ async def predict(
     plane: PlaneQuery = "axial",
     label: Annotated[str | None, Query(alias="class", description="Class of the heatmap; default: predicted.")] = None,
     slice: Annotated[int | None, Query(ge=0, description="Classify only this slice, with its pictures.")] = None,
+    volume: Annotated[int | None, Query(ge=1, description="Read only this volume of a file with several.")] = None,
 ) -> Response:
     """Classify one file. A volume or multi-frame file gives one row per slice and one for the volume; at most 16 of
     its slices have pictures, spread evenly."""
@@ -146,7 +147,7 @@ async def predict(
     body = await read_body(request)
     if body.startswith(ZIP):
         raise Problem("unsupported-format", "The body is a zip.", cure="Send it to /v1/batch.")
-    options = PredictionOptions(coverage, plane, heatmap, label, slice)
+    options = PredictionOptions(coverage, plane, heatmap, label, slice, volume)
     try:
         content = await cancel_on_disconnect(request, service.predict(body, options))
     except Problem as problem:

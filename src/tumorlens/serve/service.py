@@ -23,6 +23,7 @@ from tumorlens.inference.volumes import with_volumes
 from tumorlens.readers import Plane, Slice, Unreadable
 from tumorlens.readers.formats import read_stream
 from tumorlens.readers.signatures import is_raster
+from tumorlens.readers.sources import read_file
 from tumorlens.readers.types import ReadContext, SeriesNames
 from tumorlens.serve.admission import Admission
 from tumorlens.serve.batching import Batcher
@@ -53,6 +54,8 @@ class PredictionOptions:
     """Class of the heatmap; default: the predicted one."""
     slice: int | None = None
     """The only slice to classify; default: all."""
+    volume: int | None = None
+    """Which volume of a file with several is read, from 1; default: the first of NIfTI, all of DICOM."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +107,8 @@ class Service:
         failed_file: Unreadable | None = None  # an error of the whole file, which has no slice number
         wanted = options.slice
         numbers: list[int] = []  # of the slices seen, if one is wanted
-        items = enumerate(read_stream(ReadContext(io.BytesIO(body), "body", options.plane, self.settings.limits)))
+        context = ReadContext(io.BytesIO(body), "body", options.plane, self.settings.limits, volume=options.volume)
+        items = enumerate(read_stream(context) if options.volume is None else read_file(context))
         chunk: list[tuple[int, Item]]
         # Whole chunks are read and filtered here, as a request can be cancelled between two of them.
         while not (rows and wanted is not None) and (chunk := await _on(self.readers, list, islice(items, CHUNK))):

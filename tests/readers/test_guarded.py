@@ -1,24 +1,30 @@
-"""JPEG-LS: a frame whose decoding does not end is stopped, and the other frames are read."""
+"""Frames decoded in another process: one whose decoding does not end is stopped, and the others are read."""
 
 from __future__ import annotations
 
 import io
 import os
-import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 from input_files import seeds, slices
 from pydicom.encaps import encapsulate, generate_frames
 
-from tumorlens.readers import Unreadable, jpegls, read_bytes
+from tumorlens.readers import Unreadable, guarded, read_bytes
 
 dicom = seeds.dicom
 GREY = seeds.picture()
 DEEP = GREY.astype(np.uint16) * 16
 
+
+HEADER = {
+    "Rows": 40, "Columns": 32, "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16,
+    "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0,
+}  # fmt: skip
 
 # CharLS counts to 2**31 on this frame of 40 x 32 pixels; fuzzing found it.
 ENDLESS = bytes.fromhex(
@@ -60,8 +66,37 @@ def test_the_worker_replies_and_ends_itself_without_interval_timers() -> None:
         "import runpy, signal, sys; del signal.setitimer, signal.ITIMER_PROF;"
         "runpy.run_path(sys.argv[1], run_name='__main__')"
     )
+    settings = {"syntax": seeds.JPEG_LS, "plugin": "pyjpegls", **HEADER}
     requests = [(whole, 9.0), (whole[:60], 9.0), (ENDLESS, 0.05), (whole, 9.0)]
-    sent = b"".join(struct.pack("<Qd", len(frame), seconds) + frame for frame, seconds in requests)
-    done = subprocess.run([sys.executable, "-c", code, str(jpegls._WORKER)], input=sent, capture_output=True)
-    assert done.stdout == b"+-"
+    sent = b"".join(guarded.request(frame, settings, seconds) for frame, seconds in requests)
+    done = subprocess.run([sys.executable, "-c", code, str(guarded._WORKER)], input=sent, capture_output=True)
+    length = int.from_bytes(done.stdout[:8], "little")
+    np.testing.assert_array_equal(np.load(io.BytesIO(done.stdout[8 : 8 + length])), DEEP)
+    assert done.stdout[8 + length :] == bytes(8)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("process", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1"])
+@pytest.mark.parametrize("pixels", [GREY, DEEP, DEEP.astype(np.int16) - 2000], ids=["8 bits", "16 bits", "signed"])
+def test_jpeg_lossless_is_decoded(process: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    gdcm = pytest.importorskip("gdcm")
+    plain = tmp_path / "plain.dcm"
+    plain.write_bytes(dicom(pixels))
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(plain))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, process)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(tmp_path / "lossless.dcm"))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    content = (tmp_path / "lossless.dcm").read_bytes()
+    (wanted,), (found,) = slices(read_bytes(plain.read_bytes(), "x")), slices(read_bytes(content, "x"))
+    assert str(found.metadata["transfer_syntax"]).startswith("JPEG Lossless")
+    np.testing.assert_array_equal(found.pixels, wanted.pixels)
+    damaged = bytearray(content)
+    at = damaged.index(b"\xff\xda") + 20
+    damaged[at : at + 400] = bytes(len(damaged[at : at + 400]))
+    list(read_bytes(bytes(damaged), "x"))  # pixels or a reason, but no crash

@@ -1,0 +1,87 @@
+"""What a DICOM header says against a brain MRI."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from input_files import only, seeds
+from pydicom.dataset import Dataset
+
+from tumorlens.readers import read_bytes
+
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # written on purpose
+DEEP = seeds.picture().astype(np.uint16) * 16
+
+
+def verdict(**elements: object) -> tuple[str, str] | None:
+    return only(read_bytes(seeds.dicom(DEEP, **elements), "x")).header_verdict
+
+
+@pytest.mark.parametrize("modality", ["CT", "US", "PT", "XA", "NM", "CR", "DX", "MG", "RF", "SEG", "RTDOSE", "ct "])
+def test_another_modality_is_refused(modality: str) -> None:
+    found = verdict(Modality=modality)
+    assert found == ("refused: not a brain MRI", f"modality {modality.strip().upper()} in its header, not MR")
+
+
+@pytest.mark.parametrize("modality", ["MR", "SC", "OT", "", None, "MA", "UNHEARD OF", ["CT", "MR"]])
+def test_magnetic_resonance_and_unknown_modalities_pass(modality: object) -> None:
+    assert verdict(Modality=modality) is None
+
+
+@pytest.mark.parametrize(
+    "part", ["KNEE", "CHEST", "C-SPINE", "CSPINE", "L SPINE", "LUMBAR_SPINE", "ABDOMEN", "PELVIS", "BREAST", "HIP",
+             "LEFT KNEE", "LEFTKNEE", "HALS", "WIRBELSAEULE", "RODILLA", "GENOU", "Shoulder", "FOOT", "NECK", "HEART"]
+)  # fmt: skip
+def test_another_part_of_the_body_is_refused(part: str) -> None:
+    found = verdict(BodyPartExamined=part)
+    assert found == ("refused: not a brain MRI", f"body part {part.upper()} in its header")
+
+
+@pytest.mark.parametrize(
+    "part", ["HEAD", "BRAIN", "HEADNECK", "HEAD NECK", "SKULL", "PITUITARY", "SELLA", "Schaedel", "KOPF", "CEREBRO",
+             "CRANE", "HIPPOCAMPUS", "ORBIT", "IAC", "WHOLEBODY", "STUDY1", "", None, "BRAIN SPINE"]
+)  # fmt: skip
+def test_a_head_and_unknown_words_pass(part: str | None) -> None:
+    assert verdict(BodyPartExamined=part) is None if part is not None else verdict() is None
+
+
+def test_the_anatomic_region_of_an_enhanced_file_counts() -> None:
+    region, anatomy, shared = Dataset(), Dataset(), Dataset()
+    region.CodeMeaning = "Knee"
+    anatomy.AnatomicRegionSequence = [region]
+    shared.FrameAnatomySequence = [anatomy]
+    found = verdict(SharedFunctionalGroupsSequence=[shared])
+    assert found == ("refused: not a brain MRI", "body part KNEE in its header")
+
+
+def test_a_mosaic_is_refused_with_a_cure() -> None:
+    found = verdict(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    assert found is not None
+    assert found[0].startswith("refused")
+    assert found[1] == "a mosaic of many slices in one picture; convert it: dcm2niix FOLDER"
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (["ORIGINAL", "PRIMARY", "LOCALIZER"], "a localizer, by its header"),
+        (["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"], "a computed map or part of a signal (ADC), by its header"),
+        (["DERIVED", "PRIMARY", "DIFFUSION", "FA"], "a computed map or part of a signal (FA), by its header"),
+        (["DERIVED", "SECONDARY", "PERFUSION", "RCBV"], "a computed map or part of a signal (RCBV), by its header"),
+        (["ORIGINAL", "PRIMARY", "PHASE MAP", "P", "FFE"], "a computed map or part of a signal (MAP), by its header"),
+        (["DERIVED", "PRIMARY", "T2 MAP"], "a computed map or part of a signal (MAP), by its header"),
+        (["DERIVED", "SECONDARY", "PROJECTION IMAGE"], "a projection of many slices, by its header"),
+        (["DERIVED", "PRIMARY", "MIP", "SAG"], "a projection of many slices, by its header"),
+    ],
+)
+def test_localizers_maps_and_projections_are_uncertain(values: list[str], reason: str) -> None:
+    assert verdict(ImageType=values) == ("uncertain", reason)
+
+
+@pytest.mark.parametrize(
+    "values", [["ORIGINAL", "PRIMARY", "M", "ND", "NORM"], ["DERIVED", "SECONDARY"], ["DERIVED", "PRIMARY", "OTHER"],
+               ["DERIVED", "SECONDARY", "MPR"], ["ORIGINAL", "PRIMARY", "M_SE", "M", "SE"], "JUNK",
+               ["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"], ["ADC", "FA"]]
+)  # fmt: skip
+def test_other_image_types_pass(values: object) -> None:
+    assert verdict(ImageType=values) is None
