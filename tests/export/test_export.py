@@ -132,11 +132,13 @@ def test_accuracy_without_twins_quotes_the_frozen_lists_in_the_card(tmp_path):
     run = Run(tmp_path)
     run.folder("net").mkdir()
     write_json(run.metrics("net"), {"checkpoint_sha256": "0a", "parts": parts})
-    subsets = {name: {"configurations": {"net": scores}} for name in ("official", "twin_free", "below_0.95")}
+    write_json(run.study, {})
+    names = ("official", "twin_free", "below_0.95", "other_patients")
+    subsets = {name: {"configurations": {"net": scores}} for name in names}
     write_json(run.comparison, {"leakage": {"frozen_lists": "tumorlens-v1/1", "parts": subsets}})
     measured = TrainedRun(run, "net", ("a", "b"), (), tmp_path, tmp_path, "0a").measured()
     assert {name: one.get("frozen_lists") for name, one in measured.items()} == {
-        "test": None, "twin_free": "tumorlens-v1/1", "below_0.95": "tumorlens-v1/1",
+        "test": None, "twin_free": "tumorlens-v1/1", "below_0.95": "tumorlens-v1/1", "other_patients": None,
     }  # fmt: skip
 
 

@@ -88,7 +88,8 @@ class TrainedRun:
         leak = read_json(self.run.comparison).get("leakage", {}) if self.run.comparison.exists() else {}
         for name in ("twin_free", "below_0.95", "other_patients"):
             if scores := leak.get("parts", {}).get(name, {}).get("configurations", {}).get(self.configuration):
-                lists = {"frozen_lists": version} if (version := leak.get("frozen_lists")) else {}
+                version = leak.get("frozen_lists") if name != "other_patients" else None
+                lists = {"frozen_lists": version} if version else {}
                 found[name] = scores | {"accuracy_interval": scores["interval"]} | lists
         if folds := self.run.read_study().get("cross_validation", {}).get(self.configuration):
             found["cross_validation"] = folds | {"accuracy_interval": folds["interval"]}
