@@ -95,6 +95,7 @@ def test_layouts_that_do_not_fit(tmp_path: Path, names: list[str], why: str) -> 
     assert error.value.cure
 
 
+@pytest.mark.case(8)
 def test_a_class_without_test_images_is_noted(tmp_path: Path) -> None:
     lay_out(
         tmp_path, "Training/a/1.jpg", "Training/b/1.jpg", "Training/loose.jpg", "Testing/a/1.jpg", "Testing/b/x.txt"
@@ -228,6 +229,7 @@ def test_what_is_no_class(tmp_path: Path, names: list[str], training: str, class
     assert listed + sum(int(note.split()[0]) for note in folder.notes if "left out" in note) == listed + left
 
 
+@pytest.mark.case(7)
 @pytest.mark.case(9)
 @pytest.mark.parametrize("classes", [("P01", "P02"), ("Smith", "Jones"), ("patient 1", "patient 2")])
 def test_a_class_folder_named_by_mistake_is_noted(tmp_path: Path, classes: tuple[str, ...]) -> None:

@@ -127,6 +127,7 @@ def test_patterns_without_one_group_are_refused(pattern: str) -> None:
         check_pattern(pattern)
 
 
+@pytest.mark.case(9)
 @pytest.mark.parametrize(
     ("paths", "n"),
     [

@@ -203,6 +203,7 @@ class TestPlaces:
     def labels(self) -> list[tuple[str, float]]:
         return [("glioma" if z in (10, 15, 20) else "notumor", float(z)) for z in range(0, 45, 5)]
 
+    @pytest.mark.case(1)
     @pytest.mark.parametrize("numbers", ["interleaved", "reversed", "none"])
     def test_neighbours_are_those_in_space(self, tmp_path, numbers):
         order = {"interleaved": [*range(0, 9, 2), *range(1, 9, 2)], "reversed": [*range(9)][::-1]}.get(
@@ -212,6 +213,7 @@ class TestPlaces:
         write_series(tmp_path, [(label, lies(z, **more)) for label, z in (self.labels()[i] for i in order)])
         assert wholes(tmp_path) == [("glioma", OK, "3 neighbours of 9 slices")]
 
+    @pytest.mark.case(1)
     def test_consecutive_numbers_at_distant_places_are_no_neighbours(self, tmp_path):
         files = [
             ("glioma" if k in (3, 4, 5) else "notumor", lies([0, 20, 40, 5, 25, 45, 10, 30, 50][k])) for k in range(9)
@@ -219,6 +221,7 @@ class TestPlaces:
         write_series(tmp_path, files)
         assert wholes(tmp_path) == [("notumor", OK, "6 of 9 slices")]
 
+    @pytest.mark.case(1)
     def test_one_place_gives_one_vote(self, tmp_path):
         files = [("glioma", lies(10.0, DiffusionBValue=float(b))) for b in (0, 500, 1000)]
         write_series(tmp_path, files)
@@ -226,6 +229,7 @@ class TestPlaces:
             ("", UNCERTAIN, "3 images of 3 volumes with a single place each (b-value 0, b-value 500, b-value 1000)")
         ]
 
+    @pytest.mark.case(1)
     def test_each_echo_is_a_volume_with_a_result(self, tmp_path, caplog):
         files = [(label, lies(z, EchoNumbers=1, InstanceNumber=k + 1)) for k, (label, z) in enumerate(self.labels())]
         files += [("notumor", lies(z, EchoNumbers=2, InstanceNumber=k + 1)) for k, (_, z) in enumerate(self.labels())]
@@ -245,21 +249,25 @@ class TestPlaces:
             "error: holds 2 volumes, so there is no volume 3", "Use --volume 1 to --volume 2.",
         )  # fmt: skip
 
+    @pytest.mark.case(1)
     def test_a_missing_slice_ends_a_run(self, tmp_path):
         write_series(tmp_path, [("glioma", lies(float(z))) for z in (0, 5, 15, 20)])
         assert wholes(tmp_path) == [("", UNCERTAIN, "two neighbouring slices alone name one tumour class")]
 
+    @pytest.mark.case(1)
     def test_copies_count_once(self, tmp_path):
         files = [("glioma", lies(float(z), SOPInstanceUID=f"1.2.{z}")) for z in (0, 5) for _ in range(3)]
         write_series(tmp_path, files)
         assert wholes(tmp_path) == [("", UNCERTAIN, "two neighbouring slices alone name one tumour class")]
 
+    @pytest.mark.case(1)
     def test_without_positions_the_order_is_named(self, tmp_path):
         write_series(tmp_path, [("glioma", {}) for _ in range(3)])
         assert wholes(tmp_path) == [
             ("glioma", OK, "3 neighbours of 3 slices; in the order of their numbers, as the header has no positions")
         ]
 
+    @pytest.mark.case(4)
     def test_another_modality_is_refused_as_a_whole(self, tmp_path):
         write_series(tmp_path, [("glioma", lies(5.0 * k, Modality="CT")) for k in range(3)])
         *rows, whole = predict([str(tmp_path)], fake_classifier())

@@ -82,6 +82,7 @@ def test_a_codestream_larger_than_the_header_says_is_not_decoded() -> None:
         assert "holds 60000x60000 pixels" in reason(read_bytes(bytes(data), "x"))
 
 
+@pytest.mark.case(15)
 def test_data_of_jpeg_ls_are_not_counted_as_segments() -> None:
     """A bit of 0 is stuffed after FF, so FF 00 to FF 7F are data."""
     jpeg = b"\xff\xd8\xff\xf7\0\x0b\x08\0\x20\0\x20\x01\x01\x11\0\xff\xda\0\x08\x01\x01\0\0\0\0"

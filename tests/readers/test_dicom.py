@@ -314,6 +314,7 @@ def raw(tag: bytes, vr: bytes, value: bytes) -> bytes:
     return tag + vr + len(value).to_bytes(2, "little") + value
 
 
+@pytest.mark.case(19)
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [
@@ -355,6 +356,7 @@ def _starts(content: bytes, at: int) -> bool:
     return here == at
 
 
+@pytest.mark.case(19)
 def test_number_of_frames_in_junk_is_that_of_the_pixels() -> None:
     """Not one of three, in silence."""
     data = pydicom.dcmread(io.BytesIO(dicom(np.stack([DEEP] * 3))))

@@ -35,12 +35,14 @@ def enhanced(groups: list[Dataset], shared: Dataset) -> bytes:
     )
 
 
+@pytest.mark.case(1)
 def test_the_position_is_along_the_normal_of_the_plane() -> None:
     assert place(ImagePositionPatient=[-100, -90, 35.5], ImageOrientationPatient=AXIAL).position == 35.5
     tilted = place(ImagePositionPatient=[0, -30, 40], ImageOrientationPatient=[1, 0, 0, 0, 0.8, -0.6])
     assert tilted.position == pytest.approx(0.6 * -30 + 0.8 * 40)
 
 
+@pytest.mark.case(1)
 @pytest.mark.parametrize(
     "elements",
     [
@@ -78,18 +80,21 @@ def frame(z: float, **more: Dataset) -> Dataset:
 SHARED = item(PlaneOrientationSequence=[item(ImageOrientationPatient=AXIAL)])
 
 
+@pytest.mark.case(2)
 def test_frames_lie_where_their_groups_say() -> None:
     found = slices(read_bytes(enhanced([frame(z) for z in (10, 0, 5)], SHARED), "x"))
     assert [one.place.position for one in found] == [10, 0, 5]
     assert [one.index for one in found] == [0, 1, 2]
 
 
+@pytest.mark.case(2)
 def test_frames_without_positions_lie_by_their_number_in_the_stack() -> None:
     groups = [item(FrameContentSequence=[item(InStackPositionNumber=n, StackID="A")]) for n in (3, 1, 2)]
     found = slices(read_bytes(enhanced(groups, item()), "x"))
     assert [one.place.position for one in found] == [3, 1, 2]
 
 
+@pytest.mark.case(2)
 def test_frames_of_echoes_and_b_values_are_volumes() -> None:
     groups = [
         frame(z, MREchoSequence=item(EffectiveEchoTime=float(e)), MRDiffusionSequence=item(DiffusionBValue=float(b)))
@@ -101,6 +106,7 @@ def test_frames_of_echoes_and_b_values_are_volumes() -> None:
     assert [v.images for v in volumes] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
 
 
+@pytest.mark.case(2)
 def test_the_chosen_volume_alone_is_read() -> None:
     groups = [frame(z, MRDiffusionSequence=item(DiffusionBValue=b)) for b in (0.0, 1000.0) for z in (0, 5)]
     content = enhanced(groups, SHARED)

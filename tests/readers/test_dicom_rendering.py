@@ -66,6 +66,7 @@ def test_padding_of_signed_pixels_may_be_written_as_unsigned() -> None:
 BIG = "1.2.840.10008.1.2.2"
 
 
+@pytest.mark.case(26)
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("segmented", [False, True])
 def test_palettes_in_big_endian_are_read_as_in_little_endian(bits: int, segmented: bool) -> None:
@@ -87,6 +88,7 @@ def test_palettes_in_big_endian_are_read_as_in_little_endian(bits: int, segmente
     np.testing.assert_array_equal(found[1].pixels, found[0].pixels)
 
 
+@pytest.mark.case(26)
 @pytest.mark.parametrize("kind", ["OW", "US"])
 def test_modality_tables_in_big_endian_are_read_as_in_little_endian(kind: str) -> None:
     found = []

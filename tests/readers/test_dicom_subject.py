@@ -17,17 +17,20 @@ def verdict(**elements: object) -> tuple[str, str] | None:
     return only(read_bytes(seeds.dicom(DEEP, **elements), "x")).header_verdict
 
 
+@pytest.mark.case(4)
 @pytest.mark.parametrize("modality", ["CT", "US", "PT", "XA", "NM", "CR", "DX", "MG", "RF", "SEG", "RTDOSE", "ct "])
 def test_another_modality_is_refused(modality: str) -> None:
     found = verdict(Modality=modality)
     assert found == ("refused: not a brain MRI", f"modality {modality.strip().upper()} in its header, not MR")
 
 
+@pytest.mark.case(4)
 @pytest.mark.parametrize("modality", ["MR", "SC", "OT", "", None, "MA", "UNHEARD OF", ["CT", "MR"]])
 def test_magnetic_resonance_and_unknown_modalities_pass(modality: object) -> None:
     assert verdict(Modality=modality) is None
 
 
+@pytest.mark.case(4)
 @pytest.mark.parametrize(
     "part", ["KNEE", "CHEST", "C-SPINE", "CSPINE", "L SPINE", "LUMBAR_SPINE", "ABDOMEN", "PELVIS", "BREAST", "HIP",
              "LEFT KNEE", "LEFTKNEE", "HALS", "WIRBELSAEULE", "RODILLA", "GENOU", "Shoulder", "FOOT", "NECK", "HEART"]
@@ -37,6 +40,7 @@ def test_another_part_of_the_body_is_refused(part: str) -> None:
     assert found == ("refused: not a brain MRI", f"body part {part.upper()} in its header")
 
 
+@pytest.mark.case(4)
 @pytest.mark.parametrize(
     "part", ["HEAD", "BRAIN", "HEADNECK", "HEAD NECK", "SKULL", "PITUITARY", "SELLA", "Schaedel", "KOPF", "CEREBRO",
              "CRANE", "HIPPOCAMPUS", "ORBIT", "IAC", "WHOLEBODY", "STUDY1", "", None, "BRAIN SPINE"]
@@ -45,6 +49,7 @@ def test_a_head_and_unknown_words_pass(part: str | None) -> None:
     assert verdict(BodyPartExamined=part) is None if part is not None else verdict() is None
 
 
+@pytest.mark.case(4)
 def test_the_anatomic_region_of_an_enhanced_file_counts() -> None:
     region, anatomy, shared = Dataset(), Dataset(), Dataset()
     region.CodeMeaning = "Knee"
@@ -54,6 +59,7 @@ def test_the_anatomic_region_of_an_enhanced_file_counts() -> None:
     assert found == ("refused: not a brain MRI", "body part KNEE in its header")
 
 
+@pytest.mark.case(20)
 def test_a_mosaic_is_refused_with_a_cure() -> None:
     found = verdict(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
     assert found is not None
@@ -61,6 +67,7 @@ def test_a_mosaic_is_refused_with_a_cure() -> None:
     assert found[1] == "a mosaic of many slices in one picture; convert it: dcm2niix FOLDER"
 
 
+@pytest.mark.case(20)
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -78,6 +85,7 @@ def test_localizers_maps_and_projections_are_uncertain(values: list[str], reason
     assert verdict(ImageType=values) == ("uncertain", reason)
 
 
+@pytest.mark.case(20)
 @pytest.mark.parametrize(
     "values", [["ORIGINAL", "PRIMARY", "M", "ND", "NORM"], ["DERIVED", "SECONDARY"], ["DERIVED", "PRIMARY", "OTHER"],
                ["DERIVED", "SECONDARY", "MPR"], ["ORIGINAL", "PRIMARY", "M_SE", "M", "SE"], "JUNK",

@@ -76,6 +76,7 @@ def test_the_worker_replies_and_ends_itself_without_interval_timers() -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.case(16)
 @pytest.mark.parametrize("process", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1"])
 @pytest.mark.parametrize("pixels", [GREY, DEEP, DEEP.astype(np.int16) - 2000], ids=["8 bits", "16 bits", "signed"])
 def test_jpeg_lossless_is_decoded(process: str, pixels: np.ndarray, tmp_path: Path) -> None:

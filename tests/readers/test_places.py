@@ -28,21 +28,25 @@ def shape(images: list[Image]) -> list[tuple[str, list[int], list[list[int]]]]:
     return [(v.name, [n for n, _ in v.spots], [members for _, members in v.spots]) for v in part(images)]
 
 
+@pytest.mark.case(1)
 def test_places_are_in_the_order_of_positions_whatever_the_numbers() -> None:
     images = [at(z, n) for n, z in enumerate([0.0, 10.0, 20.0, 5.0, 15.0])]
     assert shape(images) == [("", [0, 1, 2, 3, 4], [[0], [3], [1], [4], [2]])]
     assert shape([at(-z, n) for n, z in enumerate([0.0, 10.0, 5.0])]) == [("", [0, 1, 2], [[1], [2], [0]])]
 
 
+@pytest.mark.case(1)
 def test_a_gap_parts_neighbours_and_jitter_does_not() -> None:
     assert shape([at(z) for z in (0.0, 5.02, 9.97, 20.0, 25.0)])[0][1] == [0, 1, 2, 4, 5]
 
 
+@pytest.mark.case(1)
 def test_without_positions_numbers_count() -> None:
     assert shape([at(None, 3), at(None, 1), at(None, None), at(None, 2)])[0][2] == [[1], [3], [0], [2]]
     assert part([at(None, 3), at(None, 1)])[0].placed is False
 
 
+@pytest.mark.case(1)
 @pytest.mark.parametrize(
     ("trait", "values"),
     [("echo_time", ("12", "80")), ("b_value", ("0", "500", "1000")), ("image_type", ("M", "P")),
@@ -66,6 +70,7 @@ def test_images_of_one_place_are_parted_by_what_tells_them_apart(
         )
 
 
+@pytest.mark.case(1)
 def test_several_elements_part_together() -> None:
     images = [at(float(z), echo=e, temporal_position=t) for z in range(3) for e in "12" for t in "123"]
     assert [name for name, *_ in shape(images)] == [
@@ -73,11 +78,13 @@ def test_several_elements_part_together() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.case(1)
 def test_an_element_that_varies_from_slice_to_slice_parts_nothing() -> None:
     images = [at(float(z), echo_time=f"{12 + z / 1000}", acquisition=str(z)) for z in range(5)]
     assert [name for name, *_ in shape(images)] == [""]
 
 
+@pytest.mark.case(1)
 def test_what_nothing_tells_apart_is_parted_by_time_and_number() -> None:
     images = [at(float(z), 10 * t + z, uid=10 * t + z, times=(float(9 - t),)) for z in range(3) for t in range(3)]
     found = part(images)
@@ -85,6 +92,7 @@ def test_what_nothing_tells_apart_is_parted_by_time_and_number() -> None:
     assert [(images[i][1] or 0) // 10 for i in found[0].images] == [2, 2, 2]  # the earliest
 
 
+@pytest.mark.case(1)
 def test_orientations_are_volumes_of_their_own() -> None:
     images = [at(float(z), plane=plane) for z in range(3) for plane in (SAGITTAL, AXIAL, CORONAL)]
     assert [(name, len(spots)) for name, _, spots in shape(images)] == [("axial", 3), ("coronal", 3), ("sagittal", 3)]
@@ -92,20 +100,24 @@ def test_orientations_are_volumes_of_their_own() -> None:
     assert len(part([at(0.0), at(5.0, plane=nearly), at(10.0)])) == 1
 
 
+@pytest.mark.case(1)
 def test_images_without_a_position_are_apart_from_those_with_one() -> None:
     assert [name for name, *_ in shape([at(0.0), at(5.0), at(None, 1), at(None, 2)])] == ["axial", "no position"]
 
 
+@pytest.mark.case(1)
 def test_copies_stay_together_and_equal_numbers_of_other_formats_are_copies() -> None:
     assert shape([at(0.0, uid=1), at(0.0, uid=1), at(5.0, uid=2)]) == [("", [0, 1], [[0, 1], [2]])]
     assert shape([(Place(), 4), (Place(), 4), (Place(), 5)]) == [("", [4, 5], [[0, 1], [2]])]
 
 
+@pytest.mark.case(1)
 def test_one_image_more_at_one_place_is_a_volume_of_its_own() -> None:
     images = [at(float(z), z, uid=z) for z in range(5)] + [at(2.0, 9, uid=9)]
     assert [(name, len(spots)) for name, _, spots in shape(images)] == [("repetition 1", 5), ("repetition 2", 1)]
 
 
+@pytest.mark.case(1)
 def test_a_volume_is_chosen_by_its_number() -> None:
     pixels = np.zeros((0, 0, 3), np.uint8)
     images = [

@@ -113,6 +113,7 @@ class TestRealService:
         expect(blank.locator("#result-title")).to_have_text("Generated sample")
         assert pictured(blank)
 
+    @pytest.mark.case(25)
     def test_the_api_description_shows_every_route_and_fits_its_window(self, blank, real):
         """Also behind a proxy's prefix: every link and request is relative."""
         prefix = f"{real}brain/"

@@ -78,6 +78,7 @@ def test_patients_in_training_and_testing_open_the_verdict(run: Path) -> None:
     assert all(not {"train", "validation"} <= held for held in splits.values())
 
 
+@pytest.mark.case(24)
 def test_a_run_is_evaluated_from_any_folder_and_with_moved_data(
     copied: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_run_is_evaluated_from_any_folder_and_with_moved_data(
     assert main(["evaluate", str(copied), "--data", str(data)]) == 0  # the cure
 
 
+@pytest.mark.case(5)
 @pytest.mark.parametrize("command", ["evaluate", "compare", "export"])
 def test_a_checkpoint_that_was_not_trained_here_is_refused(
     command: str, copied: Path, capsys: pytest.CaptureFixture[str]
@@ -119,6 +121,7 @@ def test_a_checkpoint_that_was_not_trained_here_is_refused(
     assert (copied / "initial" / "metrics.json").read_bytes() == before
 
 
+@pytest.mark.case(5)
 def test_figures_of_another_checkpoint_are_not_compared(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = copied / "initial" / "metrics.json"
     metrics.write_text(metrics.read_text().replace(read_json(metrics)["checkpoint_sha256"], "0" * 64))
