@@ -21,7 +21,7 @@ from tumorlens.data.index import ImageRecord, read_index
 from tumorlens.inference.network import BATCH
 from tumorlens.readers.pixels import Pixels
 from tumorlens.readers.single import read_single
-from tumorlens.training.weights import read_state_dict
+from tumorlens.training.state_dicts import read_state_dict
 
 _MEASURED = ("n", "correct", "accuracy", "accuracy_interval", "frozen_lists")
 

@@ -33,8 +33,9 @@ from tumorlens.training.features import CachedFeatures, InMemoryFeatures, extrac
 from tumorlens.training.fit import fit, predict_logits, trainable_convolutions
 from tumorlens.training.linear_probe import fit_linear_probe
 from tumorlens.training.model import build_model, count_parameters
+from tumorlens.training.state_dicts import read_state_dict
 from tumorlens.training.steps import FeatureSource, Subset, TrainingData
-from tumorlens.training.weights import Weights, checkpoint_card, read_state_dict, save_checkpoint
+from tumorlens.training.weights import Weights, checkpoint_card, save_checkpoint
 from tumorlens.training.world import SINGLE_PROCESS, World
 
 _IN_MEMORY = 16_384  # images; 32 MB of features

@@ -13,7 +13,8 @@ from torchvision.models import ResNet, resnet18
 
 from tumorlens.training.architecture import BOUNDARIES, STAGES, TABLE
 from tumorlens.training.configurations import Configuration
-from tumorlens.training.weights import Weights, read_state_dict
+from tumorlens.training.state_dicts import read_backbone
+from tumorlens.training.weights import Weights
 
 
 def build_model(weights: Weights, n_classes: int, seed: int) -> ResNet:
@@ -26,14 +27,14 @@ def build_model(weights: Weights, n_classes: int, seed: int) -> ResNet:
         torch.manual_seed(seed)
         model: ResNet = resnet18(num_classes=n_classes)
     if weights.path is not None:
-        model.load_state_dict(_without_head(weights.path, weights.sha256), strict=False)
+        model.load_state_dict(_backbone(weights.path, weights.sha256), strict=False)
     return model.eval()
 
 
 @lru_cache(maxsize=1)
-def _without_head(path: Path, _sha256: str) -> dict[str, Tensor]:
+def _backbone(path: Path, _sha256: str) -> dict[str, Tensor]:
     """Read weights without the head. Cached, as a study builds many networks; load_state_dict copies the tensors."""
-    return {k: v for k, v in read_state_dict(path).items() if not k.startswith("fc.")}
+    return read_backbone(path)[0]
 
 
 def stage_modules(model: ResNet, stage: str) -> list[nn.Module]:

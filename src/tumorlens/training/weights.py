@@ -1,4 +1,4 @@
-"""Find, download, read, check and save weight files."""
+"""Find, download and save weight files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import os
 import pickle
 import socket
 import urllib.error
-import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchvision.models import ResNet, ResNet18_Weights, resnet18
+from torchvision.models import ResNet, ResNet18_Weights
 
 from tumorlens.core.errors import FetchError, WeightsError
 from tumorlens.core.files import expanded, user_cache, writing
+from tumorlens.core.progress import log
 from tumorlens.readers.pixels import PREPROCESSING
 from tumorlens.training.configurations import Configuration
+from tumorlens.training.state_dicts import read_backbone
 
 OFFICIAL_SHA256 = "f37072fd"  # first 8 hex digits, as in the official file's name
 _PATIENCE_SECONDS = 30.0  # timeout for a server that accepts a connection but sends nothing
@@ -62,7 +62,7 @@ def find_weights(spec: str) -> Weights:
     if not path.is_file():
         raise WeightsError(
             f"--weights {spec} is no file.",
-            cure="Name a ResNet18 state dict (.pth, .pt), or say imagenet or none.",
+            cure="Name a file with a ResNet18 state dict (.pth, .pt), imagenet or none.",
         )
     sha256 = _sha256(path)
     if sha256.startswith(OFFICIAL_SHA256):
@@ -72,8 +72,10 @@ def find_weights(spec: str) -> Weights:
             f"{path} is not torchvision's file: its SHA-256 begins with {sha256[:8]}, not {OFFICIAL_SHA256}.",
             cure="Delete it, and it is downloaded again; or name your own file with --weights FILE.",
         )
-    read_state_dict(path)
-    note = f"The network started from the file {path.name}, not from torchvision's official ImageNet weights."
+    if how := read_backbone(path)[1]:
+        log.info(f"Weights of {path.name}: {how}.")
+    how = f" ({how})" if how else ""
+    note = f"The network started from the file {path.name}{how}, not from torchvision's official ImageNet weights."
     return Weights(path.name, sha256, False, "file", note, path)
 
 
@@ -103,60 +105,6 @@ def _download() -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_state_dict(path: Path, classes: int = 1000) -> dict[str, Tensor]:
-    """Read a ResNet18 state dict without running any code from the file.
-
-    Parameters
-    ----------
-    path
-        A `.pth`/`.pt` state dict with torchvision's names and floating-point tensors of any precision.
-    classes
-        Number of rows that `fc.weight` must have.
-
-    Returns
-    -------
-    dict
-        float32 tensors (int64 for BatchNorm's counters) on the CPU.
-
-    Raises
-    ------
-    WeightsError
-        The file contains code, other keys, other shapes, or NaN or infinity.
-    """
-    cure = "Name a state dict of torchvision's resnet18: torch.save(model.state_dict(), path)."
-    try:
-        with warnings.catch_warnings():
-            # torch warns about other pickle protocols; files that cannot be read raise an error below anyway.
-            warnings.simplefilter("ignore", UserWarning)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise WeightsError(
-            f"{path} is not a plain state dict: it holds Python objects, which could run code. It was not loaded.",
-            cure=cure,
-        ) from None
-    except Exception as error:  # torch.load raises many kinds on damaged files
-        raise WeightsError(f"{path} cannot be read as weights ({type(error).__name__}: {error}).", cure=cure) from None
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict.", cure=cure)
-    with torch.device("meta"):
-        wanted = resnet18(num_classes=classes).state_dict()
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # missing in old files
-    if missing := [key for key in wanted if key not in state and key not in counters]:
-        raise WeightsError(f"{path} lacks {len(missing)} of ResNet18's tensors, first {missing[0]!r}.", cure=cure)
-    if extra := [str(key) for key in state if key not in wanted]:
-        raise WeightsError(f"{path} has {len(extra)} tensors that ResNet18 lacks, first {extra[0]!r}.", cure=cure)
-    found: dict[str, Tensor] = {}
-    for key, like in wanted.items():
-        value = state.get(key, torch.zeros((), dtype=torch.int64))
-        if not isinstance(value, Tensor) or value.shape != like.shape:
-            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise WeightsError(f"{path}: {key} has shape {shape}, not {list(like.shape)}.", cure=cure)
-        found[key] = value.to(like.dtype)
-        if not bool(torch.isfinite(found[key]).all()):
-            raise WeightsError(f"{path}: {key} holds NaN or infinity.", cure="Use an undamaged file.")
-    return found
 
 
 def plain_state_dict(model: ResNet) -> dict[str, Tensor]:
