@@ -123,6 +123,40 @@ def test_cures_name_parameters_not_options(here):
     assert "?plane=axial" in json.loads(answer.text)["reason"]
 
 
+class TestVolumes:
+    @pytest.fixture
+    def three(self):
+        import nibabel
+        import numpy as np
+
+        volumes = np.random.default_rng(0).integers(0, 255, (64, 64, 4, 3), np.uint8)
+        return nibabel.Nifti1Image(volumes, np.eye(4)).to_bytes()
+
+    @pytest.mark.parametrize("path", ["/v1/predict", "/v1/batch"])
+    def test_that_are_missing(self, here, three, path):
+        sent = {"content": three} if path == "/v1/predict" else {"files": {"file": ("a.nii", three)}}
+        answer = here.post(path, params={"volume": 9}, **sent)
+        assert "there is no volume 9" in answer.text
+        assert "Use ?volume=1 to ?volume=3." in answer.text
+
+    def test_that_are_chosen(self, here, three):
+        one = here.predict(three, volume=2).json()["rows"]
+        batch = here.post("/v1/batch", params={"volume": 2}, files={"file": ("a.nii", three)})
+        rows = [json.loads(line) for line in batch.text.splitlines()]
+        assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in one], nan_ok=True)
+        first = here.predict(three).json()["rows"]
+        assert first[0]["score"] != pytest.approx(one[0]["score"], rel=1e-6)
+        assert not any(row["verdict"].startswith("error") for row in rows)
+
+    def test_of_a_series_in_several_files(self, here, tmp_path):
+        files = [("f", (path.name, path.read_bytes())) for path in write_dicom(tmp_path, 0, "glioma", 0)[10:14]]
+        for number, errors in ((1, []), (2, ["error: holds one volume, so there is no volume 2"])):
+            answer = here.post("/v1/batch", params={"volume": number}, files=files)
+            rows = [json.loads(line) for line in answer.text.splitlines()]
+            assert [row["verdict"] for row in rows if row["verdict"].startswith("error")] == errors
+            assert sum(row["kind"] == "slice" for row in rows) == (0 if errors else 4)
+
+
 class TestMissingSlices:
     def missing(self, here, body, n=99):
         answer = here.predict(body, slice=n)

@@ -59,6 +59,7 @@ _LIMITS = (
     "A heatmap shows which regions supported a class, on a grid of 7 by 7; it does not outline a tumour.",
 )
 CoverageQuery = Annotated[float, Query(gt=0, lt=1, description="Share of prediction sets that contain the true class.")]
+VolumeQuery = Annotated[int | None, Query(ge=1, description="Read only this volume of files or series with several.")]
 PlaneQuery = Annotated[Plane, Query(description="Orientation of the slices of a NIfTI volume.")]
 LifespanHook = Callable[[Admission, Callable[[], None]], AbstractContextManager[None]]
 router = APIRouter()  # routes that need a token, if the service has tokens
@@ -136,7 +137,7 @@ async def predict(
     plane: PlaneQuery = "axial",
     label: Annotated[str | None, Query(alias="class", description="Class of the heatmap; default: predicted.")] = None,
     slice: Annotated[int | None, Query(ge=0, description="Classify only this slice, with its pictures.")] = None,
-    volume: Annotated[int | None, Query(ge=1, description="Read only this volume of a file with several.")] = None,
+    volume: VolumeQuery = None,
 ) -> Response:
     """Classify one file. A volume or multi-frame file gives one row per slice and one for the volume; at most 16 of
     its slices have pictures, spread evenly."""
@@ -164,7 +165,9 @@ async def predict(
     openapi_extra=raw_body("application/zip", "multipart/form-data", what=f"Many files ({FORMATS}): a zip, or parts.")
     | {"x-example": "curl --data-binary @study.zip localhost:8000/v1/batch\n" + json.dumps(BATCH_EXAMPLE)},
 )  # fmt: skip
-async def batch(request: Request, coverage: CoverageQuery = 0.95, plane: PlaneQuery = "axial") -> Response:
+async def batch(
+    request: Request, coverage: CoverageQuery = 0.95, plane: PlaneQuery = "axial", volume: VolumeQuery = None
+) -> Response:
     """Classify many files. Rows are sent while later files are still processed; a file that could not be read is also
     a row."""
     service = _service(request)
@@ -175,7 +178,7 @@ async def batch(request: Request, coverage: CoverageQuery = 0.95, plane: PlaneQu
         files = await run_in_threadpool(files_of, body, kind, most)
     except Problem as problem:
         raise explained(problem, body, request.headers, batch=True) from None
-    lines = service.batch(files, PredictionOptions(coverage, plane))
+    lines = service.batch(files, PredictionOptions(coverage, plane, volume=volume))
     return NdjsonResponse(lines, media_type="application/x-ndjson")
 
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from itertools import count, islice, repeat
+from dataclasses import dataclass, field, replace
+from itertools import chain, count, islice, repeat
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from tumorlens.inference.records import Record
 from tumorlens.inference.volumes import with_volumes
 from tumorlens.readers import Plane, Slice, Unreadable
 from tumorlens.readers.formats import read_stream
+from tumorlens.readers.places import choose_volume
 from tumorlens.readers.signatures import is_raster
 from tumorlens.readers.sources import read_file
 from tumorlens.readers.types import ReadContext, SeriesNames
@@ -204,9 +205,17 @@ class Service:
         self, files: Iterable[tuple[str, io.BytesIO]], options: PredictionOptions, loop: asyncio.AbstractEventLoop
     ) -> Iterator[Record]:
         """Rows of all files; runs on a thread, which waits for the batcher on the event loop."""
-        names, limit, n, last = SeriesNames(), self.settings.limits.entries, 0, ""
+        limit, n, last = self.settings.limits.entries, 0, ""
+        context = ReadContext(io.BytesIO(), "", options.plane, self.settings.limits, volume=options.volume)
+        if options.volume is not None:  # a DICOM series may continue in any file
+            files, survey = list(files), replace(context, survey=True, series=SeriesNames())
+            heads = (read_stream(replace(survey, stream=content, source=name)) for name, content in files)
+            chosen, lacking = choose_volume(chain.from_iterable(heads), options.volume)
+            yield from map(failed_record, lacking)
+            context = replace(context, chosen=chosen)
         for name, content in files:
-            items = read_stream(ReadContext(content, name, options.plane, self.settings.limits, names))
+            content.seek(0)
+            items = read_stream(replace(context, stream=content, source=name))
             while chunk := list(islice(items, CHUNK)):
                 for item in chunk:
                     n, last = n + (item.source != last), item.source
