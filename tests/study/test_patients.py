@@ -160,10 +160,38 @@ def test_folds_and_a_final_model(data: Path, tmp_path: Path, capsys: pytest.Capt
         for row in read_index(out / folder / "index.csv"):
             splits.setdefault(row.patient, set()).add(row.split)
         assert all(len(held - {""}) == 1 for held in splits.values()), folder
+    assert main(["evaluate", str(out / "final")]) == 0
+    assert main(["compare", str(out / "final")]) == 1
+    assert f"tumorlens export {out}" in capsys.readouterr().err
     assert main(["export", str(out), "--configuration", "initial"]) == 0
     assert load_classifier(out).card["measured"]["cross_validation"]["n"] == len(files)
     assert main(["predict", str(files[0]), "--model", str(out)]) == 0
     assert main(["study", str(data), "--final-model"]) == 1
+
+
+def test_too_few_images_to_fit_on_are_reported_before_any_work(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tumorlens.export import export
+
+    monkeypatch.setattr(export, "graph", lambda *_: pytest.fail("worked"))
+    n = sum(row.split == "validation" for row in read_index(copied / "index.csv"))
+    assert n < 20
+    assert main(["export", str(copied), "--configuration", "initial"]) == 1
+    assert f"has {n} validation images: too few" in capsys.readouterr().err
+
+
+def test_a_split_file_that_parts_patients_is_reported(copied: Path, data: Path, tmp_path: Path) -> None:
+    rows = read_index(copied / "index.csv")
+    file = tmp_path / "split.csv"
+    place = ("train", "train", "validation", "test")
+    file.write_text("path,split\n" + "".join(f"{r.path},{place[i % 4]}\n" for i, r in enumerate(rows)))
+    result = run_study(study(data, tmp_path / "run", split=file))
+    assert result.comparison is not None
+    assert result.comparison["patients"]["test_shared"] == result.comparison["patients"]["validation_shared"] == 32
+    verdict = result.comparison["verdict"]
+    assert verdict.startswith("32 of the 32 patients in the test also have images in training or validation; 36 of")
+    assert "none is left of others. 32 patient(s) have images in both training and validation" in verdict
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ def evaluate(run: Run, *, data: Annotated[str | None, Parameter(group=DATA)] = N
         for name, found in metrics.items()
         for split in (["test"] if "test" in found["parts"] else ["validation"])
     ]
-    output.show(metrics, "\n".join([*lines, f"Next: tumorlens compare {shlex.quote(str(run))}"]))
+    tested = all("test" in found["parts"] for found in metrics.values())
+    command = f"compare {shlex.quote(str(run))}" if tested else f"export {shlex.quote(str(run))}"
+    output.show(metrics, "\n".join([*lines, f"Next: tumorlens {command}"]))
 
 
 @app.command(

@@ -51,7 +51,9 @@ def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]
         if -1 in places:
             raise DataError(
                 f"{named} lacks the columns 'path' and {column!r} (it has {names}).",
-                cure="Name a CSV with both, such as a run's index.csv; paths are relative to the data set's root.",
+                cure="Name a CSV with both, such as a run's index.csv; paths are relative to the data set's root. "
+                f"Also understood: {', '.join(_IMAGES[1:])} for path"
+                + (f"; {', '.join(_VALUES[column][1:])} for {column}." if len(_VALUES[column]) > 1 else "."),
             )
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -134,12 +136,12 @@ def check_pattern(pattern: str) -> re.Pattern[str]:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"--group-pattern {pattern!r} is not a regular expression ({error}).",
+            f"--group-pattern '{pattern}' is not a regular expression ({error}).",
             cure="Use one such as '^(P[0-9]+)_', whose part in brackets is the patient.",
         ) from None
     if compiled.groups != 1:
         raise ConfigError(
-            f"--group-pattern {pattern!r} has {compiled.groups} groups in brackets, not one.",
+            f"--group-pattern '{pattern}' has {compiled.groups} groups in brackets, not one.",
             cure="Put brackets around the patient alone, as in '^(P[0-9]+)_'; (?:…) groups without being one.",
         )
     return compiled

@@ -130,7 +130,7 @@ def _from_pattern(index: Index, pattern: str) -> Patients:
     found = tuple((match[1] or "") if (match := compiled.search(name)) else "" for name in names)
     if not any(found):
         raise DataError(
-            f"--group-pattern {pattern!r} matches none of the {len(names):,} file names, such as {names[0]!r}.",
+            f"--group-pattern '{pattern}' matches none of the {len(names):,} file names, such as {names[0]!r}.",
             cure="Try it on one name; ^ is the beginning of the name without its folder.",
         )
     return Patients(found, "pattern", pattern)

@@ -121,12 +121,12 @@ def assign(index: Index, options: SplitOptions, *, seed: int = 0) -> Assignment:
                 f"{index.root} has no Testing folder, so no Training image can have a twin there.",
                 cure="Use --protocol grouped-cv, which keeps twins together.",
             )
-        if patients:
-            shared = np.isin(groups, groups[~training])
-        elif lists and similarity == THRESHOLD and lists.in_place():
+        if lists and similarity == THRESHOLD and lists.in_place():
             shared = lists.flagged(TWIN_IN_TESTING)
         else:
             shared = twins.having(~training, similarity)
+        if patients:
+            shared = shared | np.isin(groups, groups[~training])
         split = _without(index, training & shared, seed, groups if patients else None)
     else:
         split = split_index(index, seed=seed, file=options.split_file, groups=groups if patients else None)

@@ -210,7 +210,8 @@ def write_record(experiment: Experiment, dataset: SplitDataset, command: str) ->
         _check_same(run, earlier, record, _SAME)
         known = {c["name"]: c for c in (*earlier["configurations"], *record["configurations"])}
         record["configurations"] = list(known.values())
-        record |= {key: earlier[key] for key in ("created", "timing", "peak_memory_gb")}
+        kept = ("created", "timing", "peak_memory_gb", "cross_validation")
+        record |= {key: earlier[key] for key in kept if key in earlier}
     for fold in run.root.parent.glob("fold-*/study.json") if study.is_cv else ():
         other = Run(fold.parent)
         _check_same(other, other.read_study(), record, _SAME_IN_FOLDS)

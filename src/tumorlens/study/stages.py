@@ -92,10 +92,16 @@ def compare_run(root: Path) -> Json:
     record, names = run.read_study(), _evaluated(run)
     if not names:
         raise RunError(f"{root} holds no evaluated configuration.", cure=f"Run `tumorlens evaluate {root}` first.")
+    rows = read_index(run.index)
+    if record["config"].get("final_model"):
+        raise RunError(
+            f"{root} is the final model of a cross-validation, which is tested in the folds.",
+            cure=f"Open {root.absolute().parent / 'report.html'}, or use the model: tumorlens export "
+            f"{shlex.quote(str(root.absolute().parent))}",
+        )
     for name in names:
         _check_measured(run, name)
     predictions = {name: read_predictions(run.predictions(name)) for name in names}
-    rows = read_index(run.index)
     comparison = compare(
         names,
         {name: read_json(run.training(name)) for name in names},
