@@ -186,7 +186,7 @@ def test_a_split_file_that_parts_patients_is_reported(copied: Path, data: Path, 
     file = tmp_path / "split.csv"
     place = ("train", "train", "validation", "test")
     file.write_text("path,split\n" + "".join(f"{r.path},{place[i % 4]}\n" for i, r in enumerate(rows)))
-    result = run_study(study(data, tmp_path / "run", split=file))
+    result = run_study(study(data, tmp_path / "parted", split=file))
     assert result.comparison is not None
     assert result.comparison["patients"]["test_shared"] == result.comparison["patients"]["validation_shared"] == 32
     verdict = result.comparison["verdict"]
