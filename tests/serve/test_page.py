@@ -171,6 +171,19 @@ class TestVolume:
         expect(page.locator("#entries button").first).to_contain_text("24 slices, 2 volumes")
         expect(page.get_by_text("Three neighbours decide.")).to_be_visible()  # as the service says
 
+    def test_what_was_not_read_is_beside_the_slices_and_can_be_chosen(self, page, server):
+        choose(page, file("bold.nii.gz", volume(0)))
+        note = page.locator(".verdict.error")
+        expect(note).to_contain_text("Not everything was read")
+        expect(note).to_contain_text("Holds 3 volumes, of which the first alone was read.")
+        expect(note).to_contain_text("Choose one with volume 1 to volume 3.")
+        expect(page.locator(".slider output")).to_contain_text("of 24")
+        page.locator(".settings summary").click()
+        page.get_by_label("Volume of a file").fill("2")
+        choose(page, file("again.nii.gz", volume(0)))
+        expect(page.locator("#result-title")).to_have_text("again.nii.gz")
+        assert server.asked[-1][1]["volume"] == "2"
+
     def test_keys_and_chart_move_through_the_slices(self, page, server):
         slider = page.locator("#slice")
         assert slider.get_attribute("aria-valuetext").startswith("Slice 14 of 24: Meningioma")

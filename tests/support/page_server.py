@@ -116,8 +116,15 @@ def volume_row() -> dict[str, Any]:
 def rows_of(data: bytes) -> list[dict[str, Any]]:
     """As the service answers for one file; Refusal where it has no picture."""
     if data.startswith(b"\x1f\x8b"):
-        volumes = int(gzip.decompress(data).removeprefix(b"volume") or b"1")
-        return [*(slice_row(i, SLICES) for i in range(SLICES)), *[volume_row()] * volumes]
+        volumes = int(gzip.decompress(data).removeprefix(b"volume"))
+        note = {"kind": "image", "slice": None, "class": None, "probabilities": None, "set": [], "score": None,
+                "verdict": "error: holds 3 volumes, of which the first alone was read",
+                "reason": "Choose one with ?volume=1 to ?volume=3."}  # fmt: skip
+        return [
+            *(slice_row(i, SLICES) for i in range(SLICES)),
+            *[note] * (not volumes),
+            *[volume_row()] * (volumes or 1),
+        ]
     if data[128:132] == b"DICM":
         return [slice_row(data[132], 8)]
     if data.endswith(b"damaged"):

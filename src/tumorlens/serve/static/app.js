@@ -30,6 +30,7 @@ function announcement(result) {
 async function take(files) {
   if (!files.length) return;
   const options = { coverage: +byId("coverage").value, plane: byId("plane").value };
+  if (byId("volume").value >= 1) options.volume = Math.floor(byId("volume").value);
   let first = true;
   const found = (result) => {
     session.add(result);

@@ -7,7 +7,7 @@ const FORMULA = /^[=+\-@\t\r]/; // a spreadsheet would run it
 
 /** One object per row, without pictures. */
 export function recordsOf(results) {
-  return results.flatMap((result) => [...result.rows, ...result.wholes].map((row) => ({
+  return results.flatMap((result) => [...result.rows, ...result.notes, ...result.wholes].map((row) => ({
     kind: row.kind, file: row.file ?? result.name, series: row.series ?? null, slice: row.slice,
     instance: row.instance ?? null, class: row.class, set: row.set, verdict: row.verdict, reason: row.reason,
     score: row.score, coverage: result.options.coverage, plane: result.options.plane, model: result.model,

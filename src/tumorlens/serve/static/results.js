@@ -7,14 +7,17 @@ const LASTING = /^4(?!01|08|29)/; // errors that trying again does not change
 let made = 0;
 
 /**
- * A result: `rows` of its slices in order (one for a plain image), `wholes` for its volumes, `options` under
+ * A result: `rows` of its slices in order (one for a plain image), `wholes` for its volumes, `notes`, `options` under
  * which it was made, `blobOf(row)` → the content behind a row, or null.
  */
 export function resultOf(name, rows, { options, model = "", blobOf = async () => null, again = null }) {
   const wholes = rows.filter((row) => row.kind === "volume"); // a DICOM series may hold several
-  const slices = rows.filter((row) => row.kind !== "volume");
+  const rest = rows.filter((row) => row.kind !== "volume");
+  // What is to be said of the file as a whole, such as that it holds further volumes.
+  const notes = rest.filter((row) => row.slice === null && stateOf(row) === "error" && rest.length > 1);
+  const slices = notes.length < rest.length ? rest.filter((row) => !notes.includes(row)) : rest;
   if (slices.every((row) => Number.isInteger(row.slice))) slices.sort((a, b) => a.slice - b.slice);
-  const result = { id: ++made, name, rows: slices, wholes, options, model, at: new Date(), blobOf, again, pictures: new Map() };
+  const result = { id: ++made, name, rows: slices, wholes, notes: rest === slices ? [] : notes, options, model, at: new Date(), blobOf, again, pictures: new Map() };
   for (const row of slices) if (row.image) keep(result, row, row.class, row);
   return result;
 }
@@ -47,7 +50,9 @@ export async function pictureOf(result, row, name, signal) {
   const blob = await result.blobOf(row);
   if (!blob) return null;
   const several = result.rows.filter((other) => placeOf(other) === placeOf(row)).length > 1;
-  const query = { ...result.options, heatmap: "png", class: name, slice: several ? row.slice : null };
+  // One file of a series holds one of its volumes.
+  const [slice, volume] = several ? [row.slice, result.options.volume] : [null, null];
+  const query = { ...result.options, heatmap: "png", class: name, slice, volume };
   const prediction = await predict(blob, query, signal);
   const found = prediction.rows.find((other) => other.image && (!several || other.slice === row.slice));
   return found ? keep(result, row, name, found) : null;

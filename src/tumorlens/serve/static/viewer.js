@@ -60,6 +60,7 @@ function several(result, classes, pictured) {
   const parts = [
     ...wholes.map((whole) => verdict(whole, result)),
     wholes.length > 0 && make("p", { class: "quiet small" }, volumeRule),
+    ...result.notes.map((note) => verdict({ ...note, title: "Not everything was read" }, result, true)),
     make("h3", {}, "Probability by slice"),
     chart,
     make("div", { class: "slider" }, make("label", { for: "slice" }, "Slice"), slider, place),

@@ -43,8 +43,11 @@ export function verdictWords(row, coverage) {
     return { state, head: "Not classified", text };
   }
   const what = row.verdict.replace(/^error:\s*/, "");
-  return { state, head: row.title ?? "Could not be read", text: sentence(what), cure: row.reason };
+  return { state, head: row.title ?? "Could not be read", text: sentence(what), cure: inSettings(row.reason) };
 }
+
+/** A cure that names a parameter of the API, for the page's settings. */
+const inSettings = (cure) => cure.replace(/\?(plane|volume)=/g, "$1 ");
 
 /** One line for lists and screen readers. */
 export function brief(row) {
