@@ -192,6 +192,17 @@ def test_a_drawn_test_split_is_bound_too() -> None:
     assert free.split.source == "85/15 stratified by seed"
 
 
+def test_near_duplicates_that_chain_all_patients_do_not_stop_a_study() -> None:
+    index = made(folders(12, images=1))  # few enough for one group of near-duplicates
+    noise = np.random.default_rng(1).integers(0, 4, index.thumbnails.shape, dtype=np.uint8)
+    alike = dataclasses.replace(index, thumbnails=index.thumbnails[:1] // 2 + noise)
+    found = assign(alike, SplitOptions(), seed=0)
+    assert found.patients is not None
+    assert found.patients.joined_from != 0.99
+    assert parted(found.split.rows)["test_shared"] == parted(found.split.rows)["validation_shared"] == 0
+    assert assign(index, SplitOptions(), seed=0).patients.joined_from == 0.99  # type: ignore[union-attr]
+
+
 def test_a_class_of_one_patient_cannot_be_split() -> None:
     index = made([*folders(12), *(f"c/P99/{i}.png" for i in range(9))])
     with pytest.raises(DataError, match="'c' forms only one group"):
