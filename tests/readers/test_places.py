@@ -96,6 +96,8 @@ def test_what_nothing_tells_apart_is_parted_by_time_and_number() -> None:
 def test_orientations_are_volumes_of_their_own() -> None:
     images = [at(float(z), plane=plane) for z in range(3) for plane in (SAGITTAL, AXIAL, CORONAL)]
     assert [(name, len(spots)) for name, _, spots in shape(images)] == [("axial", 3), ("coronal", 3), ("sagittal", 3)]
+    oblique = (0.9, 0.436, 0.0, -0.436, 0.9, 0.0)
+    assert [name for name, *_ in shape([at(0.0), at(0.0, plane=oblique)])] == ["axial 1", "axial 2"]
     nearly = (0.9999, 0.0141, 0.0, -0.0141, 0.9999, 0.0)
     assert len(part([at(0.0), at(5.0, plane=nearly), at(10.0)])) == 1
 

@@ -290,7 +290,7 @@ def _stored_values(data: Any, frame: int) -> Values:
         check_codestream(encoded, int(data.Rows), int(data.Columns))
         guarded = _GUARDED.get(syntax)
         if plugin == "pillow" and int(data.BitsAllocated) > 8:
-            guarded = "gdcm"  # Pillow decodes 8 bits only
+            raise ImageError("holds JPEG of 12 bits, which is not decoded", cure=_EXPORT)
         if guarded:
             needed = {keyword: data[keyword].value for keyword in _DECODING if data.get(keyword) is not None}
             return decode_guarded(encoded, {"syntax": syntax, "plugin": guarded, **needed}, cure=_EXPORT)

@@ -64,11 +64,14 @@ def part(images: Sequence[Image]) -> list[Volume]:
         key = next((k for k in groups if k[0] == placed and _close(k[1], mine)), (placed, mine))
         groups.setdefault(key, []).append(i)
     volumes = []
-    for placed, orientation in sorted(groups, key=lambda key: (not key[0], _plane(key[1]), key[1])):
-        members = groups[placed, orientation]
-        for name, found in _parted(images, members):
-            plane = (_plane(orientation) if placed else "no position") if len(groups) > 1 else ""
-            volumes.append(Volume(", ".join(filter(None, (plane, name))), _numbered(images, found, placed), placed))
+    order = sorted(groups, key=lambda key: (not key[0], _plane(key[1]), key[1]))
+    labels = [_plane(orientation) or ("no orientation" if placed else "no position") for placed, orientation in order]
+    for k, (placed, orientation) in enumerate(order):
+        label = labels[k] if len(groups) > 1 else ""
+        if labels.count(label) > 1:
+            label += f" {1 + labels[:k].count(label)}"
+        for name, found in _parted(images, groups[placed, orientation]):
+            volumes.append(Volume(", ".join(filter(None, (label, name))), _numbered(images, found, placed), placed))
     return volumes
 
 

@@ -57,16 +57,16 @@ ODDS_WEIGHT = 4  # of the log odds in the doubt; the distance has 1
 NO_TUMOR_PENALTY = 0.25  # added to the doubt of the prediction "notumor"
 _VERSION = 3
 _UNLIKE = (
-    "texture and contrast unlike the images learned from",
-    "content unlike the images learned from",
-    "colour, border or outline unlike the images learned from",
+    "texture and contrast unlike the training images",
+    "content unlike the training images",
+    "colour, border or outline unlike the training images",
 )
 _OUT_OF_BOUNDS = {
-    "centre mean": "brighter or darker than the images learned from",
-    "sd": "more or less contrast than in the images learned from",
-    "height": "head taller or flatter in its field than in the images learned from",
-    "width": "head wider or narrower in its field than in the images learned from",
-    "aspect": "head of another shape than in the images learned from",
+    "centre mean": "brighter or darker than the training images",
+    "sd": "more or less contrast than in the training images",
+    "height": "head taller or flatter in its field than in the training images",
+    "width": "head wider or narrower in its field than in the training images",
+    "aspect": "head of another shape than in the training images",
 }
 
 
