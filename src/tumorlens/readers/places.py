@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from statistics import median_low
 
 from tumorlens.core.errors import ImageError
@@ -25,6 +25,7 @@ TRAITS = ("stack", "image type", "echo time", "echo", "b-value", "inversion time
 _HIDDEN = "time"  # of day: its values are not shown
 _SAME_PLACE = 0.1  # mm; slices lie further apart
 _SAME_ORIENTATION = 0.02  # difference of direction cosines, about a degree
+_MOST_ORIENTATIONS = 100  # that an image is compared with: a hostile file may have one per frame
 _GAP = 1.5  # times the usual distance of two slices: from there on one is missing between them
 _UNNUMBERED = 1 << 32  # added to the position of an image without a number: above all numbers
 
@@ -61,7 +62,8 @@ def part(images: Sequence[Image]) -> list[Volume]:
     for i, (place, _) in enumerate(images):
         placed = place.position is not None
         mine = place.orientation if placed else ()
-        key = next((k for k in groups if k[0] == placed and _close(k[1], mine)), (placed, mine))
+        near = (k for k in islice(groups, _MOST_ORIENTATIONS) if k[0] == placed and _close(k[1], mine))
+        key = next(near, (placed, mine))
         groups.setdefault(key, []).append(i)
     volumes = []
     order = sorted(groups, key=lambda key: (not key[0], _plane(key[1]), key[1]))
