@@ -295,7 +295,7 @@ def test_a_folder_of_volumes_differs_from_one_without_images(tmp_path: Path) -> 
         (tmp_path / label / "1.nii").write_bytes(bytes(344) + b"n+1\0" + bytes(200))
     with pytest.raises(DataError, match=r"no images: it has 2 NIfTI, 2 \.txt") as error:
         find_image_folder(tmp_path, source="")
-    assert "Save the slices of a volume" in error.value.cure
+    assert "--table labels.csv" in error.value.cure
 
 
 @pytest.mark.case(10)

@@ -58,7 +58,7 @@ app = App(
 )
 STUDY, MODEL = Group("Study", sort_key=0), Group("Use a trained model", sort_key=1)
 _GROUPS = {
-    DATA: ("data", "split", "protocol", "group_similarity", "groups", "group_pattern",
+    DATA: ("data", "table", "split", "protocol", "group_similarity", "groups", "group_pattern",
            "no_group_folders", "folds", "repeats", "fold", "final_model", "cache"),
     TRAINING: ("weights", "random_weights_if_unavailable", "configurations", "config", "finetuned_start",
                "head_solver", "max_epochs", "seed"),
@@ -71,7 +71,12 @@ class StudyOptions(Study):
     """The fields of `Study`, in groups."""
 
     __annotations__ = in_groups(
-        Study, _GROUPS, out={"alias": "-o"}, groups={"validator": FILE}, split={"validator": FILE}
+        Study,
+        _GROUPS,
+        out={"alias": "-o"},
+        groups={"validator": FILE},
+        split={"validator": FILE},
+        table={"validator": FILE},
     )
 
 

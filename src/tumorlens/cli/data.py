@@ -8,7 +8,8 @@ from typing import Annotated
 
 from cyclopts import App, Group, Parameter
 
-from tumorlens.cli.options import DATA, OUTPUT, PRINTED, Printed
+from tumorlens.cli.options import DATA, FILE, OUTPUT, PRINTED, Printed
+from tumorlens.cli.usage import UsageError
 from tumorlens.core.files import cache_dir, probe_writable
 from tumorlens.core.progress import log
 
@@ -28,16 +29,23 @@ _CACHE = Parameter(
     show_default="$TUMORLENS_CACHE, else the user's cache folder",
 )
 Source = Annotated[str, Parameter(alias="--data", group=DATA, help=_SOURCE)]
+Table = Annotated[
+    Path | None,
+    Parameter(group=DATA, validator=FILE, help="CSV file of files or series and their classes, as `study` takes it."),
+]
+MaybeSource = Annotated[str | None, Parameter(alias="--data", group=DATA, help=f"{_SOURCE} Needed without --table.")]
 Cache = Annotated[Path | None, _CACHE]
 Seed = Annotated[int, Parameter(group=DATA, help="Seed of generated slices, and of any split that is drawn.")]
 
 
 @data.command(help_epilogue="Example: tumorlens data fetch phantom")
-def fetch(source: Source = "kaggle", *, cache: Cache = None, seed: Seed = 0, output: Printed = PRINTED) -> None:
+def fetch(
+    source: Source = "kaggle", *, table: Table = None, cache: Cache = None, seed: Seed = 0, output: Printed = PRINTED
+) -> None:
     """Get a data set as a verified folder of images and print its path."""
     from tumorlens.data.fetch import fetch as fetch_data
 
-    folder = fetch_data(source, cache=cache or cache_dir(), seed=seed)
+    folder = fetch_data(source, cache=cache or cache_dir(), seed=seed, table=table)
     for note in folder.notes:
         log.warning(f"Note: {note}")
     found = {"root": str(folder.root), "classes": list(folder.classes), "source": folder.source, "notes": folder.notes}
@@ -45,15 +53,17 @@ def fetch(source: Source = "kaggle", *, cache: Cache = None, seed: Seed = 0, out
 
 
 @data.command(help_epilogue="Example: tumorlens data check phantom")
-def check(source: Source, *, cache: Cache = None, seed: Seed = 0, output: Printed = PRINTED) -> None:
+def check(
+    source: MaybeSource = None, *, table: Table = None, cache: Cache = None, seed: Seed = 0, output: Printed = PRINTED
+) -> None:
     """Read every file of a data set; identify it, and list unreadable files and exact copies."""
     from tumorlens.data.dataset import open_dataset
     from tumorlens.data.datasheets import TESTING, VALIDATION
-    from tumorlens.data.patients import folder_patients, in_both_parts
+    from tumorlens.data.patients import find_patients, in_both_parts
 
-    opened = open_dataset(source, cache=_writable(cache), seed=seed)
+    opened = open_dataset(_named(source, table), cache=_writable(cache), seed=seed, table=table)
     dataset, audit = opened.record(), opened.audit_record()
-    patients = folder_patients(opened.index.rows)
+    patients = find_patients(opened.index)
     dataset["patients"] = patients and patients.record()
     unreadable = audit["unreadable"]
     reasons = "; ".join(f"{n:,} {why}" for why, n in Counter(item["reason"] for item in unreadable).most_common(5))
@@ -77,8 +87,9 @@ def check(source: Source, *, cache: Cache = None, seed: Seed = 0, output: Printe
 
 @data.command(help_epilogue="Example: tumorlens data audit phantom --html audit.html")
 def audit(
-    source: Source,
+    source: MaybeSource = None,
     *,
+    table: Table = None,
     weights: Annotated[str | None, Parameter(group=DATA)] = None,
     similarity: Annotated[float, Parameter(group=DATA)] = 0.99,
     cache: Cache = None,
@@ -99,8 +110,22 @@ def audit(
     """
     from tumorlens.study.audit import audit_text, run_audit
 
-    found = run_audit(source, cache=_writable(cache), seed=seed, similarity=similarity, weights=weights, html=html)
+    found = run_audit(
+        _named(source, table),
+        cache=_writable(cache),
+        seed=seed,
+        similarity=similarity,
+        weights=weights,
+        html=html,
+        table=table,
+    )
     output.show(found, audit_text(found) + (f"\nPage: {html}" if html else ""))
+
+
+def _named(source: str | None, table: Path | None) -> str:
+    if source is None and table is None:
+        raise UsageError("This command needs a data set.", cure="Name kaggle, phantom, a zip or folder, or a --table.")
+    return source or "kaggle"  # of which nothing is used with a table
 
 
 def _writable(named: Path | None) -> Path:

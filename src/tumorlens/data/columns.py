@@ -15,8 +15,8 @@ from tumorlens.core.errors import ConfigError, DataError
 
 SPLITS = ("train", "validation", "test")
 #: Accepted names of columns, the preferred one first; case, and spaces or hyphens for underscores, do not matter.
-_IMAGES = ("path", "file", "filename", "file_name", "image", "image_path", "file_path", "name", "stem", "image_id")
-_VALUES = {
+IMAGES = ("path", "file", "filename", "file_name", "image", "image_path", "file_path", "name", "stem", "image_id")
+VALUES = {
     "split": ("split",),
     "group": ("group", "patient", "patient_id", "patientid", "subject", "subject_id", "case", "case_id"),
 }
@@ -36,42 +36,55 @@ def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]
     """
     named = f"--{'groups' if column == 'group' else column} {file}"
     found: dict[str, str] = {}
+    names, lines = read_cells(file, named)
+    places = [next((names.index(name) for name in known if name in names), -1) for known in (IMAGES, VALUES[column])]
+    if -1 in places:
+        raise DataError(
+            f"{named} lacks the columns 'path' and {column!r} (it has {names}).",
+            cure="Name a CSV with both, such as a run's index.csv; paths are relative to the data set's root. "
+            f"Also understood: {', '.join(IMAGES[1:])} for path"
+            + (f"; {', '.join(VALUES[column][1:])} for {column}." if len(VALUES[column]) > 1 else "."),
+        )
+    for line, cells in lines:
+        path, value = (cells[i] if i < len(cells) else "" for i in places)
+        path = path.replace("\\", "/").removeprefix("./")
+        if column == "split" and value and value not in SPLITS:  # empty: left out
+            raise DataError(f"{named}, line {line}: split is {value!r}.", cure=f"Write one of {', '.join(SPLITS)}.")
+        if not path or found.setdefault(path, value) != value:
+            what = f"{path!r} was {found[path]!r} before, not {value!r}" if path else "there is no path"
+            raise DataError(f"{named}, line {line}: {what}.", cure=f"Give each path one {column}.")
+    return found
+
+
+def read_cells(file: Path, named: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Column names, in lower case with underscores, and the number and cells of every line that is not blank.
+
+    Columns may be separated by commas, semicolons or tabs. Cells are in Unicode's form NFC, without outer spaces.
+
+    Parameters
+    ----------
+    named
+        The option and its file, for messages.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read.
+    """
     try:
         content = file.read_bytes()
         encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"  # spreadsheets write a mark
         text = content.decode(encoding)
-        header = text.split("\n", 1)[0]
-        separator = max(",;\t", key=header.count)
+        separator = max(",;\t", key=text.split("\n", 1)[0].count)
         lines = io.StringIO(text, newline="")
         reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
         names = [name.strip().casefold().replace(" ", "_").replace("-", "_") for name in next(reader, [])]
-        places = [
-            next((names.index(name) for name in known if name in names), -1) for known in (_IMAGES, _VALUES[column])
-        ]
-        if -1 in places:
-            raise DataError(
-                f"{named} lacks the columns 'path' and {column!r} (it has {names}).",
-                cure="Name a CSV with both, such as a run's index.csv; paths are relative to the data set's root. "
-                f"Also understood: {', '.join(_IMAGES[1:])} for path"
-                + (f"; {', '.join(_VALUES[column][1:])} for {column}." if len(_VALUES[column]) > 1 else "."),
-            )
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            path, value = (_clean(cells[i]) if i < len(cells) else "" for i in places)
-            path = path.replace("\\", "/").removeprefix("./")
-            if column == "split" and value and value not in SPLITS:  # empty: left out
-                raise DataError(
-                    f"{named}, line {reader.line_num}: split is {value!r}.", cure=f"Write one of {', '.join(SPLITS)}."
-                )
-            if not path or found.setdefault(path, value) != value:
-                what = f"{path!r} was {found[path]!r} before, not {value!r}" if path else "there is no path"
-                raise DataError(f"{named}, line {reader.line_num}: {what}.", cure=f"Give each path one {column}.")
+        cleaned = ((reader.line_num, list(map(_clean, cells))) for cells in reader)
+        return names, [(number, cells) for number, cells in cleaned if any(cells)]
     except UnicodeDecodeError:
         raise DataError(f"{named} is not UTF-8 text.", cure="Save it as CSV in UTF-8.") from None
     except (OSError, csv.Error) as error:
         raise DataError(f"{named} cannot be read ({error}).", cure="Check the path and the file.") from None
-    return found
 
 
 def _clean(text: str) -> str:

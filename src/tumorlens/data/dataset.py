@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tumorlens.core.files import Json
@@ -98,7 +98,9 @@ class SplitDataset(Dataset):
         }
 
 
-def open_dataset(data: str, *, cache: Path, seed: int = 0, clock: Clock | None = None) -> Dataset:
+def open_dataset(
+    data: str, *, cache: Path, seed: int = 0, clock: Clock | None = None, table: Path | None = None
+) -> Dataset:
     """Fetch, index and identify a data set.
 
     Parameters
@@ -111,6 +113,8 @@ def open_dataset(data: str, *, cache: Path, seed: int = 0, clock: Clock | None =
         Seed of generated slices.
     clock
         Receives the seconds of the steps `fetch_s` and `index_s`.
+    table
+        As `fetch` takes it.
 
     Raises
     ------
@@ -119,9 +123,11 @@ def open_dataset(data: str, *, cache: Path, seed: int = 0, clock: Clock | None =
     """
     clock = clock or Clock()
     with clock.step("fetch_s"):
-        folder = fetch(data, cache=cache, seed=seed)
+        folder = fetch(data, cache=cache, seed=seed, table=table)
     with clock.step("index_s"):
         index = build_index(folder, cache)
+        rows = tuple(replace(row, patient=folder.patients.get(row.path, "")) for row in index.rows)
+        index = replace(index, rows=rows)
         identity = identify(
             index.counts(),
             (row.sha256 for row in index.rows),
@@ -131,12 +137,14 @@ def open_dataset(data: str, *, cache: Path, seed: int = 0, clock: Clock | None =
     return Dataset(folder, index, identity)
 
 
-def open_split_dataset(data: str, options: SplitOptions, *, cache: Path, seed: int, clock: Clock) -> SplitDataset:
+def open_split_dataset(
+    data: str, options: SplitOptions, *, cache: Path, seed: int, clock: Clock, table: Path | None = None
+) -> SplitDataset:
     """Fetch, index, identify, group and split a data set.
 
     Parameters
     ----------
-    data, cache
+    data, cache, table
         As `open_dataset` takes them.
     options
         Protocol, groups and folds.
@@ -150,7 +158,7 @@ def open_split_dataset(data: str, options: SplitOptions, *, cache: Path, seed: i
     DataError, FetchError, RunError, MissingExtraError
         As `open_dataset` and `assign` raise them.
     """
-    opened = open_dataset(data, cache=cache, seed=seed, clock=clock)
+    opened = open_dataset(data, cache=cache, seed=seed, clock=clock, table=table)
     for note in opened.notes:
         log.warning(f"Note: {note}")
     with clock.step("twins_s"):

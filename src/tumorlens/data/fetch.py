@@ -13,7 +13,14 @@ from tumorlens.data.kaggle import download_v1
 from tumorlens.data.layout import ImageFolder, find_image_folder
 
 
-def fetch(data: str, *, cache: Path, seed: int = 0, download: Callable[[], Path] = download_v1) -> ImageFolder:
+def fetch(
+    data: str,
+    *,
+    cache: Path,
+    seed: int = 0,
+    download: Callable[[], Path] = download_v1,
+    table: Path | None = None,
+) -> ImageFolder:
     """Get a data set as an image folder.
 
     Parameters
@@ -26,6 +33,8 @@ def fetch(data: str, *, cache: Path, seed: int = 0, download: Callable[[], Path]
         Seed of generated slices.
     download
         Returns the folder of Kaggle's data set.
+    table
+        CSV file of files and classes, as `read_table` takes it; `data` is then the folder of the files, if a path.
 
     Raises
     ------
@@ -38,6 +47,10 @@ def fetch(data: str, *, cache: Path, seed: int = 0, download: Callable[[], Path]
     MissingExtraError
         kagglehub is not installed.
     """
+    if table:
+        from tumorlens.data.table import read_table
+
+        return read_table(table, data=None if data in ("kaggle", "phantom") else named_path(data), cache=cache)
     if data == "kaggle":
         return find_image_folder(download(), source="Kaggle, masoudnickparvar/brain-tumor-mri-dataset, version 1")
     if data == "phantom":

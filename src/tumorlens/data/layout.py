@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tumorlens.core.errors import DataError
@@ -69,6 +69,8 @@ class ImageFolder:
     """None if validation images must be split off Training."""
     notes: tuple[str, ...] = ()
     """What was decided and left out, one sentence each."""
+    patients: Mapping[str, str] = field(default_factory=dict)
+    """Patient of each image whose patient is known, by path relative to `root`."""
 
     def parts(self) -> dict[str, Path]:
         """`Training`, `Validation` and `Testing`, as far as they are there, and the folder of each."""
@@ -283,7 +285,7 @@ def _medical(found: Counter[str]) -> bool:
 def _cure(found: Counter[str]) -> str:
     """The way to train on volumes, or to unpack archives, if there are any."""
     if _medical(found):
-        return f"{_READ} Save the slices of a volume that show the class as such files."
+        return f"{_READ} Name volumes, and their slices that show the class, in a table (--table labels.csv)."
     archives = [kind for kind in found if kind in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar")]
     return f"Unpack the {archives[0]} inside, and name its folder." if archives else ""
 

@@ -134,7 +134,8 @@ def open_trained_run(root: Path, configuration: str, data: str | None = None) ->
     checkpoint = run.checkpoint(configuration)
     folder = Path(record["dataset"]["root"])
     if data is not None:
-        folder = fetch(data, cache=cache_dir(), seed=record["config"]["seed"]).root
+        table = record["config"].get("table")
+        folder = fetch(data, cache=cache_dir(), seed=record["config"]["seed"], table=table and Path(table)).root
     elif not folder.is_dir():
         raise RunError(f"The run's images are no longer in {folder}.", cure="Name the data set with --data.")
     classes, rows = tuple(record["classes"]), read_index(run.index)

@@ -128,6 +128,17 @@ def read_dicom(context: ReadContext) -> Iterator[Slice | Unreadable]:
         yield Unreadable(source, frames - 1, reason, _AGAIN, series)
 
 
+def series_uid(stream: BinaryIO) -> str:
+    """SeriesInstanceUID of a file; empty if it has none.
+
+    Raises
+    ------
+    ImageError
+        The file has no image, or a header that cannot be read.
+    """
+    return str(_read_header(stream, ReadLimits()).get("SeriesInstanceUID") or "")
+
+
 def _read_header(stream: BinaryIO, limits: ReadLimits) -> Any:
     """pydicom's dataset with the elements listed above."""
     size = stream.seek(0, 2)

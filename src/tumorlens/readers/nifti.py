@@ -15,6 +15,7 @@ import logging
 import math
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -25,7 +26,7 @@ from tumorlens.core.progress import log
 from tumorlens.readers.pixels import plausible_spacing
 from tumorlens.readers.places import no_such_volume
 from tumorlens.readers.scaling import Values, contrast_range, to_uint8
-from tumorlens.readers.signatures import HEADER, is_nifti
+from tumorlens.readers.signatures import GZIP, HEADER, is_nifti
 from tumorlens.readers.types import Metadata, Plane, ReadContext, Slice, Unreadable, fit_square
 
 _CHUNK = 1 << 20
@@ -91,6 +92,45 @@ def read_nifti(context: ReadContext, *, compressed: bool) -> Iterator[Slice | Un
     if volumes > 1 and context.volume is None:  # of no series: the first volume's result does not depend on the others
         reason = f"holds {volumes:,} volumes, of which the first alone was read"
         yield Unreadable(context.source, None, reason, f"Choose one with --volume 1 to --volume {volumes}.")
+
+
+def mask_voxels(volume: Path, mask: Path, plane: Plane) -> list[int]:
+    """Voxels of a mask that are above 0 in each slice of a volume, in the order in which `read_nifti` yields slices.
+
+    Raises
+    ------
+    ImageError
+        A file cannot be read, or the mask has another shape or orientation than the volume.
+    """
+    (values, header), (covered, own) = (_open_volume(path) for path in (volume, mask))
+    shape = _layout(own)[0]
+    if values.shape != covered.shape or math.prod(shape[3:]) > 1:
+        sizes = ["x".join(map(str, found)) for found in (shape, values.shape)]
+        raise ImageError(
+            f"its mask {mask.name} has {sizes[0]} voxels, the volume {sizes[1]}",
+            cure="Resample the mask to the voxels of the volume.",
+        )
+    (affine, _), (lies, recorded) = _affine(header), _affine(own)
+    runs = [nib.aff2axcodes(found) for found in (lies, affine)]  # type: ignore[no-untyped-call]
+    if recorded and runs[0] != runs[1]:
+        raise ImageError(
+            f"its mask {mask.name} is stored in the orientation {''.join(runs[0])}, the volume in {''.join(runs[1])}",
+            cure="Save both with nibabel.as_closest_canonical.",
+        )
+    return [int(np.count_nonzero(part > 0)) for part in _orient(covered, affine, plane)[0]]
+
+
+def _open_volume(path: Path) -> tuple[Values, Any]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER)
+            if not head.startswith(GZIP) and not is_nifti(head):
+                raise ImageError("not a NIfTI volume", cure="Name a .nii or .nii.gz file.")
+            return _read_volume(ReadContext(file, path.name), compressed=head.startswith(GZIP))
+    except (OSError, EOFError, zlib.error) as error:
+        raise ImageError(f"{path.name} cannot be read ({error})", cure=_AGAIN) from None
+    except ImageError as error:
+        raise ImageError(f"{path.name} cannot be used ({error.what})", cure=error.cure) from None
 
 
 def _read_volume(context: ReadContext, *, compressed: bool) -> tuple[Values, Any]:

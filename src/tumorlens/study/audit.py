@@ -23,6 +23,7 @@ def run_audit(
     similarity: float = 0.99,
     weights: str | None = None,
     html: Path | None = None,
+    table: Path | None = None,
 ) -> Json:
     """Audit a data set under the official protocol.
 
@@ -40,6 +41,8 @@ def run_audit(
         `imagenet`, `none` or a file, for label doubts; None omits them.
     html
         File for the page, if any.
+    table
+        CSV file of files and classes, as `Study.table`.
 
     Returns
     -------
@@ -67,7 +70,9 @@ def run_audit(
 
         model = build_model(find_weights(weights), 2, 0)
     clock = Clock()
-    dataset = open_split_dataset(source, SplitOptions(similarity=similarity), cache=cache, seed=seed, clock=clock)
+    dataset = open_split_dataset(
+        source, SplitOptions(similarity=similarity), cache=cache, seed=seed, clock=clock, table=table
+    )
     rows = dataset.rows
     with clock.step("shortcuts_s"):
         found = dataset.audit_record() | audit(dataset.assignment, similarity, dataset.index.thumbnails)

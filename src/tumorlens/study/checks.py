@@ -10,7 +10,7 @@ from pathlib import Path
 from tumorlens.core.errors import MissingExtraError, RunError
 from tumorlens.core.files import probe_writable, read_json
 from tumorlens.core.run_folder import Run
-from tumorlens.data.columns import read_column
+from tumorlens.data.columns import read_cells, read_column
 from tumorlens.data.fetch import named_path
 from tumorlens.study.options import Study
 from tumorlens.training.configurations import Configuration
@@ -25,7 +25,7 @@ def check_installed(study: Study) -> None:
         One is not.
     """
     extras = dict.fromkeys(("torch", "torchvision", "scipy", "sklearn", "jinja2"), "study")
-    extras |= {"kagglehub": "study"} if study.data == "kaggle" else {}
+    extras |= {"kagglehub": "study"} if study.data == "kaggle" and not study.table else {}
     extras |= {"tensorboard": "tensorboard"} if study.tensorboard else {}
     for module, extra in extras.items():
         if find_spec(module) is None:
@@ -38,12 +38,14 @@ def check_files(study: Study) -> None:
     Raises
     ------
     DataError
-        --data, --split or --groups cannot be read, or is not what it should be.
+        --data, --table, --split or --groups cannot be read, or is not what it should be.
     RunError
         The run folder or the cache cannot be written, or the folder holds a configuration with other values.
     """
     if study.data not in ("kaggle", "phantom"):
         named_path(str(study.data))
+    if study.table:
+        read_cells(Path(study.table), f"--table {study.table}")
     if study.split:
         read_column(Path(study.split), "split")
     if study.groups:

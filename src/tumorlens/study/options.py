@@ -39,6 +39,9 @@ class Study:
     ----------
     data
         kaggle (version 1, pinned), phantom (generated slices), or a zip or folder with one folder per class.
+    table
+        CSV file that names files or series (columns path or series, class, and others), such as DICOM and NIfTI; paths
+        are relative to its folder or to --data.
     weights
         imagenet (torchvision's official weights), none (random), or a file with a ResNet18 state dict.
     out
@@ -99,6 +102,7 @@ class Study:
 
     data: Source = "kaggle"
     _: KW_ONLY
+    table: FilePath | None = None
     weights: Source = "imagenet"
     out: FilePath | None = None
     seed: int = 0
@@ -212,7 +216,8 @@ class Study:
         """The run folder."""
         if self.out is not None:
             return Run(Path(self.out))
-        name = self.data if self.data in ("kaggle", "phantom") else Path(self.data).resolve().stem
+        named = self.table or self.data
+        name = named if named in ("kaggle", "phantom") else Path(named).resolve().stem
         parts = (
             f"{name}-seed{self.seed}",
             self.protocol if self.protocol != "official" else "",

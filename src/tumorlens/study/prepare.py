@@ -80,7 +80,12 @@ def prepare(study: Study, *, command: str = "", clock: Clock | None = None, expe
     if weights.kind == "none":
         log.warning("WARNING: random weights. These accuracies say nothing about ImageNet transfer learning.")
     dataset = open_split_dataset(
-        str(study.data), study.split_options, cache=study.cache_folder, seed=study.seed, clock=clock
+        str(study.data),
+        study.split_options,
+        cache=study.cache_folder,
+        seed=study.seed,
+        clock=clock,
+        table=Path(study.table) if study.table else None,
     )
     if expected and (found := dataset.record()["fingerprint"]) != expected:
         raise DataError(
@@ -120,7 +125,9 @@ def is_finished(study: Study) -> bool:
     if config["weights"] != earlier["config"]["weights"]:
         record["weights"] = _find_weights(study).record()
     if config["data"] != earlier["config"]["data"]:
-        record["dataset"] = open_dataset(str(study.data), cache=study.cache_folder, seed=study.seed).record()
+        table = Path(study.table) if study.table else None
+        opened = open_dataset(str(study.data), cache=study.cache_folder, seed=study.seed, table=table)
+        record["dataset"] = opened.record()
     _check_same(study.run, earlier, record, _SAME_FOLD)
     return True
 
@@ -141,7 +148,9 @@ def _find_weights(study: Study) -> weight_files.Weights:
 
 
 def _groups_hash(study: Study) -> str | None:
-    return hashlib.sha256(Path(study.groups).read_bytes()).hexdigest() if study.groups else None
+    """SHA-256, in hex, of the file that names patients: --groups, else --table."""
+    file = study.groups or study.table
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 
 def _log_dataset(study: Study, dataset: SplitDataset) -> None:
