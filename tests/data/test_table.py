@@ -125,7 +125,7 @@ def test_series_range_volume_and_splits(files: Path, tmp_path: Path) -> None:
         ("path,class,first_slice,last_slice", "g.nii.gz,glioma,30,37", "range 30 to 37, but slices 0 to 36", "from 0"),
         ("path,class,first_slice,last_slice", "g.nii.gz,glioma,30,", "half a range", "first_slice and last_slice"),
         ("path,class,first_slice,last_slice", "g.nii.gz,glioma,-1,3", "has the number '-1'", "from 0"),
-        ("path,class,volume,first_slice,last_slice", "two.nii.gz,glioma,3,1,2", "2 volume", "1"),
+        ("path,class,volume,first_slice,last_slice", "two.nii.gz,glioma,3,1,2", "no volume 3", "volume 1 to volume 2"),
         ("path,class,volume", "n/IM0001.dcm,glioma,0", "has the number '0'", "volumes from 1"),
         ("path,series,class", "g.nii.gz,1.2.3,glioma", "not one of path and series", "a path or a series"),
         ("path,series,class", ",1.2.3,glioma", "series 1.2.3, of which", "--data"),
@@ -162,6 +162,17 @@ def test_refused_lines_are_counted_and_what_is_named_twice_is_used_once(files: P
     table = write(tmp_path, "path,class,group,first_slice,last_slice", *lines)
     notes = read_table(table, data=files, cache=tmp_path / "cache").notes
     assert any("named twice, used once" in note for note in notes)
+
+
+def test_what_is_left_out_or_no_brain_mri_is_noted(files: Path, tmp_path: Path) -> None:
+    scan = pydicom.dcmread(files / "n" / "IM0010.dcm")
+    scan.Modality = "CT"
+    scan.save_as(tmp_path / "ct.dcm")
+    lines = ("two.nii.gz,glioma,10,11", "n/IM0012.dcm,notumor,,", "ct.dcm,notumor,,")
+    table = write(tmp_path, "path,class,first_slice,last_slice", *lines)
+    notes = " ".join(read_table(table, data=files, cache=tmp_path / "cache").notes)
+    assert "1 file(s) or slice(s) left out, first two.nii.gz: holds 2 volumes, of which the first alone" in notes
+    assert "1 slice(s) whose header says that they are no slices of a brain MRI." in notes
 
 
 def test_a_study_by_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

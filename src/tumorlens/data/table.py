@@ -313,7 +313,7 @@ def _slices(row: TableRow) -> tuple[list[Slice], list[Unreadable]]:
     slices = [item for item in found if isinstance(item, Slice)]
     unreadable = [item for item in found if isinstance(item, Unreadable)]
     if not slices:
-        cure = re.sub("--(plane|volume) ", r"in the column \1 ", unreadable[0].cure)
+        cure = re.sub("--(plane|volume) ", r"\1 ", unreadable[0].cure)  # columns here
         raise ImageError(f"({row.name}) cannot be used: {unreadable[0].reason}", cure=cure)
     return slices, unreadable
 
