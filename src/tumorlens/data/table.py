@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -105,7 +106,7 @@ def list_rows(table: Path, data: Path | None = None) -> list[TableRow]:
         what = f"has two columns for {repeated[0]!r}" if repeated else "lacks a column or has no lines"
         raise DataError(f"{named} {what} (it has {names}).", cure="Give it the columns path (or series) and class.")
     places = [table.absolute().parent, *([data.absolute()] if data else [])]
-    series = _SeriesFiles(places[-1])
+    series = _series_files(places[-1]) if "series" in columns else {}
 
     def parse(item: tuple[int, list[str]]) -> TableRow:
         cells = dict.fromkeys(_COLUMNS, "") | dict(zip(columns, item[1], strict=False))
@@ -123,29 +124,21 @@ def list_rows(table: Path, data: Path | None = None) -> list[TableRow]:
     return rows
 
 
-class _SeriesFiles:
-    """Files of DICOM series below a folder, searched when the first is asked for."""
+def _series_files(folder: Path) -> dict[str, list[Path]]:
+    """Files of every DICOM series below a folder, by SeriesInstanceUID."""
+    from tumorlens.readers.dicom import series_uid
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.known: dict[str, list[Path]] | None = None
-
-    def of(self, uid: str) -> tuple[Path, ...]:
-        if self.known is None:
-            from tumorlens.readers.dicom import series_uid
-
-            self.known = defaultdict(list)
-            for path in filter(Path.is_file, sorted(self.folder.rglob("*"))):
-                try:
-                    with path.open("rb") as file:
-                        if is_dicom(file.read(HEADER)):
-                            self.known[series_uid(file)].append(path)
-                except (OSError, ImageError):
-                    continue  # it may belong to no series of the table
-        return tuple(self.known.get(uid, ()))
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in _files([folder]):
+        with suppress(OSError, ImageError), path.open("rb") as file:  # what cannot be read is of no series
+            if is_dicom(file.read(HEADER)):
+                found[series_uid(file)].append(path)
+    return found
 
 
-def _parse(line: int, cells: dict[str, str], places: list[Path], series: _SeriesFiles, *, split: bool) -> TableRow:
+def _parse(
+    line: int, cells: dict[str, str], places: list[Path], series: dict[str, list[Path]], *, split: bool
+) -> TableRow:
     path, uid, label = cells["path"], cells["series"], cells["class"]
     plane = next((name for name in get_args(Plane) if name == (cells["plane"] or "axial")), None)
     if bool(path) == bool(uid):
@@ -164,9 +157,9 @@ def _parse(line: int, cells: dict[str, str], places: list[Path], series: _Series
     volume, first, last = (int(n) if n else None for n in numbers)
     if (first is None) != (last is None) or (cells["mask"] and first is not None):
         raise DataError("gives half a range, or a mask and a range", cure="Give a mask, or first_slice and last_slice.")
-    inputs = series.of(uid) if uid else (_found(path, places),)
+    inputs = tuple(series.get(uid, ())) if uid else (_found(path, places),)
     if not inputs:
-        raise DataError(f"names the series {uid}, of which {series.folder} holds no file", cure="Name it with --data.")
+        raise DataError(f"names the series {uid}, of which {places[-1]} holds no file", cure="Name it with --data.")
     return TableRow(
         line, path or uid, inputs, label, cells["group"], _PARTS[cells["split"]] if split else "", plane,
         volume, _found(cells["mask"], places) if cells["mask"] else None,
@@ -334,7 +327,14 @@ def _chosen(row: TableRow, slices: list[Slice], counts: Counter[str]) -> list[Sl
                 cure="Give each volume a line of its own; a picture needs no range.",
             )
         if row.mask:
-            chosen, kind = _under_mask(row, row.mask, slices), "mask"
+            if slices[0].metadata["format"] != "NIfTI":
+                raise DataError(
+                    f"({row.name}) has a mask, but is no NIfTI volume", cure="Give first_slice and last_slice."
+                )
+            from tumorlens.readers.nifti import mask_voxels
+
+            covered = mask_voxels(Path(slices[0].source), row.mask, row.plane)
+            chosen, kind = [item for item in slices if covered[item.index or 0] >= MASK_VOXELS], "mask"
         else:
             first, last = row.first_last or (0, 0)
             if not min(numbers) <= first <= last <= max(numbers):
@@ -359,18 +359,6 @@ def _chosen(row: TableRow, slices: list[Slice], counts: Counter[str]) -> list[Sl
     if not chosen:
         raise DataError(f"({row.name}) has no slice that shows its class", cure=_NO_RANGE)
     return chosen
-
-
-def _under_mask(row: TableRow, mask: Path, slices: list[Slice]) -> list[Slice]:
-    if slices[0].metadata["format"] != "NIfTI":
-        raise DataError(f"({row.name}) has a mask, but is no NIfTI volume", cure="Give first_slice and last_slice.")
-    from tumorlens.readers.nifti import mask_voxels
-
-    try:
-        covered = mask_voxels(Path(slices[0].source), mask, row.plane)
-    except ImageError as error:
-        raise DataError(f"({row.name}): {error.what}", cure=error.cure) from None
-    return [item for item in slices if covered[item.index or 0] >= MASK_VOXELS]
 
 
 def _safe(text: str) -> str:
