@@ -125,6 +125,16 @@ def test_damaged_orientation_fields_are_repaired_as_nibabel_does(fields: dict[st
     assert np.array_equal(slices(read_bytes(content, "x"))[3].pixels, expected("axial", 3))
 
 
+@pytest.mark.case(18)
+@pytest.mark.parametrize("srow", [[0, 0, 0, 0], [np.nan, 0, 0, 0]])
+def test_a_broken_sform_gives_way_to_a_sound_qform(srow: list[float]) -> None:
+    turned = {"qform_code": 1, "quatern_b": 0, "quatern_c": 0, "quatern_d": 1}  # half a turn: LPS
+    found = slices(read_bytes(nifti(VOLUME, sform_code=2, srow_x=srow, **turned), "x"))
+    wanted = slices(read_bytes(nifti(VOLUME, sform_code=0, **turned), "x"))
+    assert len(found) == len(wanted) == SHAPE[2]
+    assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(found, wanted, strict=True))
+
+
 @pytest.mark.case(17)
 def test_the_pictures_of_the_chosen_plane_must_be_large_enough() -> None:
     stored = np.zeros((32, 5, 24), np.int16)  # five coronal slices, reoriented to RAS

@@ -1,9 +1,9 @@
 """NIfTI-1 and NIfTI-2 in one file (.nii, .nii.gz) → the slices of one plane, in radiological orientation.
 
-Orientation comes from the affine (sform before qform, NIfTI-1 standard 2003), to the nearest axes; an oblique volume
-is not resampled. Slices are oriented as radiologists see them and as most of the training images are: axial with
-anterior up and the patient's right on the left, coronal with superior up and the patient's right on the left, sagittal
-with superior up and the face to the left.
+Orientation comes from the affine (sform before qform, NIfTI-1 standard 2003; a qform in place of a damaged sform), to
+the nearest axes; an oblique volume is not resampled. Slices are oriented as radiologists see them and as most of the
+training images are: axial with anterior up and the patient's right on the left, coronal with superior up and the
+patient's right on the left, sagittal with superior up and the face to the left.
 
 One contrast range applies to the whole volume, so that slices keep their relative brightness. Of a 4-D file the first
 volume is read, and an Unreadable reports the others. A volume is held in memory once, in its stored type.
@@ -14,7 +14,7 @@ import io
 import logging
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,18 +207,27 @@ def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def _affine(header: Any) -> tuple[Values, bool]:
     """[4, 4], voxel indices → mm in RAS, and whether the file records it or it is nibabel's default."""
     header.check_fix(_SILENT, error_level=100)  # as nibabel.load: a factor of 0 is 1, an unknown code is none, ...
-    try:
-        with np.errstate(all="ignore"):
-            affine = np.asarray(header.get_best_affine(), np.float64)
-    except (nib.spatialimages.HeaderDataError, ValueError):  # not a quaternion
-        affine = np.full((4, 4), np.nan)
-    # Compared before squaring: values of a damaged header may overflow.
-    sound = bool(np.abs(affine).max() < 1e6)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0) if sound else np.zeros(3)
-    # Cosines between axes; a determinant near 0 means that two axes coincide.
-    if lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+    affine = _sound(header.get_best_affine)
+    if affine is None and header["sform_code"] > 0 and header["qform_code"] > 0:
+        affine = _sound(header.get_qform)
+    if affine is None:
         raise ImageError("its affine does not tell how the volume lies", cure=_CONVERT)
     return affine, bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+
+
+def _sound(read: Callable[[], Any]) -> Values | None:
+    """The affine that a header's method returns; None if it does not tell how the volume lies."""
+    try:
+        with np.errstate(all="ignore"):
+            affine = np.asarray(read(), np.float64)
+    except (nib.spatialimages.HeaderDataError, ValueError):  # not a quaternion
+        return None
+    # Compared before squaring: values of a damaged header may overflow.
+    lengths = np.linalg.norm(affine[:3, :3], axis=0) if np.abs(affine).max() < 1e6 else np.zeros(3)
+    # Cosines between axes; a determinant near 0 means that two axes coincide.
+    if lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        return None
+    return affine
 
 
 def _orient(values: Values, affine: Values, plane: Plane) -> tuple[Values, tuple[float, float] | None]:
