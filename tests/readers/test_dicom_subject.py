@@ -9,7 +9,10 @@ from pydicom.dataset import Dataset
 
 from tumorlens.readers import read_bytes
 
-pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # written on purpose
+pytestmark = [  # written on purpose
+    pytest.mark.filterwarnings("ignore:Invalid value for VR CS"),
+    pytest.mark.filterwarnings("ignore:The value length"),
+]
 DEEP = seeds.picture().astype(np.uint16) * 16
 
 
@@ -33,7 +36,8 @@ def test_magnetic_resonance_and_unknown_modalities_pass(modality: object) -> Non
 @pytest.mark.case(4)
 @pytest.mark.parametrize(
     "part", ["KNEE", "CHEST", "C-SPINE", "CSPINE", "L SPINE", "LUMBAR_SPINE", "ABDOMEN", "PELVIS", "BREAST", "HIP",
-             "LEFT KNEE", "LEFTKNEE", "HALS", "WIRBELSAEULE", "RODILLA", "GENOU", "Shoulder", "FOOT", "NECK", "HEART"]
+             "LEFT KNEE", "LEFTKNEE", "HALS", "WIRBELSAEULE", "RODILLA", "GENOU", "Shoulder", "FOOT", "NECK", "HEART",
+             "ABDO", "CERVIX", "RENAL", "OBERSCHENKEL"]
 )  # fmt: skip
 def test_another_part_of_the_body_is_refused(part: str) -> None:
     found = verdict(BodyPartExamined=part)
@@ -47,6 +51,13 @@ def test_another_part_of_the_body_is_refused(part: str) -> None:
 )  # fmt: skip
 def test_a_head_and_unknown_words_pass(part: str | None) -> None:
     assert verdict(BodyPartExamined=part) is None if part is not None else verdict() is None
+
+
+@pytest.mark.case(4)
+@pytest.mark.parametrize(("part", "seen"), [("HÜFTE", "HUFTE"), ("Muñeca", "MUNECA")])
+def test_letters_with_accents_count_without_them(part: str, seen: str) -> None:
+    assert verdict(BodyPartExamined=part) == ("refused: not a brain MRI", f"body part {seen} in its header")
+    assert verdict(BodyPartExamined="Schädel") is None
 
 
 @pytest.mark.case(4)
@@ -68,6 +79,24 @@ def test_a_mosaic_is_refused_with_a_cure() -> None:
 
 
 @pytest.mark.case(20)
+def test_a_mosaic_is_refused_although_its_image_type_is_a_single_value() -> None:
+    found = verdict(ImageType="ORIGINAL PRIMARY M ND MOSAIC")
+    assert found is not None
+    assert found[1].startswith("a mosaic")
+
+
+@pytest.mark.case(20)
+@pytest.mark.parametrize(("component", "wanted"), [("PHASE", "uncertain"), ("MAGNITUDE", None), ("MIXED", None)])
+def test_the_phase_of_an_enhanced_file_is_uncertain(component: str, wanted: str | None) -> None:
+    kind, shared = Dataset(), Dataset()
+    kind.FrameType, kind.ComplexImageComponent = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], component
+    shared.MRImageFrameTypeSequence = [kind]
+    of_frames, of_file = verdict(SharedFunctionalGroupsSequence=[shared]), verdict(ComplexImageComponent=component)
+    assert of_frames == of_file
+    assert (of_file and of_file[0]) == wanted
+
+
+@pytest.mark.case(20)
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -79,9 +108,13 @@ def test_a_mosaic_is_refused_with_a_cure() -> None:
         (["DERIVED", "PRIMARY", "T2 MAP"], "a computed map or part of a signal (MAP), by its header"),
         (["DERIVED", "SECONDARY", "PROJECTION IMAGE"], "a projection of many slices, by its header"),
         (["DERIVED", "PRIMARY", "MIP", "SAG"], "a projection of many slices, by its header"),
+        (["ORIGINAL", "PRIMARY", "MNIP"], "a projection of many slices, by its header"),
+        (["DERIVED", "PRIMARY", "FIELDMAP"], "a computed map or part of a signal (FIELDMAP), by its header"),
+        (["DERIVED", "SECONDARY", "DIFFUSION", "MD"], "a computed map or part of a signal (MD), by its header"),
+        ("DERIVED/PRIMARY/DIFFUSION/ADC", "a computed map or part of a signal (ADC), by its header"),
     ],
 )
-def test_localizers_maps_and_projections_are_uncertain(values: list[str], reason: str) -> None:
+def test_localizers_maps_and_projections_are_uncertain(values: object, reason: str) -> None:
     assert verdict(ImageType=values) == ("uncertain", reason)
 
 

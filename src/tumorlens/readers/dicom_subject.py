@@ -8,12 +8,13 @@ pass, since archives write them for pictures of every kind.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
-from tumorlens.readers.dicom_elements import in_groups, words
+from tumorlens.readers.dicom_elements import in_groups, lookup, words
 
 #: Elements that are read here.
-ELEMENTS = ("Modality", "BodyPartExamined", "ImageType", "AnatomicRegionSequence")
+ELEMENTS = ("Modality", "BodyPartExamined", "ImageType", "ComplexImageComponent", "AnatomicRegionSequence")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -34,13 +35,13 @@ _HEAD = re.compile(
     "SCHAEDEL|SCHADEL|TETE|CABEZA|CABECA|TESTA|CERVEAU|CERVELLO|HIPPOC|WHOLE"
 )
 _OTHER_PARTS = re.compile(
-    "ABDOM|ADRENAL|ANKLE|AORTA|AXILLA|BLADDER|BREAST|BRUST|BRONCH|BUTTOCK|CALCAN|CARDIAC|CAVIGLIA|CERVICAL|CHEST|"
+    "ABDO|ADRENAL|ANKLE|AORTA|AXILLA|BLADDER|BREAST|BRUST|BRONCH|BUTTOCK|CALCAN|CARDIAC|CAVIGLIA|CERVICAL|CHEST|"
     "CLAVIC|COCCYX|COLON|COLUMNA|COLUNA|COLONNA|CORAZON|CORONARY|COUDE|CUELLO|DORSAL|DUODEN|ELBOW|ELLBOGEN|ELLENBOGEN|"
     "EPAULE|ESOPHAG|EXTREMIT|FEMUR|FINGER|FOREARM|GALLBLADDER|GENOU|GINOCCHIO|HEART|HOMBRO|HUEFTE|HUFTE|HUMERUS|JOELHO|"
     "KIDNEY|KNEE|KNIE|LARYNX|LEBER|LIVER|LUMBAR|LUMBAL|LSPINE|LUNGE|MAMMA|MEDIASTIN|MUNECA|OMBRO|OVAR|PANCREAS|PATELLA|"
     "PELVI|BECKEN|BASSIN|POIGNET|POLSO|PROSTAT|RACHIS|RECTUM|RODILLA|SACRUM|SACRAL|SCAPULA|SCHULTER|SHOULDER|"
     "SPALLA|SPINE|SPLEEN|STERNUM|STOMACH|TESTIS|TESTICLE|THIGH|THORA|TORAX|THYROID|TIBIA|TOBILLO|UTERUS|VAGINA|WIRBEL|"
-    "WRIST|HANDGELENK|UPPERARM|MYOCARD"
+    "WRIST|HANDGELENK|UPPERARM|MYOCARD|CERVIX|RENAL|HEPAT|SCHENKEL|NIERE|SHLDR|UROGENIT"
 )
 _SHORT_PARTS = _words("""
     ANCA ARM ARMS BACK BWS CADERA CALF COEUR COU COXA CUORE FEET FOOT FUSS HALS HANCHE HAND HANDS HERZ HIP HIPS HWS
@@ -48,10 +49,10 @@ _SHORT_PARTS = _words("""
 """)
 _COMPUTED = _words("""
     ADC EADC FA COLFA TENSOR CBF CBV RCBF RCBV RELCBF RELCBV MTT RELMTT TTP TMAX GBP PBP KTRANS KEP PHASE P
-    IMAGINARY I VELOCITY TEMPERATURE SUBTRACTION SUB STD_DEVIATION TTEST MAP
+    IMAGINARY I VELOCITY TEMPERATURE SUBTRACTION SUB STD_DEVIATION TTEST MAP FIELDMAP T1MAP T2MAP MD
 """)
-_COMPUTED_WORDS = _COMPUTED - {"I", "P", "SUB"}  # which mean this only as a value of their own
-_PROJECTIONS = frozenset(["PROJECTION", "PROJECTION IMAGE", "MAX_IP", "MIN_IP", "MIP", "MINIP"])
+_COMPUTED_WORDS = _COMPUTED - {"I", "P", "SUB", "MD"}  # which mean this only as a value of their own
+_PROJECTIONS = frozenset(["PROJECTION", "PROJECTION IMAGE", "MAX_IP", "MIN_IP", "MIP", "MINIP", "MNIP"])
 _LOCALIZERS = frozenset(["LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"])
 
 
@@ -66,12 +67,15 @@ def header_verdict(data: Any, frame: int) -> tuple[str, str] | None:
     modality = words(data.get("Modality"))
     if len(modality) == 1 and modality[0] in _MODALITIES:
         return _refused(f"modality {modality[0]} in its header, not MR")
-    part = _body_part(data, frame)
+    part = unicodedata.normalize("NFKD", _body_part(data, frame)).encode("ascii", "ignore").decode()
     letters = re.sub("[^A-Z]", "", part)
     if not _HEAD.search(letters) and (_OTHER_PARTS.search(letters) or _SHORT_PARTS & set(re.split("[^A-Z]+", part))):
         shown = part if re.fullmatch("[A-Z0-9_ -]{1,24}", part) else "other than the head"
         return _refused(f"body part {shown} in its header")
-    kinds = words(in_groups(data, frame, "MRImageFrameTypeSequence", "FrameType") or data.get("ImageType"))
+    group = "MRImageFrameTypeSequence"
+    kinds = words(in_groups(data, frame, group, "FrameType") or data.get("ImageType"))
+    if len(kinds) == 1:  # all values in one, by a program that knows no backslash
+        kinds = re.split("[ /,;]+", kinds[0])
     pieces = {piece for kind in kinds[2:] for piece in re.split("[ _]+", kind)}
     if "MOSAIC" in kinds:
         return _refused("a mosaic of many slices in one picture; convert it: dcm2niix FOLDER")
@@ -79,7 +83,8 @@ def header_verdict(data: Any, frame: int) -> tuple[str, str] | None:
         return "uncertain", "a localizer, by its header"
     if _PROJECTIONS & (set(kinds) | pieces):
         return "uncertain", "a projection of many slices, by its header"
-    if computed := (_COMPUTED & set(kinds[2:])) | (_COMPUTED_WORDS & pieces):
+    component = words(lookup(data, frame, group, "ComplexImageComponent"))
+    if computed := (_COMPUTED & {*kinds[2:], *component}) | (_COMPUTED_WORDS & pieces):
         return "uncertain", f"a computed map or part of a signal ({min(computed)}), by its header"
     return None
 
