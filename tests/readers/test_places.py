@@ -108,6 +108,12 @@ def test_images_without_a_position_are_apart_from_those_with_one() -> None:
 
 
 @pytest.mark.case(1)
+def test_an_image_with_junk_in_its_orientation_comes_after_the_volume_that_it_is_missing_from() -> None:
+    images = [at(z, plane=() if z == 5.0 else AXIAL) for z in (0.0, 5.0, 10.0)]
+    assert [name for name, *_ in shape(images)] == ["axial", "no orientation"]
+
+
+@pytest.mark.case(1)
 def test_copies_stay_together_and_equal_numbers_of_other_formats_are_copies() -> None:
     assert shape([at(0.0, uid=1), at(0.0, uid=1), at(5.0, uid=2)]) == [("", [0, 1], [[0, 1], [2]])]
     assert shape([(Place(), 4), (Place(), 4), (Place(), 5)]) == [("", [4, 5], [[0, 1], [2]])]

@@ -66,7 +66,7 @@ def part(images: Sequence[Image]) -> list[Volume]:
         key = next(near, (placed, mine))
         groups.setdefault(key, []).append(i)
     volumes = []
-    order = sorted(groups, key=lambda key: (not key[0], _plane(key[1]), key[1]))
+    order = sorted(groups, key=lambda key: (not key[0], not key[1], _plane(key[1]), key[1]))
     labels = [_plane(orientation) or ("no orientation" if placed else "no position") for placed, orientation in order]
     for k, (placed, orientation) in enumerate(order):
         label = labels[k] if len(groups) > 1 else ""
