@@ -21,3 +21,14 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "study.json", {"format": FORMAT + 1, "tumorlens": "9.9"})
     with pytest.raises(RunError, match=r"has format 2, written by tumorlens 9\.9.*up to 1\.\nInstall that version"):
         Run(tmp_path).read_study()
+
+
+@pytest.mark.parametrize(("name", "out"), [("moved", "moved"), ("moved/fold-2", "moved"), ("moved/final", "moved")])
+def test_the_cure_for_a_missing_checkpoint_trains_the_run_where_it_lies(tmp_path: Path, name: str, out: str) -> None:
+    run = Run(tmp_path / name)
+    run.training("initial").parent.mkdir(parents=True)
+    write_json(run.study, {"command": "tumorlens study own --out 'old place/run' --seed 1"})
+    write_json(run.training("initial"), {"checkpoint": "a.pth", "checkpoint_sha256": ""})
+    with pytest.raises(RunError) as error:
+        run.checkpoint("initial")
+    assert str(error.value.cure).endswith(f"tumorlens study own --out {tmp_path / out} --seed 1")

@@ -81,6 +81,15 @@ def test_names_with_accents_match_in_both_forms(tmp_path: Path) -> None:
     assert found.names == ("m", "x")
 
 
+def test_of_two_columns_of_patients_the_unused_one_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tumorlens")
+    lines = ["path,subject,group", *(f"{path},{own},treated" for path, own in OWN.items())]
+    found = find_patients(FLAT, file=write(tmp_path, lines))
+    assert found is not None
+    assert found.n == 1
+    assert "the column 'group' is used, not 'subject'." in caplog.text
+
+
 def test_lines_that_name_no_image_are_counted(tmp_path: Path) -> None:
     lines = ["path,group", *(f"{p},{g}" for p, g in OWN.items()), "Training/c/gone.png,P99"]
     found = find_patients(FLAT, file=write(tmp_path, lines))
@@ -102,6 +111,8 @@ def test_lines_that_name_no_image_are_counted(tmp_path: Path) -> None:
         (["Training/a/P00_a0.png,P00"], "lacks the columns 'path' and 'group'"),
         ([""], "lacks the columns"),
         (["path,group", '"open,P00'], "cannot be read"),
+        (["path,group", "scan 1, left.png,P00"], r"1 line\(s\) have more cells than the first line, first line 2"),
+        (["path,group", *(f"{path},NaN" for path in OWN)], r"gives 120 image\(s\) no group"),
     ],
 )
 def test_groups_files_that_do_not_fit(lines: list[str], message: str, tmp_path: Path) -> None:
@@ -137,6 +148,8 @@ def test_patterns_without_one_group_are_refused(pattern: str) -> None:
         (folders(6, part="Training/") + folders(6, part="Testing/"), 6),
         ([f"{label}/{name}/{i}.png" for label in "abcd" for name in ("T1", "T2", "FLAIR") for i in range(2)], None),
         ([f"{label}/{i}.png" for label in "ab" for i in range(30)], None),
+        ([f"{label}/T1c/P{i}/x.png" for label in "ab" for i in range(10)], 10),  # the patient below the sequence
+        ([f"{label}/P{i}/T1c/x.png" for label in "ab" for i in range(10)], 10),
         ([f"a/P{i}/series 1/x.png" for i in range(9)] + ["b/P9/y.png", "b/z.png"], 10),
     ],
 )

@@ -126,6 +126,8 @@ def test_series_range_volume_and_splits(files: Path, tmp_path: Path) -> None:
         ("path,class,first_slice,last_slice", "g.nii.gz,glioma,30,", "half a range", "first_slice and last_slice"),
         ("path,class,first_slice,last_slice", "g.nii.gz,glioma,-1,3", "has the number '-1'", "from 0"),
         ("path,class,volume,first_slice,last_slice", "two.nii.gz,glioma,3,1,2", "no volume 3", "volume 1 to volume 2"),
+        ("path,class,volume", "g.nii.gz,glioma,3", "holds one volume, so there is no volume 3", "Use volume 1."),
+        ("path,class,plane", "g.nii.gz,glioma,axial,9", "1 line(s) have more cells than the first", "quotes"),
         ("path,class,volume", "n/IM0001.dcm,glioma,0", "has the number '0'", "volumes from 1"),
         ("path,series,class", "g.nii.gz,1.2.3,glioma", "not one of path and series", "a path or a series"),
         ("path,series,class", ",1.2.3,glioma", "series 1.2.3, of which", "--data"),

@@ -73,6 +73,10 @@ def test_checkpoints_of_any_make(
         (b"404: Not Found\n", "a text file", "Download"),
         ((40).to_bytes(8, "little") + b'{"conv1.weight":{"dtype":"F32"}}', "a safetensors file", "load_file"),
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "an HDF5 file", "torch.save"),
+        (b"\x1f\x8b\x08" + bytes(600), "a compressed file", "Unpack"),
+        (b"weights.pth" + bytes(246) + b"ustar\x0000" + bytes(600), "an archive", "Unpack"),
+        (b"\x93NUMPY\x01\x00" + bytes(600), "a NumPy array", "torch.save"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:" + bytes(600), r"no PyTorch file \(ONNX", "torch.save"),
     ],
 )
 def test_files_that_are_no_weights_are_named(tmp_path: Path, content: bytes, what: str, cure: str) -> None:
@@ -102,6 +106,9 @@ def test_other_networks_and_archives_are_named(tmp_path: Path, state: State) -> 
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model.pth", b"x")
     assert "is a zip archive" in refused()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("conv1.weight.npy", b"x")
+    assert "is a NumPy archive" in refused()
     with zipfile.ZipFile(path, "w") as archive:  # the files of a TorchScript archive that tell it apart
         archive.writestr("net/data.pkl", b"x")
         archive.writestr("net/constants.pkl", b"x")

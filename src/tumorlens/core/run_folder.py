@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import shlex
 from pathlib import Path
 
 from tumorlens.core.errors import RunError
@@ -75,6 +77,9 @@ class Run:
         summary = read_json(self.training(configuration))
         path: Path = self.folder(configuration) / summary["checkpoint"]
         command = self.read_study().get("command") or "the study"
+        root = self.root.parent if re.fullmatch(r"fold-\d+|final", self.root.name) else self.root
+        where = f"--out {shlex.quote(str(root))}"  # the run may have been moved or copied
+        command = re.sub(r"(?<= )(--out|-o)[ =]('[^']*'|\S+)", lambda _: where, command)
         again = f"delete {self.folder(configuration)} and train it again: {command}"
         if not path.is_file():
             raise RunError(f"{path} is missing, although the training is finished.", cure=f"Restore it, or {again}")

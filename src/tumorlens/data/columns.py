@@ -12,14 +12,20 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from tumorlens.core.errors import ConfigError, DataError
+from tumorlens.core.progress import log
+from tumorlens.core.text import listed
 
 SPLITS = ("train", "validation", "test")
 #: Accepted names of columns, the preferred one first; case, and spaces or hyphens for underscores, do not matter.
-IMAGES = ("path", "file", "filename", "file_name", "image", "image_path", "file_path", "name", "stem", "image_id")
+IMAGES = (
+    "path", "file", "filename", "file_name", "image", "image_path", "file_path", "filepath", "name", "stem", "image_id",
+)  # fmt: skip
 VALUES = {
     "split": ("split",),
     "group": ("group", "patient", "patient_id", "patientid", "subject", "subject_id", "case", "case_id"),
 }
+
+_NOBODY = ("nan", "na", "n/a", "none", "null", "unknown", "?", "-")  # how programs write that a patient is not known
 
 
 def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]:
@@ -45,9 +51,12 @@ def read_column(file: Path, column: Literal["split", "group"]) -> dict[str, str]
             f"Also understood: {', '.join(IMAGES[1:])} for path"
             + (f"; {', '.join(VALUES[column][1:])} for {column}." if len(VALUES[column]) > 1 else "."),
         )
+    if unused := [name for name in names if name in VALUES[column] and name != names[places[1]]]:
+        log.info(f"{named}: the column {names[places[1]]!r} is used, not {listed([*map(repr, unused)])}.")
     for line, cells in lines:
         path, value = (cells[i] if i < len(cells) else "" for i in places)
         path = path.replace("\\", "/").removeprefix("./")
+        value = "" if column == "group" and value.casefold() in _NOBODY else value
         if column == "split" and value and value not in SPLITS:  # empty: left out
             raise DataError(f"{named}, line {line}: split is {value!r}.", cure=f"Write one of {', '.join(SPLITS)}.")
         if not path or found.setdefault(path, value) != value:
@@ -69,7 +78,7 @@ def read_cells(file: Path, named: str) -> tuple[list[str], list[tuple[int, list[
     Raises
     ------
     DataError
-        The file cannot be read.
+        The file cannot be read, or a line has more cells than there are columns.
     """
     try:
         content = file.read_bytes()
@@ -80,11 +89,17 @@ def read_cells(file: Path, named: str) -> tuple[list[str], list[tuple[int, list[
         reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
         names = [name.strip().casefold().replace(" ", "_").replace("-", "_") for name in next(reader, [])]
         cleaned = ((reader.line_num, list(map(_clean, cells))) for cells in reader)
-        return names, [(number, cells) for number, cells in cleaned if any(cells)]
+        filled = [(number, cells) for number, cells in cleaned if any(cells)]
     except UnicodeDecodeError:
         raise DataError(f"{named} is not UTF-8 text.", cure="Save it as CSV in UTF-8.") from None
     except (OSError, csv.Error) as error:
         raise DataError(f"{named} cannot be read ({error}).", cure="Check the path and the file.") from None
+    if longer := [number for number, cells in filled if any(cells[len(names) :])]:
+        raise DataError(
+            f"{named}: {len(longer):,} line(s) have more cells than the first line, first line {longer[0]}.",
+            cure=f'Put quotes (") around cells that hold the separator, which is {separator!r}.',
+        )
+    return names, filled
 
 
 def _clean(text: str) -> str:

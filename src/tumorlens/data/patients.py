@@ -137,22 +137,21 @@ def _from_pattern(index: Index, pattern: str) -> Patients:
 
 
 def folder_patients(rows: Sequence[ImageRecord]) -> Patients | None:
-    """Patients from folders below the classes; None if fewer than ten, or if they are named after sequences.
+    """Patients from folders below the classes; None if there are fewer than ten.
 
-    Folders of one name are one patient, in whatever class or part of the data set they lie.
+    Folders of one name are one patient, in whatever class or part of the data set they lie. Folders named after
+    sequences, planes or masks are passed over: the patient may lie below or above them.
     """
     below = [_folder_below_class(row) for row in rows]
     folders = {(row.label, name) for row, name in zip(rows, below, strict=True) if name}
-    if len(folders) < FEWEST_FOLDERS or all(_NOT_PATIENTS.fullmatch(name) for _, name in folders):
-        return None
-    return Patients(tuple(below), "folders", "/".join(min(folders)))
+    return Patients(tuple(below), "folders", "/".join(min(folders))) if len(folders) >= FEWEST_FOLDERS else None
 
 
 def _folder_below_class(row: ImageRecord) -> str:
     folders = [unicodedata.normalize("NFC", name) for name in PurePosixPath(row.path).parts[:-1]]
     label = unicodedata.normalize("NFC", row.label)
     place = folders.index(label) + 1 if label in folders else len(folders)
-    return folders[place] if place < len(folders) else ""
+    return next((name for name in folders[place:] if not _NOT_PATIENTS.fullmatch(name)), "")
 
 
 def in_both_parts(rows: Sequence[ImageRecord], patients: Patients) -> list[str]:

@@ -104,7 +104,8 @@ def choose_volume(
 def no_such_volume(volumes: int, number: int) -> ImageError:
     """The error for a file or series with fewer volumes than the chosen number."""
     held = "one volume" if volumes == 1 else f"{volumes:,} volumes"
-    return ImageError(f"holds {held}, so there is no volume {number:,}", cure=f"Use --volume 1 to --volume {volumes}.")
+    cure = "Use --volume 1." if volumes == 1 else f"Use --volume 1 to --volume {volumes}."
+    return ImageError(f"holds {held}, so there is no volume {number:,}", cure=cure)
 
 
 def _close(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

@@ -110,6 +110,11 @@ def _load(path: Path) -> Mapping[Any, Any]:
             warnings.simplefilter("ignore", UserWarning)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
+        with path.open("rb") as file:
+            if file.read(1) not in (b"P", b"\x80"):  # neither a zip nor a pickle
+                raise WeightsError(
+                    f"{path} is no PyTorch file (ONNX and TensorFlow are not read).", cure=_CURE
+                ) from None
         raise WeightsError(
             f"{path} is not a plain state dict: it holds Python objects, such as a whole model, which could run code. "
             "It was not loaded.",
@@ -121,6 +126,9 @@ def _load(path: Path) -> Mapping[Any, Any]:
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"{path} holds a {type(loaded).__name__}, not a state dict.", cure=_CURE)
     return loaded
+
+
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf'\x1c", b"Rar!", b"\x28\xb5\x2f\xfd")  # first bytes
 
 
 def _other_kind(path: Path) -> tuple[str, str] | None:
@@ -138,8 +146,12 @@ def _other_kind(path: Path) -> tuple[str, str] | None:
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30:
         convert = "torch.save(safetensors.torch.load_file('in.safetensors'), 'out.pth')"
         return "a safetensors file", f"Convert it: {convert}, and name out.pth."
+    if start[257:262] == b"ustar" or start.startswith(_PACKED):
+        return "an archive or a compressed file", "Unpack it, and name the file with the weights."
     if start.startswith(b"\x89HDF"):
         return "an HDF5 file, as Keras writes it", _CURE
+    if start.startswith(b"\x93NUMPY"):
+        return "a NumPy array", _CURE
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -148,6 +160,8 @@ def _other_kind(path: Path) -> tuple[str, str] | None:
                 "a TorchScript file",
                 "Save its state dict: torch.save(torch.jit.load('in.pt').state_dict(), 'out.pth').",
             )
+        if any(name.endswith(".npy") for name in names):
+            return "a NumPy archive", _CURE
         if not any(name.endswith("/data.pkl") for name in names):
             return "a zip archive", "Unpack it, and name the file with the weights."
     elif start.isascii() and all(byte >= 32 or byte in b"\t\r\n" for byte in start):
