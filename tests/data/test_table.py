@@ -119,6 +119,7 @@ def test_series_range_volume_and_splits(files: Path, tmp_path: Path) -> None:
         ("path,class,plane", "g.nii.gz,glioma,top", "has the plane 'top'", "axial, coronal, sagittal"),
         ("path,class,mask", "g.nii.gz,glioma,small.nii.gz", "small.nii.gz has 9x9x9 voxels, the volume", "Resample"),
         ("path,class,mask", "g.nii.gz,glioma,turned.nii.gz", "in the orientation LAS, the volume in RAS", "canonical"),
+        ("path,class,mask", "g.nii.gz,glioma,g.nii.gz", "different values, as an image does", "marks the lesion"),
         ("path,class,mask", "g.nii.gz,glioma,empty.nii.gz", "has no slice that shows its class", "mask"),
         ("path,class,mask", "g.nii.gz,glioma,broken.nii", "broken.nii cannot be used (not a NIfTI", ".nii.gz"),
         ("path,class,mask", "n,glioma,g_mask.nii.gz", "is no NIfTI volume", "first_slice and last_slice"),

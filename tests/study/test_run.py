@@ -183,8 +183,13 @@ def test_the_same_command_again_does_nothing_new(
 ) -> None:
     before = (finished / "finetuned" / "training.json").read_bytes()
     run_study(options(small_folder, small_cache, finished))
-    assert "finetuned: already trained" in capsys.readouterr().err
+    assert "finetuned: already trained.\n" in capsys.readouterr().err
     assert (finished / "finetuned" / "training.json").read_bytes() == before
+    checkpoint = finished / "finetuned" / "best_brain_tumor_resnet18_finetuned.pth"
+    checkpoint.rename(checkpoint.with_suffix(".kept"))
+    run_study(options(small_folder, small_cache, finished))
+    checkpoint.with_suffix(".kept").rename(checkpoint)
+    assert f"finetuned: already trained, but {checkpoint.name} is missing" in capsys.readouterr().err
 
 
 def test_stages_give_what_the_study_gives(

@@ -82,7 +82,7 @@ class Index:
                 others = ", ".join(sorted(set().union(*own)))
                 notes.append(
                     f"{copied:,} of the {len(own):,} images of class {label} are byte copies of images of {others}: "
-                    "remove the folder that is no class."
+                    f"if {label} is no class, remove its folder."
                 )
         return notes
 

@@ -30,6 +30,7 @@ from tumorlens.readers.signatures import GZIP, HEADER, is_nifti
 from tumorlens.readers.types import Metadata, Plane, ReadContext, Slice, Unreadable, fit_square
 
 _CHUNK = 1 << 20
+_LABELS = 100  # different values of a mask; images of 8 bits have up to 256
 _LONGEST = 2.5  # long over short side of a slice through a head, if all voxel sizes are equal
 _SILENT = logging.Logger("nibabel", level=1000)  # nibabel's messages quote values
 _MAX_OFFSET = 64_000_000  # bytes; header extensions lie before the voxels
@@ -100,7 +101,8 @@ def mask_voxels(volume: Path, mask: Path, plane: Plane) -> list[int]:
     Raises
     ------
     ImageError
-        A file cannot be read, or the mask has another shape or orientation than the volume.
+        A file cannot be read, the mask has another shape or orientation than the volume, or it holds more different
+        values than labels of regions, as an image does.
     """
     (values, header), (covered, own) = (_open_volume(path) for path in (volume, mask))
     shape = _layout(own)[0]
@@ -109,6 +111,11 @@ def mask_voxels(volume: Path, mask: Path, plane: Plane) -> list[int]:
         raise ImageError(
             f"its mask {mask.name} has {sizes[0]} voxels, the volume {sizes[1]}",
             cure="Resample the mask to the voxels of the volume.",
+        )
+    if (different := len(np.unique(covered))) > _LABELS:
+        raise ImageError(
+            f"its mask {mask.name} holds {different:,} different values, as an image does",
+            cure="Name the file that marks the lesion: 0 outside of it.",
         )
     (affine, _), (lies, recorded) = _affine(header), _affine(own)
     runs = [nib.aff2axcodes(found) for found in (lies, affine)]  # type: ignore[no-untyped-call]

@@ -141,7 +141,9 @@ class Experiment:
         All processes of `world` take part; only rank 0 reads and writes the run folder and calls `on_epoch`.
         """
         if world.run_on_rank0(is_trained, self.run, configuration):
-            log.info(f"{configuration.name}: already trained.")
+            there = (self.run.folder(configuration.name) / configuration.checkpoint).exists()
+            missing = f", but {configuration.checkpoint} is missing: it cannot be evaluated again or exported"
+            log.info(f"{configuration.name}: already trained{'' if there else missing}.")
             return
         name = configuration.name
         model, cached = world.run_on_rank0(self._inputs, configuration)
