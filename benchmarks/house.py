@@ -13,7 +13,8 @@ How each figure is counted:
   checkers apart; and the same between rooms.
 - *statements*: nodes of type `ast.stmt`; docstrings, also those below attributes, apart.
 - *private interfaces*: `ctypes`, `llvmlite`, assignments to `__class__`, and names with one leading underscore that the
-  package uses but nowhere defines, so that they belong to a library. `os._exit` is documented and not counted.
+  package uses but nowhere defines, so that they belong to a library. `os._exit` and the methods of named tuples
+  are documented and not counted.
 - *parameters*: the most that a public function or method takes, `self` and `cls` apart.
 """
 
@@ -108,7 +109,9 @@ def _defined(tree: ast.Module) -> Iterator[str]:
 
 def _private(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Attribute):
-        public = isinstance(node.value, ast.Name) and (node.value.id, node.attr) == ("os", "_exit")
+        public = (
+            isinstance(node.value, ast.Name) and (node.value.id, node.attr) == ("os", "_exit")
+        ) or node.attr == "_replace"
         if re.match(r"_[^_]", node.attr) and not public:
             yield node.attr
         if node.attr == "__class__" and isinstance(node.ctx, ast.Store):
